@@ -1,0 +1,83 @@
+"""Every error a user can cause, each with the exit code its command ends with.
+
+A message gives the value, the rule and the nearest right value. Anything else that escapes is a bug
+of ours (exit 1, with its traceback).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class WindTunnelError(Exception):
+    """Base of all errors that are reported without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(WindTunnelError):
+    """The request cannot be meant: an unknown key, a broken rule, an impossible budget."""
+
+    exit_code = 2
+
+
+class DataError(WindTunnelError):
+    """The text or its token shards are missing, damaged or not what was promised."""
+
+    exit_code = 2
+
+
+class MissingExtraError(WindTunnelError):
+    """An optional package is asked for and not installed."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed; "
+            f"run: pip install 'windtunnel[{extra}]'"
+        )
+
+
+class StorageError(WindTunnelError):
+    """A disk is full, read-only or gone."""
+
+    exit_code = 3
+
+
+class CheckpointError(WindTunnelError):
+    """Checkpoints exist and none of them can be used."""
+
+    exit_code = 4
+
+
+class DivergedError(WindTunnelError):
+    """A loss or gradient stopped being finite. A result, recorded; not fatal to a sweep."""
+
+    exit_code = 5
+
+
+class LockedError(WindTunnelError):
+    """Another live process owns this run or this study."""
+
+    exit_code = 73
+
+
+class PreemptedError(WindTunnelError):
+    """Stopped by a signal after saving; the same command continues."""
+
+    exit_code = 75
+
+
+class InterruptedByUserError(WindTunnelError):
+    """Stopped by Ctrl-C after saving; the same command continues."""
+
+    exit_code = 130
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return '; did you mean X?' for the nearest known names, else the list of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known: {', '.join(names)}" if names else ""

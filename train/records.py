@@ -1,0 +1,125 @@
+"""What is written to a run folder, and how it is read back. Standard library only.
+
+The run folder is the truth (DESIGN, section 7). JSON never contains NaN or infinity: a non-finite
+number is written as null. Files that are replaced are written beside their target and renamed;
+files that grow (`*.jsonl`) may end in a torn line after a crash, which readers drop.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+STATES = ("planned", "running", "preempted", "completed", "diverged", "failed")
+"""Life cycle of a run, a closed set."""
+
+FINISHED_STATES = ("completed", "diverged")
+"""States that a relaunch leaves alone."""
+
+REQUIRED_COLUMNS = ("n_params", "tokens", "flops", "loss")
+"""Columns that the analysis needs of any table."""
+
+RUNS_TABLE_COLUMNS = (
+    *REQUIRED_COLUMNS,
+    "run_id",
+    "study",
+    "rung",
+    "lr",
+    "batch_tokens",
+    "schedule",
+    "seed",
+    "state",
+    "n_params_embedding",
+    "n_params_non_embedding",
+    "n_params_head",
+    "n_params_total",
+    "flops_6nd",
+    "flops_exact",
+    "flops_head",
+    "flops_attention",
+    "bits_per_byte",
+    "loss_train",
+    "unique_tokens",
+    "tokens_per_second",
+    "seconds",
+    "device",
+)
+"""One row a run: `row` in result.json, in this order in runs.csv."""
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` atomically with `value`; the file is on disk when this returns."""
+    text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        ValueError: The file is not one JSON object; the message names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+    """Append rows, flushed to the kernel, and to the disk when `sync` is set."""
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read all rows; a torn last line is dropped, a missing file is empty.
+
+    Raises:
+        ValueError: A line before the last is not a JSON object; the message names it.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return list(_parse_lines(path, lines))
+
+
+def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # no newline after it: a write was cut short
+                return
+            raise ValueError(f"{path}:{number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: expected a JSON object")
+        yield row
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """Copy `value` with every non-finite float replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
