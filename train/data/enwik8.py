@@ -1,0 +1,215 @@
+"""The first 100,000,000 bytes of the English Wikipedia dump of 2006-03-03, known as enwik8.
+
+Fetched by the first route that works, kept once under `<root>/raw/`, and whatever the route, never
+used without its length and SHA-256 being checked. Nothing half-written is ever found under the
+final name.
+
+Source: Mahoney, "Large Text Compression Benchmark", http://mattmahoney.net/dc/text.html.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from train.errors import DataError
+
+SIZE = 100_000_000
+SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
+
+HUB_DATASET = "LTCB/enwik8"
+HUB_REVISION = "refs/convert/parquet"
+HUB_FILE = "enwik8-raw/train/0000.parquet"
+"""The hub's own conversion of the dataset: one row, one column `text`, the whole file."""
+HUB_PROBE_SECONDS = 3.0
+
+PACKAGE = "mingru-pytorch"
+PACKAGE_VERSION = "0.2.1"
+PACKAGE_SHA256 = "fc9b278b4e04db930a5cd4cdab36e2713b1d6e14084269b161d4f133819e758d"
+PACKAGE_MEMBER = "mingru_pytorch-0.2.1/data/enwik8.gz"
+"""A source archive that carries the file. It is downloaded and read, never installed."""
+PACKAGE_SECONDS = 600.0
+
+_ADDRESS = re.compile(r"\S*(?:https?|file)://\S*")
+
+Route = Callable[[Path], bytes]
+"""Takes an empty folder to work in; returns the raw bytes or raises RouteError."""
+
+
+class RouteError(Exception):
+    """A route that does not work here; the message is the reason."""
+
+
+def raw_path(root: Path) -> Path:
+    """Return where the raw file lies under the data root."""
+    return root / "raw" / "enwik8"
+
+
+def fetch(root: Path) -> Path:
+    """Return the verified raw file, downloading it on first use.
+
+    Safe when several processes ask at once: the others wait for the first.
+
+    Raises:
+        DataError: The file there is not enwik8, a route brought something else, or none works.
+    """
+    target = raw_path(root)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name("enwik8.lock")):
+        if target.exists():
+            _check_file(target)
+            return target
+        reasons = []
+        for name, route in ROUTES.items():
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as work:
+                try:
+                    raw = route(Path(work))
+                except RouteError as reason:
+                    reasons.append(f"  {name}: {reason}")
+                    continue
+            _check(f"enwik8 from {name}", len(raw), hashlib.sha256(raw).hexdigest())
+            _store(target, raw)
+            return target
+    raise DataError(
+        "enwik8 could not be fetched:\n" + "\n".join(reasons) + f"\nPut the {SIZE:,} bytes with "
+        f"sha256 {SHA256} at {target} by hand and run again"
+    )
+
+
+def read(path: Path, block_bytes: int = 1 << 20) -> Iterator[str]:
+    """Yield the raw file's text in blocks; a character cut at the file's end is dropped."""
+    with path.open(encoding="utf-8", errors="ignore", newline="\n") as file:
+        while block := file.read(block_bytes):
+            yield block
+
+
+def from_hub(work: Path) -> bytes:
+    """Read the file from the Hugging Face hub, without running the repository's code."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants
+    except ImportError:
+        raise RouteError("the package huggingface_hub is not installed") from None
+    if constants.HF_HUB_OFFLINE:
+        raise RouteError("HF_HUB_OFFLINE is set")
+    _probe(constants.ENDPOINT)
+    import pyarrow.parquet
+
+    try:
+        path = huggingface_hub.hf_hub_download(
+            HUB_DATASET,
+            HUB_FILE,
+            repo_type="dataset",
+            revision=HUB_REVISION,
+            local_dir=work,
+            etag_timeout=10.0,
+        )
+        column = pyarrow.parquet.read_table(path, columns=["text"])["text"]
+        return b"".join(value.as_py().encode() for value in column)
+    except Exception as error:  # any failure of the hub's client only means: the next route
+        raise RouteError(_first_line(error)) from None
+
+
+def from_package(work: Path) -> bytes:
+    """Read the file out of a source archive that pip downloads and checks before opening it."""
+    requirement = work / "requirements.txt"
+    requirement.write_text(f"{PACKAGE}=={PACKAGE_VERSION} --hash=sha256:{PACKAGE_SHA256}\n")
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"),
+        *("--no-deps", "--no-binary", PACKAGE, "--require-hashes", "--progress-bar", "off"),
+        *("--dest", str(work), "--requirement", str(requirement)),
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PACKAGE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RouteError(f"pip download took more than {PACKAGE_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+        reason = _ADDRESS.sub("(address)", errors[0]) if errors else f"exit {done.returncode}"
+        raise RouteError(f"pip download failed: {reason}")
+    archive = work / PACKAGE_MEMBER.partition("/")[0]
+    return read_member(archive.with_name(archive.name + ".tar.gz"), PACKAGE_MEMBER)
+
+
+def read_member(archive: Path, member: str) -> bytes:
+    """Return one gzip file of a tar archive, unpacked in memory; nothing is extracted.
+
+    Raises:
+        RouteError: The archive or the member is missing or damaged.
+    """
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for entry in tar:
+                if entry.name == member and entry.isfile():
+                    stream = tar.extractfile(entry)
+                    if stream is not None:
+                        with gzip.open(stream) as unpacked:
+                            return unpacked.read(SIZE + 1)
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise RouteError(f"{archive.name}: {_first_line(error)}") from None
+    raise RouteError(f"{archive.name} has no member {member}")
+
+
+ROUTES: dict[str, Route] = {
+    "Hugging Face hub": from_hub,
+    "Python package archive": from_package,
+}
+"""Tried in this order."""
+
+
+def _probe(endpoint: str) -> None:
+    """Fail within seconds when the hub cannot be reached; its client retries for half a minute."""
+    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own address
+    try:
+        urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as answer:
+        answer.close()  # it answered
+    except OSError as error:
+        raise RouteError(f"not reachable ({_first_line(error)})") from None
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a cached file that is not enwik8."""
+    size = path.stat().st_size
+    if size != SIZE:
+        _check(f"{path}", size, "")
+    with path.open("rb") as file:
+        _check(f"{path}", size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _check(name: str, size: int, sha256: str) -> None:
+    """Refuse anything but the known bytes."""
+    if size != SIZE:
+        raise DataError(f"{name}: expected {SIZE:,} bytes, got {size:,}; delete it and run again")
+    if sha256 != SHA256:
+        raise DataError(f"{name}: expected sha256 {SHA256}, got {sha256}; delete it and run again")
+
+
+def _store(target: Path, raw: bytes) -> None:
+    """Write beside, sync, rename."""
+    partial = target.with_name(target.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error, without addresses, which may carry credentials."""
+    text = str(error).strip() or type(error).__name__
+    return _ADDRESS.sub("(address)", text.splitlines()[0])

@@ -1,0 +1,134 @@
+"""Which windows a step reads: a pure function of (seed, step), without state or memory.
+
+Windows of seq_len + 1 tokens start at multiples of seq_len, so that every token but the first is
+predicted once per epoch. The windows of an epoch are visited in the order of a keyed bijection: a
+Feistel network on the cells of a nearly square grid that just holds them (Black and Rogaway 2002,
+"Ciphers with arbitrary finite domains"), with cycle walking: an image outside the range is mapped
+again until it falls inside. On a grid that is hardly larger than the range, unlike on a power of
+two, that is rare, so one step costs some 0.1 ms.
+
+Invariant: the result depends on (seed, step, batch_seqs, n_tokens, seq_len) alone, never on
+micro-batches or on how many processes share a batch: those take slices of it.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.errors import DataError
+
+ROUNDS = 8
+"""Feistel rounds. Four already make a pseudo-random permutation of a pseudo-random round function
+(Luby and Rackoff 1988); ours is a mixer, so twice that."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+_MASK_64 = 0xFFFFFFFFFFFFFFFF
+
+
+def n_windows(n_tokens: int, seq_len: int) -> int:
+    """Return the windows of one epoch: each reads seq_len + 1 tokens, neighbours share one.
+
+    Raises:
+        DataError: Not even one window fits.
+    """
+    windows = (n_tokens - 1) // seq_len
+    if windows < 1:
+        raise DataError(
+            f"{n_tokens} tokens are fewer than one window of seq_len + 1 = {seq_len + 1} tokens; "
+            f"use data.seq_len={max(1, n_tokens - 1)} or less, or more text"
+        )
+    return windows
+
+
+def epochs(tokens: float, n_tokens: int, seq_len: int) -> float:
+    """Return how often training on `tokens` tokens reads each window of the data."""
+    return tokens / (n_windows(n_tokens, seq_len) * seq_len)
+
+
+def window_starts(
+    *, seed: int, step: int, batch_seqs: int, n_tokens: int, seq_len: int
+) -> NDArray[np.int64]:
+    """Return where the windows of one optimiser step start.
+
+    Args:
+        seed: Any integer; another seed is another order.
+        step: Optimiser steps done before this one, >= 0.
+        batch_seqs: Windows per step.
+        n_tokens: Tokens in the split.
+        seq_len: Predicted tokens per window.
+
+    Returns:
+        Shape (batch_seqs,). Token offsets, multiples of seq_len; a batch may straddle epochs.
+
+    Raises:
+        DataError: The split is shorter than one window.
+    """
+    windows = n_windows(n_tokens, seq_len)
+    first = step * batch_seqs  # a Python integer: never overflows
+    starts = np.empty(batch_seqs, dtype=np.int64)
+    done = 0
+    while done < batch_seqs:
+        epoch, position = divmod(first + done, windows)
+        count = min(batch_seqs - done, windows - position)
+        positions = np.arange(position, position + count, dtype=np.uint64)
+        starts[done : done + count] = permute(positions, size=windows, key=epoch_key(seed, epoch))
+        done += count
+    return starts * seq_len
+
+
+def epoch_key(seed: int, epoch: int) -> int:
+    """Return a 64-bit key of (seed, epoch)."""
+    return _mix_int(_mix_int(seed) + _GOLDEN * (epoch + 1))
+
+
+def permute(positions: NDArray[np.uint64], *, size: int, key: int) -> NDArray[np.int64]:
+    """Map positions of range(size) one to one onto range(size), as `key` says.
+
+    Args:
+        positions: Shape (n,). Each below `size`.
+        size: Length of the permuted range.
+        key: 64 bits.
+
+    Returns:
+        Shape (n,). The images.
+    """
+    rows = math.isqrt(size - 1) + 1
+    columns = -(-size // rows)
+    keys = [_mix_int(key + _GOLDEN * (number + 1)) for number in range(ROUNDS)]
+    images = _feistel(positions, rows, columns, keys)
+    while (images >= size).any():  # rare: the grid has fewer than sqrt(size) cells too many
+        outside = np.flatnonzero(images >= size)
+        images[outside] = _feistel(images[outside], rows, columns, keys)
+    return images.astype(np.int64)
+
+
+def _feistel(
+    values: NDArray[np.uint64], rows: int, columns: int, keys: list[int]
+) -> NDArray[np.uint64]:
+    """Permute the cells of a grid: each round shifts one coordinate by a hash of the other."""
+    width = np.uint64(columns)
+    here, there = values // width, values % width
+    modulus, other_modulus = np.uint64(rows), width
+    for key in keys:
+        here = (here + _mix(there ^ np.uint64(key)) % modulus) % modulus
+        here, there = there, here
+        modulus, other_modulus = other_modulus, modulus
+    return here * width + there  # an even number of rounds: the coordinates are back in place
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the SplitMix64 finaliser of each value (Steele et al. 2014), wrapping at 2**64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(_FIRST)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(_SECOND)
+    return values ^ (values >> np.uint64(31))
+
+
+def _mix_int(value: int) -> int:
+    """Return `_mix` of one Python integer, taken modulo 2**64."""
+    value &= _MASK_64
+    value = ((value ^ (value >> 30)) * _FIRST) & _MASK_64
+    value = ((value ^ (value >> 27)) * _SECOND) & _MASK_64
+    return value ^ (value >> 31)

@@ -1,0 +1,169 @@
+"""A Markov source whose entropy rate is known exactly, so that a test knows the best loss.
+
+The next token is drawn with probability 1 - w from a Zipf unigram distribution (token id = rank)
+and with probability w uniformly from the `successors` tokens that follow its predecessor. The
+tokens are one unbroken stationary chain: "documents" are consecutive pieces of it, without
+separators, and validation is its beginning, so that the entropy rate holds for both splits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.config import SyntheticConfig
+from train.errors import ConfigError
+
+BLOCK_TOKENS = 1 << 20
+"""Tokens generated at once; bounds memory and fixes the order in which randomness is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkovSource:
+    """The exact description of a source.
+
+    Attributes:
+        unigram_V: Shape (V,). Zipf probabilities.
+        successors_VS: Shape (V, S). The distinct followers of each token.
+        bigram_weight: Probability that a token follows its predecessor's own successors.
+        stationary_V: Shape (V,). The chain's stationary distribution.
+        entropy_rate: Nats per token.
+    """
+
+    unigram_V: NDArray[np.float64]
+    successors_VS: NDArray[np.int64]
+    bigram_weight: float
+    stationary_V: NDArray[np.float64]
+    entropy_rate: float
+
+    def transitions(self) -> NDArray[np.float64]:
+        """Return the transition matrix: shape (V, V), rows sum to 1."""
+        return _transitions(self.unigram_V, self.successors_VS, self.bigram_weight)
+
+
+def markov_source(config: SyntheticConfig, vocab_size: int) -> MarkovSource:
+    """Build the source that `config` describes.
+
+    Raises:
+        ConfigError: A setting has no meaning for a source.
+    """
+    check(config, vocab_size)
+    weights = np.arange(1, vocab_size + 1, dtype=np.float64) ** -config.zipf_exponent
+    unigram = weights / weights.sum()
+    rng = np.random.default_rng([config.seed, 0])
+    keys = rng.random((vocab_size, vocab_size))  # the lowest keys of a row: a draw without repeats
+    successors = np.argsort(keys, axis=1, kind="stable")[:, : config.successors].astype(np.int64)
+    matrix = _transitions(unigram, successors, config.bigram_weight)
+    stationary = _stationary(matrix)
+    rows = -np.sum(matrix * np.log(np.where(matrix > 0, matrix, 1.0)), axis=1)
+    return MarkovSource(
+        unigram_V=unigram,
+        successors_VS=successors,
+        bigram_weight=config.bigram_weight,
+        stationary_V=stationary,
+        entropy_rate=float(stationary @ rows),
+    )
+
+
+def check(config: SyntheticConfig, vocab_size: int) -> None:
+    """Refuse settings without a meaning.
+
+    Raises:
+        ConfigError: Names the setting, its value and its range.
+    """
+    rules = (
+        ("tokens", config.tokens, config.tokens >= 2, "at least 2"),
+        ("document_tokens", config.document_tokens, config.document_tokens >= 1, "at least 1"),
+        ("zipf_exponent", config.zipf_exponent, config.zipf_exponent >= 0, "at least 0"),
+        ("bigram_weight", config.bigram_weight, 0 <= config.bigram_weight < 1, "in [0, 1)"),
+        ("successors", config.successors, 1 <= config.successors <= vocab_size,
+         f"between 1 and data.vocab_size={vocab_size}"),
+        ("seed", config.seed, config.seed >= 0, "at least 0"),
+    )  # fmt: skip
+    for name, value, holds, rule in rules:
+        if not holds:
+            raise ConfigError(f"data.synthetic.{name}={value} must be {rule}")
+
+
+def generate(source: MarkovSource, *, tokens: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the chain in blocks of BLOCK_TOKENS, the last one shorter.
+
+    A token that is drawn from the unigram part forgets its past, so all of those are drawn at
+    once; the rest is filled in by following successors, one distance from them at a time.
+    """
+    rng = np.random.default_rng([seed, 1])
+    unigram_cdf = np.cumsum(source.unigram_V)
+    n_successors = source.successors_VS.shape[1]
+    last_token = -1
+    for begin in range(0, tokens, BLOCK_TOKENS):
+        count = min(BLOCK_TOKENS, tokens - begin)
+        follows = rng.random(count) < source.bigram_weight
+        draws = rng.random(count)
+        block = _draw(unigram_cdf, draws)
+        choices = np.minimum((draws * n_successors).astype(np.int64), n_successors - 1)
+        if last_token < 0:  # the chain starts in its stationary distribution
+            block[0] = _draw(np.cumsum(source.stationary_V), draws[:1])[0]
+        elif follows[0]:
+            block[0] = source.successors_VS[last_token, choices[0]]
+        follows[0] = False
+        _follow(block, follows, choices, source.successors_VS)
+        last_token = int(block[-1])
+        yield block
+
+
+def documents(config: SyntheticConfig, source: MarkovSource) -> Iterator[NDArray[np.int64]]:
+    """Yield consecutive pieces of `document_tokens` tokens; the last may be shorter."""
+    size = config.document_tokens
+    rest = np.empty(0, dtype=np.int64)
+    for block in generate(source, tokens=config.tokens, seed=config.seed):
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // size * size
+        for begin in range(0, whole, size):
+            yield rest[begin : begin + size]
+        rest = rest[whole:]
+    if len(rest):
+        yield rest
+
+
+def _follow(
+    block: NDArray[np.int64],
+    follows: NDArray[np.bool_],
+    choices: NDArray[np.int64],
+    successors: NDArray[np.int64],
+) -> None:
+    """Replace each token that follows its predecessor, in order of distance from a free one."""
+    due = np.flatnonzero(follows[1:] & ~follows[:-1]) + 1
+    while due.size:
+        block[due] = successors[block[due - 1], choices[due]]
+        due = due + 1
+        due = due[due < len(block)]
+        due = due[follows[due]]
+
+
+def _draw(cdf: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return tokens by inverse distribution function."""
+    tokens = np.searchsorted(cdf, draws, side="right")
+    return np.minimum(tokens, len(cdf) - 1).astype(np.int64)
+
+
+def _transitions(
+    unigram: NDArray[np.float64], successors: NDArray[np.int64], weight: float
+) -> NDArray[np.float64]:
+    """Return P[i, j] = (1 - w) unigram[j] + w [j follows i] / successors."""
+    matrix = np.tile((1 - weight) * unigram, (len(unigram), 1))
+    rows = np.arange(len(unigram))[:, None]
+    matrix[rows, successors] += weight / successors.shape[1]
+    return matrix
+
+
+def _stationary(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Solve pi P = pi, sum(pi) = 1; the unigram part makes the solution unique."""
+    size = len(matrix)
+    system = matrix.T - np.eye(size)
+    system[-1] = 1.0
+    target = np.zeros(size)
+    target[-1] = 1.0
+    solution: NDArray[np.float64] = np.clip(np.linalg.solve(system, target), 0.0, None)
+    solution /= solution.sum()
+    return solution
