@@ -1,4 +1,4 @@
-"""Every setting, typed, with its unit. No logic: rules are in validate.py, arithmetic in planning.py.
+"""Every setting, typed, with its unit. Rules are in validate.py, arithmetic in planning.py.
 
 The dataclasses are not frozen and choices are Enums because OmegaConf 2.3 makes frozen dataclasses
 read-only for overrides and refuses `Literal`. They are read-only by habit: nothing writes to them
@@ -87,7 +87,7 @@ class DataConfig:
     source: Source = Source.enwik8
     """Where documents come from."""
     files: list[str] = field(default_factory=list)
-    """For source=files: paths or globs of .txt (one document a file), .jsonl (field `text`) or .gz."""
+    """For source=files: paths or globs of .txt (a document a file), .jsonl (field `text`), .gz."""
     tokenizer: TokenizerKind = TokenizerKind.bytes
     """How text becomes token ids."""
     vocab_size: int = 256
@@ -225,7 +225,7 @@ class StudyConfig:
     max_runs: int = 10_000
     """Largest grid that is accepted."""
     grid: list[dict[str, Any]] = field(default_factory=list)
-    """Blocks of axes (config key: list of values); each block is a full product, a study their union."""
+    """Blocks of axes (config key: list of values): each a full product, the study their union."""
 
 
 class Device(Enum):

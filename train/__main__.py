@@ -1,0 +1,73 @@
+"""`python -m train [overrides]`: one job. `python -m train -m study=NAME`: a study."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from train.compose import CONFIG_ROOT, explain, is_config_failure, register_schema, to_config
+from train.errors import WindTunnelError
+from train.launch import STUDY_JOB
+from train.manifest import PlannedRun, register_runs
+from train.plan_report import print_plan
+from train.rundir import RunFolder
+from train.validate import validate
+
+
+@hydra.main(config_path=str(CONFIG_ROOT), config_name="train", version_base="1.3")
+def job(tree: DictConfig) -> None:
+    """Validate one job's config and train it, or print its plan."""
+    config = to_config(tree)
+    run = PlannedRun(
+        overrides=list(hydra.core.hydra_config.HydraConfig.get().overrides.task),
+        config=config,
+        plan=validate(config),
+    )
+    if config.dry_run:
+        print_plan([run])
+        return
+    study_folder = Path(config.paths.runs) / config.study.name
+    register_runs(study_folder, config.study.name, [run], extend=config.study.extend)
+    if os.environ.get(STUDY_JOB):
+        _write_to(RunFolder(study_folder / run.plan.run_id).log)
+    from train.loop import train_run  # torch is only paid for once the request is sound
+
+    train_run(config, run.plan)
+
+
+def main() -> int:
+    """Run Hydra and turn every user's mistake into a message and an exit code."""
+    register_schema()
+    sys.path.insert(0, str(Path(__file__).parent / "plugins"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's exit 1
+    try:
+        job()
+    except WindTunnelError as error:
+        return _fail(error)
+    except Exception as error:
+        if not is_config_failure(error):
+            raise
+        return _fail(explain(error))
+    return 0
+
+
+def _fail(error: WindTunnelError) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code
+
+
+def _write_to(log: Path) -> None:
+    """Send this process's output to the run's job.log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
+    warnings.simplefilter("default")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The device a job computes on: choice, arithmetic, threads, and the peak it really reaches."""
+
+import contextlib
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+import torch
+
+from train.config import Device, MachineConfig
+from train.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ComputeDevice:
+    """A device and how we use it."""
+
+    device: torch.device
+    name: str
+    """Such as 'NVIDIA H200' or 'AMD EPYC, 1 thread'."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether work is queued rather than done when a call returns."""
+        return self.device.type == "cuda"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Bfloat16 matrix products on CUDA; float32 on the CPU."""
+        if self.is_cuda:
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def synchronize(self) -> None:
+        """Wait until queued work is done, so that a clock read is honest."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+
+def select_device(machine: MachineConfig) -> ComputeDevice:
+    """Choose the device and set the process's thread count and determinism.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there.
+    """
+    torch.set_num_threads(machine.threads)
+    has_cuda = torch.cuda.is_available()
+    if machine.device is Device.cuda and not has_cuda:
+        raise ConfigError(
+            "machine.device=cuda: torch finds no CUDA device here "
+            f"(torch {torch.__version__}); use machine.device=cpu or auto"
+        )
+    if machine.device is Device.cpu or not has_cuda:
+        threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+        return ComputeDevice(torch.device("cpu"), f"{_cpu_name()}, {threads}")
+    torch.set_float32_matmul_precision("high")
+    if machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+    return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0))
+
+
+def measure_peak_flops(compute: ComputeDevice) -> float:
+    """FLOP/s of a large matrix product in the arithmetic that training uses, the best of five.
+
+    This is the denominator of `mfu`: what this device reaches here and now, not its datasheet.
+    """
+    size = 8192 if compute.is_cuda else 1024
+    dtype = torch.bfloat16 if compute.is_cuda else torch.float32
+    a = torch.randn(size, size, device=compute.device).to(dtype)
+    b = torch.randn(size, size, device=compute.device).to(dtype)
+    best = float("inf")
+    for _ in range(6):  # the first warms up
+        compute.synchronize()
+        start = time.perf_counter()
+        torch.mm(a, b)
+        compute.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def default_workers(machine: MachineConfig) -> int:
+    """Jobs at once: one per core over its threads on the CPU, four per GPU.
+
+    Four small runs share a GPU because each is bound by kernel launches; larger rungs want
+    machine.workers=1.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if machine.device is not Device.cpu and torch.cuda.is_available():
+        return max(1, min(4 * torch.cuda.device_count(), cores))
+    return max(1, cores // machine.threads)
+
+
+def _cpu_name() -> str:
+    """The processor's model name, as the kernel tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

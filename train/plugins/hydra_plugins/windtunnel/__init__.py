@@ -1,0 +1,1 @@
+"""Wind Tunnel's Hydra sweeper and launcher. Hydra finds plugins only in this namespace package."""

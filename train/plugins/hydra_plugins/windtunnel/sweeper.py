@@ -1,0 +1,60 @@
+"""Hydra's door to train.study: expand the grid, plan it, launch what is not done."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from train.study import run_study
+
+
+@dataclass
+class StudySweeperConf:
+    """Node of hydra/sweeper=study."""
+
+    _target_: str = "hydra_plugins.windtunnel.sweeper.StudySweeper"
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySweeperConf)
+
+
+class StudySweeper(Sweeper):
+    """A study's blocks and plain comma sweeps, as one planned grid."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = dict(params or {})
+        self.launcher: Launcher | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Remember what composes configs, and make the launcher."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
+        """Run the study that `arguments` and the composed config describe."""
+        loader, master = self.hydra_context.config_loader, self.config
+        params = [f"{key}={value}" for key, value in self.params.items()]
+
+        def compose(overrides: list[str]) -> DictConfig:
+            tree = loader.load_sweep_config(master, overrides).copy()
+            tree._set_flag("struct", value=False)
+            del tree["hydra"]
+            return tree
+
+        assert self.launcher is not None
+        return run_study(
+            params + list(arguments),
+            study=master.study,
+            compose=compose,
+            launch=lambda jobs: self.launcher.launch(jobs, initial_job_idx=0),  # type: ignore[union-attr]
+        )

@@ -1,0 +1,67 @@
+"""What a person sees of one job: a live line on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from train.identity import short_count
+
+LOG_SECONDS = 20.0
+"""Seconds between lines when there is no terminal."""
+
+
+class RunProgress:
+    """Steps done, loss, tokens/s, MFU and time left."""
+
+    def __init__(self, run_id: str, *, total_steps: int, start_step: int) -> None:
+        self._console = Console(file=sys.stderr)
+        self._run_id, self._total, self._start = run_id, total_steps, start_step
+        self._began = self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(run_id, total=total_steps, completed=start_step, facts="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, *, loss: float, tokens_per_second: float, mfu: float) -> None:
+        """Show where the run is."""
+        facts = f"loss {loss:.4f}  {short_count(tokens_per_second)} tokens/s  mfu {mfu:.0%}"
+        self._bar.update(self._task, completed=step, facts=facts)
+        now = time.monotonic()
+        if self._bar.disable and (now - self._last_line > LOG_SECONDS or step == self._total):
+            self._last_line = now
+            left = (now - self._began) / max(1, step - self._start) * (self._total - step)
+            self._console.print(
+                f"{self._run_id}  step {step}/{self._total}  {facts}  {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,115 @@
+"""Facts about a run that do not change while it trains: run.json and the runs table's row."""
+
+import dataclasses
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train import __version__
+from train.config import Config
+from train.data.shards import Dataset
+from train.identity import NUMERICS_VERSION, science_hash
+from train.planning import RunPlan
+from train.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
+
+
+def run_facts(config: Config, plan: RunPlan, dataset: Dataset, device: str) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "numerics_version": NUMERICS_VERSION,
+        "run_id": plan.run_id,
+        "study": config.study.name,
+        "science_sha256": science_hash(config),
+        "shape": dataclasses.asdict(plan.shape),
+        "n_params": {
+            **dataclasses.asdict(plan.params),
+            "kaplan": plan.params.kaplan,
+            "standard": plan.params.standard,
+            "total": plan.params.total,
+        },
+        "flops_per_token": {
+            **dataclasses.asdict(plan.token_flops),
+            "train": plan.token_flops.train,
+            "budget": plan.flops_per_token,
+        },
+        "steps": plan.steps,
+        "tokens": plan.tokens,
+        "lr": plan.lr,
+        "data": {
+            "name": config.data.name,
+            "sha256": dataset.sha256,
+            "tokenizer_sha256": dataset.manifest.tokenizer_sha256,
+            "unique_tokens": dataset.n_tokens("train"),
+        },
+        "versions": {
+            "windtunnel": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "git": git_state(Path(__file__).parent),
+        "device": device,
+    }
+
+
+def runs_table_row(
+    config: Config,
+    plan: RunPlan,
+    dataset: Dataset,
+    *,
+    state: str,
+    measured: Mapping[str, Any],
+) -> dict[str, Any]:
+    """One row of the runs table; `measured` holds what only training knows.
+
+    `unique_tokens` is what the run has seen at least once: its tokens, or the data's when it
+    repeats them.
+    """
+    seq_len = config.data.seq_len
+    whole_windows = (dataset.n_tokens("train") - 1) // seq_len * seq_len
+    row: dict[str, Any] = {
+        "n_params": plan.params.standard,
+        "tokens": plan.tokens,
+        "flops": plan.flops,
+        "run_id": plan.run_id,
+        "study": config.study.name,
+        "rung": plan.shape.rung,
+        "lr": plan.lr,
+        "batch_tokens": plan.batch_tokens,
+        "schedule": config.schedule.shape.name,
+        "seed": config.seed,
+        "state": state,
+        "n_params_embedding": plan.params.embedding,
+        "n_params_non_embedding": plan.params.kaplan,
+        "n_params_head": plan.params.head_matmul,
+        "n_params_total": plan.params.total,
+        "flops_6nd": 6 * plan.params.standard * plan.tokens,
+        "flops_exact": plan.flops_exact,
+        "flops_head": 3 * plan.token_flops.head * plan.tokens,
+        "flops_attention": 3 * plan.token_flops.attention * plan.tokens,
+        "unique_tokens": min(plan.tokens, whole_windows),
+        **measured,
+    }
+    assert set(row) == set(RUNS_TABLE_COLUMNS), set(row) ^ set(RUNS_TABLE_COLUMNS)
+    return {column: row[column] for column in RUNS_TABLE_COLUMNS}
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; nulls outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(folder), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}

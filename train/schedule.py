@@ -1,0 +1,94 @@
+"""Learning-rate multipliers: pure functions of the step. Nothing here has state or needs saving."""
+
+import math
+from dataclasses import dataclass
+
+from train.config import Cooldown, ScheduleConfig, ScheduleShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A schedule in whole steps, resolved by planning.py."""
+
+    shape: ScheduleShape
+    total_steps: int
+    """Steps of the run, its horizon."""
+    warmup_steps: int
+    cooldown_steps: int
+    """Steps of the WSD cooldown, 0 for other shapes."""
+    cooldown: Cooldown
+    final_ratio: float
+    decay_end_step: int
+    """Step at which the decay reaches final_ratio: the horizon, or Kaplan's long one."""
+
+    def multiplier(self, step: int) -> float:
+        """Multiplier of the peak learning rate for the update that follows `step` updates.
+
+        Warm-up rises linearly and is 1 at `warmup_steps`; the last update, at total_steps - 1, has
+        not quite reached the end of the decay, which lies at total_steps.
+
+        Source:
+            cosine: Loshchilov & Hutter 2017 (arXiv:1608.03983); wsd and its linear and 1 - sqrt
+            cooldowns: Hagele et al. 2024 (arXiv:2405.18392), section 3; kaplan: one cosine to a
+            horizon that is not the run's, Kaplan et al. 2020 (arXiv:2001.08361), section 2.2.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.shape is ScheduleShape.constant:
+            return 1.0
+        if self.shape is ScheduleShape.wsd:
+            return self._wsd(step)
+        span = max(1, self.decay_end_step - self.warmup_steps)
+        progress = min(1.0, (step - self.warmup_steps) / span)
+        if self.shape is ScheduleShape.linear:
+            falling = 1.0 - progress
+        else:
+            falling = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.final_ratio + (1.0 - self.final_ratio) * falling
+
+    def _wsd(self, step: int) -> float:
+        start = self.total_steps - self.cooldown_steps
+        if step < start or self.cooldown_steps == 0:
+            return 1.0
+        progress = (step - start) / self.cooldown_steps
+        is_linear = self.cooldown is Cooldown.linear
+        falling = 1.0 - (progress if is_linear else math.sqrt(progress))
+        return self.final_ratio + (1.0 - self.final_ratio) * falling
+
+
+def resolve_schedule(config: ScheduleConfig, *, total_steps: int, batch_tokens: int) -> Schedule:
+    """Turn tokens and fractions into whole steps. Rules are checked in validate.py."""
+    if config.warmup_steps is not None:
+        warmup_steps = config.warmup_steps
+    elif config.warmup_tokens is not None:
+        warmup_steps = round(config.warmup_tokens / batch_tokens)
+    else:
+        warmup_steps = round((config.warmup_fraction or 0.0) * total_steps)
+    is_wsd = config.shape is ScheduleShape.wsd
+    is_kaplan = config.shape is ScheduleShape.kaplan and config.horizon_tokens is not None
+    return Schedule(
+        shape=config.shape,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        cooldown_steps=round(config.cooldown_fraction * total_steps) if is_wsd else 0,
+        cooldown=config.cooldown,
+        final_ratio=config.final_lr_ratio,
+        decay_end_step=(
+            round(config.horizon_tokens / batch_tokens)
+            if is_kaplan and config.horizon_tokens
+            else total_steps
+        ),
+    )
+
+
+def evaluation_steps(total_steps: int, points: int) -> tuple[int, ...]:
+    """Steps at which the validation loss is measured: log-spaced, and always the last.
+
+    The first lies at a hundredth of the run, below which losses say little about its end (ours).
+    """
+    if points <= 0:
+        return (total_steps,)
+    first = max(1.0, total_steps / 100)
+    ratio = total_steps / first
+    on_the_way = {round(first * ratio ** (i / points)) for i in range(points)}
+    return tuple(sorted(on_the_way | {total_steps}))

@@ -1,0 +1,73 @@
+"""One optimiser step: forward and backward over micro-batches, clip, update."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from train.device import ComputeDevice
+from train.model import Transformer
+from train.optimizer import set_lr
+from train.shape import ModelShape
+
+CUDA_ACTIVATION_SHARE = 0.4
+"""Share of the free GPU memory that a micro-batch's activations may take."""
+
+
+def train_step(
+    model: Transformer,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    compute: ComputeDevice,
+    *,
+    lr: float,
+    micro_batch_seqs: int,
+    grad_clip: float,
+) -> tuple[Tensor, Tensor]:
+    """Apply one update and return (mean loss in nats per token, gradient norm before clipping).
+
+    Micro-batches have equal sizes, so the mean of their means is the batch's mean. On the CPU a
+    non-finite loss or gradient leaves the weights as they were; on CUDA, where looking would stall
+    the queue, the loop looks at its next log point.
+    """
+    tokens_BT, targets_BT = batch
+    n_micro = tokens_BT.shape[0] // micro_batch_seqs
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=compute.device)
+    for tokens, targets in zip(tokens_BT.chunk(n_micro), targets_BT.chunk(n_micro), strict=True):
+        with compute.autocast():
+            loss = model(tokens, targets)
+        (loss / n_micro).backward()
+        total += loss.detach() / n_micro
+    grad_norm = clip_grad_norm_(model.parameters(), grad_clip)
+    if not compute.is_cuda and not math.isfinite(float(total) + float(grad_norm)):
+        return total, grad_norm
+    set_lr(optimizer, lr)
+    optimizer.step()
+    return total, grad_norm
+
+
+def choose_micro_batch(
+    shape: ModelShape, compute: ComputeDevice, *, batch_seqs: int, asked: int | None
+) -> int:
+    """Windows per forward pass: what was asked, else the largest divisor whose activations fit."""
+    if asked is not None:
+        return asked
+    if not compute.is_cuda:
+        return batch_seqs
+    free, _ = torch.cuda.mem_get_info(compute.device)
+    fits = CUDA_ACTIVATION_SHARE * free / activation_bytes(shape, seqs=1)
+    divisors = [d for d in range(1, batch_seqs + 1) if batch_seqs % d == 0]
+    return max((d for d in divisors if d <= fits), default=1)
+
+
+def activation_bytes(shape: ModelShape, *, seqs: int) -> int:
+    """Bytes kept for the backward pass of `seqs` windows, an upper estimate (ours).
+
+    Per token and layer about 16 values of width d_model and 3 of d_ff, and per token the logits in
+    the compute type, in float32 and their gradient; four bytes each.
+    """
+    per_layer = 16 * shape.d_model + 3 * shape.d_ff
+    per_token = shape.n_layers * per_layer + 3 * shape.vocab_size
+    return 4 * seqs * shape.seq_len * per_token
