@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from train.config import DataConfig, Source, TokenizerKind
 from train.data import enwik8, manifest, sources, synthetic, tokenizer
 from train.data.manifest import TRAIN, VALIDATION, Manifest
-from train.data.split import Encoded, FirstTokens, LowestHashes, Split
+from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes, Split
 from train.data.writer import SplitWriter, dtype_name
 from train.errors import ConfigError, DataError, StorageError
 
 PREPARATION_VERSION = 1
 """Raised by every change that alters the tokens of some configuration."""
+
+BATCH_DOCUMENTS = 64
+"""Documents tokenised at once, the only ones held beside the validation set."""
+
+BPE_SAMPLE_BYTES = 16 << 20
+"""Text that a BPE is trained on, at most, and never more than half of all."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -140,12 +147,24 @@ def _build_text(data: DataConfig, root: Path, partial: Path, bar: Progress) -> M
         enwik8.fetch(root)
         bar.remove_task(task)
         facts["raw_sha256"] = enwik8.SHA256
-    coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
-    if data.tokenizer is TokenizerKind.bpe:
-        raise NotImplementedError
-    documents = _encode(_read(data, root, bar, "tokenising"), coder)
     split = LowestHashes(data.validation_tokens)
-    return _write(data, partial, documents, split, coder.sha256, facts)
+    if data.tokenizer is TokenizerKind.bytes:
+        coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
+        documents = _encode(_read(data, root, bar, "tokenising"), coder)
+        return _write(data, partial, documents, split, coder.sha256, facts)
+    sample = HighestHashes(BPE_SAMPLE_BYTES)
+    sample.take(_read(data, root, bar, "choosing text for the tokenizer"))
+    trained = tokenizer.train_bpe(sample.texts(), data.vocab_size)
+    trained.save(partial / TOKENIZER_FILE)
+    documents = _encode(_read(data, root, bar, "tokenising"), trained)
+    written = _write(data, partial, documents, split, trained.sha256, facts)
+    if split.validation()[-1].hash >= sample.lowest():
+        raise DataError(
+            f"data.validation_tokens={data.validation_tokens} is too much of this text: documents "
+            f"that trained the tokenizer would be held out; use "
+            f"data.validation_tokens={max(1, data.validation_tokens // 4)}"
+        )
+    return written
 
 
 def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[str]:
@@ -158,12 +177,14 @@ def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[st
 
 def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[Encoded]:
     """Yield the documents as tokens; those without text are left out."""
-    for number, text in enumerate(texts):
-        plain = tokenizer.text_bytes(text)
-        if plain.strip():
-            yield Encoded(
-                hashlib.sha256(plain).digest(), number, coder.encode(text), len(plain) + 1
-            )
+    number = 0
+    remaining = iter(texts)
+    while batch := list(islice(remaining, BATCH_DOCUMENTS)):
+        kept = [text for text in batch if text.strip()]
+        for text, ids in zip(kept, coder.encode(kept), strict=True):
+            plain = tokenizer.text_bytes(text)
+            yield Encoded(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
+            number += 1
 
 
 def _write(

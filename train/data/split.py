@@ -6,6 +6,7 @@ not on their order in the source, on a seed or on a run; and copies of a documen
 their hash, fall on the same side.
 """
 
+import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from train.data.tokenizer import text_bytes
 
 
 @dataclass(frozen=True, order=True)
@@ -91,6 +94,39 @@ class FirstTokens:
 
 
 Split = LowestHashes | FirstTokens
+
+
+class HighestHashes:
+    """The sample a tokenizer is trained on: from the other end, so never what is held out."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held: list[tuple[bytes, bytes]] = []  # a heap of (hash, UTF-8), lowest hash first
+        self._bytes = 0
+
+    def take(self, texts: Iterable[str]) -> None:
+        """Look at a whole stream and keep at most the limit, and at most half of all of it."""
+        seen = 0
+        for text in texts:
+            plain = text_bytes(text)
+            seen += len(plain)
+            heapq.heappush(self._held, (hashlib.sha256(plain).digest(), plain))
+            self._bytes += len(plain)
+            self._shrink(self._limit)
+        self._shrink(min(self._limit, seen // 2))
+
+    def texts(self) -> list[str]:
+        """Return the sample in the order of its hashes."""
+        return [plain.decode("utf-8") for _, plain in sorted(self._held)]
+
+    def lowest(self) -> bytes:
+        """Return the lowest hash in the sample."""
+        return self._held[0][0]
+
+    def _shrink(self, limit: int) -> None:
+        """Give up the lowest hashes until the rest fits; the last document always stays."""
+        while self._bytes > limit and len(self._held) > 1:
+            self._bytes -= len(heapq.heappop(self._held)[1])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ document is. NUL characters in text are removed, since byte 0 separates.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,8 +28,8 @@ SMALLEST_BPE = BYTES_VOCAB_SIZE + 1
 class Tokenizer(Protocol):
     """What preparation needs of a tokenizer."""
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Return the ids of one document, shape (n,), its separator last."""
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return the ids of each document, shape (n,), its separator last."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; separators become line ends."""
@@ -46,10 +46,10 @@ class BytesTokenizer:
         b"windtunnel bytes: UTF-8, NUL removed, byte 0 ends a document"
     ).hexdigest()
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Return the document's bytes, then 0."""
-        encoded = text_bytes(text) + b"\0"
-        return np.frombuffer(encoded, dtype=np.uint8).astype(np.int64)
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return each document's bytes, then 0."""
+        encoded = (text_bytes(text) + b"\0" for text in texts)
+        return [np.frombuffer(one, dtype=np.uint8).astype(np.int64) for one in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text; a window's torn characters become U+FFFD."""
@@ -64,11 +64,11 @@ class BpeTokenizer:
         self._separator = self._model.get_vocab()[SEPARATOR]
         self._json = model_json
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Return the document's ids, then the separator's."""
-        plain = text_bytes(text).decode("utf-8").replace(SEPARATOR, " ")
-        ids = self._model.encode(plain, add_special_tokens=False).ids
-        return np.array([*ids, self._separator], dtype=np.int64)
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Return each document's ids, then the separator's."""
+        plain = [text_bytes(text).decode("utf-8").replace(SEPARATOR, " ") for text in texts]
+        encoded = self._model.encode_batch_fast(plain, add_special_tokens=False)
+        return [np.array([*one.ids, self._separator], dtype=np.int64) for one in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text; a window's torn characters become U+FFFD."""

@@ -23,7 +23,7 @@ _TEXT_TEMPLATE = re.compile(
 )
 """Templates that only dress the text inside them."""
 
-_LINK = re.compile(r"\[\[([^\[\]]*)\]\]")
+_LINK = re.compile(r"\[\[((?:[^\[\]]++|\[[^\[\]]*+\])*+)\]\]")
 _BROKEN_LINK = re.compile(r"\[\[(?:image|file|category):(?:.*?\]\]|.*)", re.I)
 _EXTERNAL = re.compile(
     r"\[ *(?:https?://|ftp://|irc://|news:|mailto:|//)[^\s\]]*([^\[\]\n]*)\]", re.IGNORECASE
@@ -50,12 +50,12 @@ _HEADING = re.compile(r"^(={1,6})[ \t]*(.*?)[ \t]*=+[ \t]*$", re.MULTILINE)
 _ITEM = re.compile(r"^[*#:;]+[ \t]*", re.MULTILINE)
 _HEADING_MARK = "\x02"
 
-_SPACES = re.compile(r"[ \t\r\f\v\u00a0\u2009\u200a\u202f\u3000]+")
+_ODD_SPACE = re.compile(r"[\t\r\f\v\u00a0\u2009\u200a\u202f\u3000]")
+_SPACES = re.compile(r" {2,}")
 _UNPRINTABLE = re.compile(r"[\x00\x01\x03-\x08\x0e-\x1f\x7f\ufeff\u200b\u200e\u200f]")
-_HOLLOW = re.compile(r" ?[(\[][ ,;:.\-/|]*[)\]]")
+_HOLLOW = re.compile(r"[(\[][ ,;:.\-/|]*[)\]]")
 _AFTER_OPEN = re.compile(r"\([ ,;:]+")
-_BEFORE_STOP = re.compile(r" +(?=[,;.)\]](?:\s|$))", re.MULTILINE)
-_LINE_EDGES = re.compile(r" *\n *")
+_BEFORE_STOP = re.compile(r" ([,;.)\]])(?=\s)")
 _BARE_LINE = re.compile(r"^[\s|\-*#:;.,!{}\[\]()]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
@@ -111,7 +111,7 @@ def links_to_text(text: str) -> str:
         text = shorter
     text = _BROKEN_LINK.sub("", text)
     text = _EXTERNAL.sub(_external_text, text)
-    return _ADDRESS.sub("", text)
+    return _ADDRESS.sub("", text) if "://" in text else text
 
 
 def _link_text(link: re.Match[str]) -> str:
@@ -141,7 +141,9 @@ def drop_tags(text: str) -> str:
 
 def mark_lines(text: str) -> str:
     """Make headings and list items plain lines; headings keep a mark and their level for `tidy`."""
-    text = _MAGIC.sub("", _QUOTES.sub("", text))
+    text = _QUOTES.sub("", text)
+    if "__" in text or "~~~" in text:
+        text = _MAGIC.sub("", text)
     text = _RULE.sub("", text)
     text = _HEADING.sub(_mark_heading, text)
     return _ITEM.sub("", text)
@@ -153,22 +155,19 @@ def _mark_heading(heading: re.Match[str]) -> str:
 
 def tidy(text: str) -> str:
     """Normalise white space, drop what the earlier steps left hollow, and unmark headings."""
-    text = _SPACES.sub(" ", _UNPRINTABLE.sub("", text))
-    text = _HOLLOW.sub("", text)
-    text = _AFTER_OPEN.sub("(", text)
-    text = _BEFORE_STOP.sub("", text)
+    text = _ODD_SPACE.sub(" ", _UNPRINTABLE.sub("", text))
+    text = _AFTER_OPEN.sub("(", _HOLLOW.sub("", text))
+    text = _BEFORE_STOP.sub(r"\1", _SPACES.sub(" ", text))
     text = _BARE_LINE.sub("", text)
-    text = _LINE_EDGES.sub("\n", text)
-    if _HEADING_MARK in text:
-        text = _drop_empty_sections(text)
+    text = _drop_empty_sections([line.strip(" ") for line in text.split("\n")])
     return _BLANK_LINES.sub("\n\n", text).strip()
 
 
-def _drop_empty_sections(text: str) -> str:
+def _drop_empty_sections(lines: list[str]) -> str:
     """Drop headings with nothing below them, and unmark the others."""
     kept: list[str] = []
     level_below = 0  # of the heading that follows directly; 0 is the end, 9 is text
-    for line in reversed(text.split("\n")):
+    for line in reversed(lines):
         if line.startswith(_HEADING_MARK):
             level = int(line[1])
             if level < level_below:
