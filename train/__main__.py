@@ -11,14 +11,27 @@ from omegaconf import DictConfig
 from train.compose import CONFIG_ROOT, explain, is_config_failure, register_schema, to_config
 from train.errors import WindTunnelError
 from train.launch import STUDY_JOB
+from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.plan_report import print_plan
+from train.preflight import preflight
 from train.rundir import RunFolder
 from train.validate import validate
+
+_refused: list[WindTunnelError] = []
+"""The job's own error, kept here: Hydra prints the whole command before it lets one through."""
 
 
 @hydra.main(config_path=str(CONFIG_ROOT), config_name="train", version_base="1.3")
 def job(tree: DictConfig) -> None:
+    """Run one job; a user's mistake is kept for main."""
+    try:
+        run_job(tree)
+    except WindTunnelError as error:
+        _refused.append(error)
+
+
+def run_job(tree: DictConfig) -> None:
     """Validate one job's config and train it, or print its plan."""
     config = to_config(tree)
     run = PlannedRun(
@@ -29,12 +42,11 @@ def job(tree: DictConfig) -> None:
     if config.dry_run:
         print_plan([run])
         return
+    preflight([run])
     study_folder = Path(config.paths.runs) / config.study.name
     register_runs(study_folder, config.study.name, [run], extend=config.study.extend)
     if os.environ.get(STUDY_JOB):
         _write_to(RunFolder(study_folder / run.plan.run_id).log)
-    from train.loop import train_run  # torch is only paid for once the request is sound
-
     train_run(config, run.plan)
 
 
@@ -51,7 +63,7 @@ def main() -> int:
         if not is_config_failure(error):
             raise
         return _fail(explain(error))
-    return 0
+    return _fail(_refused[0]) if _refused else 0
 
 
 def _fail(error: WindTunnelError) -> int:

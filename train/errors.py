@@ -74,10 +74,16 @@ class InterruptedByUserError(WindTunnelError):
     exit_code = 130
 
 
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return '; did you mean X?' for the nearest known names, else the list of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
     if near:
-        return f"; did you mean {' or '.join(near)}?"
+        best = _likeness(wrong, near[0])
+        as_near = [name for name in near if _likeness(wrong, name) > best - 0.1]
+        return f"; did you mean {' or '.join(as_near)}?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -8,16 +8,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from train.compose import explain, is_config_failure, to_config
-from train.data.prepare import prepare, prepared_folder
-from train.data.shards import open_dataset
 from train.errors import ConfigError, PreemptedError, WindTunnelError
 from train.grid import expand_grid
 from train.manifest import PlannedRun, register_runs
 from train.plan_report import print_plan
+from train.preflight import preflight
 from train.records import FINISHED_STATES
 from train.rundir import RunFolder
 from train.status import RunStatus, study_status
-from train.validate import check_enough_tokens, validate
+from train.validate import validate
 
 Compose = Callable[[list[str]], DictConfig]
 Launch = Callable[[list[list[str]]], object]
@@ -49,7 +48,7 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     if config.dry_run:
         print_plan(runs)
         return
-    check_data(runs)
+    preflight(runs)
     register_runs(folder, config.study.name, runs, extend=config.study.extend)
     todo = [run for run in runs if _state(run) not in FINISHED_STATES]
     todo.sort(key=lambda run: run.plan.flops_exact, reverse=True)  # longest first packs best
@@ -81,23 +80,6 @@ def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
                 f"  {' '.join(twin.overrides)}\n  {' '.join(overrides)}"
             )
     return list(planned.values())
-
-
-def check_data(runs: list[PlannedRun]) -> None:
-    """Prepare every dataset of the grid and check that it has the tokens that are asked of it."""
-    n_tokens: dict[Path, int] = {}
-    for run in runs:
-        data, root = run.config.data, Path(run.config.paths.data)
-        folder = prepared_folder(data, root)
-        if folder not in n_tokens:
-            n_tokens[folder] = open_dataset(prepare(data, root, progress=True)).n_tokens("train")
-        check_enough_tokens(
-            run.plan,
-            n_tokens=n_tokens[folder],
-            seq_len=data.seq_len,
-            allow_repeat=data.allow_repeat,
-            name=data.name,
-        )
 
 
 def report_unfinished(folder: Path, runs: list[PlannedRun]) -> None:

@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from train.study import run_study
 
@@ -47,8 +47,8 @@ class StudySweeper(Sweeper):
 
         def compose(overrides: list[str]) -> DictConfig:
             tree = loader.load_sweep_config(master, overrides).copy()
-            tree._set_flag("struct", value=False)
-            del tree["hydra"]
+            with read_write(tree), open_dict(tree):
+                del tree["hydra"]
             return tree
 
         assert self.launcher is not None
