@@ -1,0 +1,92 @@
+"""`python -m analysis study=NAME` or `table=FILE`: every fit, figures, fits.json and the report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis import console as text
+from analysis.config import Options, parse_options
+from analysis.errors import AnalysisError, OptionError
+from analysis.fits import Analysis, Refusal, analyse, to_json
+from analysis.load import load_table
+from analysis.study import load_study
+from analysis.table import RunsTable, in_table_order
+from train.records import write_json
+
+EXIT_DONE, EXIT_REFUSED, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one analysis and return its exit code."""
+    stdout, stderr = Console(), Console(stderr=True)
+    try:
+        return _run(words, stdout, stderr)
+    except AnalysisError as error:
+        text.say(stderr, f"error: {error}")
+        return error.exit_code
+    except OSError as error:
+        text.say(stderr, f"error: storage: {error}")
+        return EXIT_STORAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
+    options = parse_options(words)
+    table = _load(options)
+    text.print_inputs(stdout, table)
+    bar = text.BootstrapProgress(options.bootstrap, stderr)
+    try:
+        analysis = analyse(table, options, bar.advance)
+    finally:
+        bar.close()
+    text.print_valleys(stdout, analysis)
+    out = _out_folder(options)
+    _write(analysis, out, "python -m analysis " + " ".join(words))
+    text.print_verdict(stdout, analysis, str(out))
+    text.print_answer(stdout, analysis)
+    refused = isinstance(analysis.isoflop, Refusal) and isinstance(analysis.parametric, Refusal)
+    return EXIT_REFUSED if refused else EXIT_DONE
+
+
+def _load(options: Options) -> RunsTable:
+    if options.table:
+        return load_table(
+            Path(options.table), where=options.where, allow_incomplete=options.allow_incomplete
+        )
+    if not options.study:
+        raise OptionError("give study=NAME or table=FILE")
+    return load_study(
+        Path(options.runs),
+        options.study,
+        where=options.where,
+        allow_incomplete=options.allow_incomplete,
+    )
+
+
+def _out_folder(options: Options) -> Path:
+    if options.out:
+        return Path(options.out)
+    if options.table:
+        return Path(f"analysis-{Path(options.table).stem}")
+    return Path(options.runs) / str(options.study) / "analysis"
+
+
+def _write(analysis: Analysis, out: Path, command: str) -> None:
+    # Matplotlib takes a second to import: after the valleys are on the screen.
+    from analysis.figures import draw_figures
+    from analysis.report import write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "fits.json", to_json(analysis))
+    runs = in_table_order(analysis.table.frame)
+    runs.to_csv(out / "runs.csv", index=False)
+    runs.to_parquet(out / "runs.parquet", index=False)
+    figures = draw_figures(analysis, out / "figures")
+    write_report(analysis, figures, out / "report.html", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

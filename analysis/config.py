@@ -1,0 +1,156 @@
+"""The choices of one analysis, read from plain `key=value` words.
+
+One dataclass is the whole surface: what is not a field here is an unknown key and is refused with
+the nearest name. OmegaConf turns words into types; no Hydra is needed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from analysis.errors import OptionError, near_names
+
+
+class Method(Enum):
+    """The curve whose minimum is a valley."""
+
+    cubic = "cubic"
+    parabola = "parabola"
+    akima = "akima"
+
+
+class Loss(Enum):
+    """What the surface's residuals cost."""
+
+    huber = "huber"
+    lad = "lad"
+    mse = "mse"
+
+
+class Convention(Enum):
+    """Which parameters and which FLOPs are counted; the columns are in table.CONVENTIONS."""
+
+    standard = "standard"
+    kaplan = "kaplan"
+    total = "total"
+    attention = "attention"
+
+
+@dataclass(kw_only=True)
+class IsoflopOptions:
+    """Choices of the IsoFLOP approach."""
+
+    method: Method = Method.cubic
+    """cubic, parabola or akima."""
+
+
+@dataclass(kw_only=True)
+class ParametricOptions:
+    """Choices of the parametric approach."""
+
+    loss: Loss = Loss.huber
+    """huber and lad act on log residuals, mse on nats."""
+    delta: float = 1e-3
+    """Nats of log loss at which huber turns from squares to absolute values."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """One analysis. Exactly one of study, table and wandb says where the runs are."""
+
+    study: str | None = None
+    """A study's name: its run folders are in `runs`/study."""
+    table: str | None = None
+    """A CSV or parquet file with the columns n_params, tokens, flops, loss, and any others."""
+    wandb: str | None = None
+    """Reserved for an importer of W&B projects."""
+    runs: str = "runs"
+    """Folder of studies."""
+    out: str | None = None
+    """Output folder; by default runs/STUDY/analysis, or analysis-STEM for a table."""
+    where: str | None = None
+    """Row filter: comparisons of a column with a number or word, joined by `and`."""
+    convention: Convention = Convention.standard
+    """Counting of parameters and FLOPs."""
+    isoflop: IsoflopOptions = field(default_factory=IsoflopOptions)
+    """Choices of the IsoFLOP approach."""
+    parametric: ParametricOptions = field(default_factory=ParametricOptions)
+    """Choices of the parametric approach."""
+    bootstrap: int = 4000
+    """Resamples behind every interval."""
+    seed: int = 0
+    """Seeds the resampling."""
+    allow_incomplete: bool = False
+    """Whether to fit while runs of the study are missing; every figure is then stamped."""
+
+
+def parse_options(words: Sequence[str]) -> Options:
+    """Turn the command's words into checked options.
+
+    Raises:
+        OptionError: A word is not `key=value`, a key or value is not known, or a rule is broken.
+    """
+    config = OmegaConf.structured(Options)
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator:
+            raise OptionError(f"'{word}' is not key=value, for example study=quickstart")
+        _check_key(key)
+        try:
+            # A filter or a path is text whatever it looks like; the rest is typed by its field.
+            OmegaConf.update(config, key, value if value != "null" else None)
+        except OmegaConfBaseException as error:
+            raise OptionError(_value_message(key, value, str(error))) from None
+    options: Options = OmegaConf.to_object(config)  # type: ignore[assignment]
+    _check_rules(options)
+    return options
+
+
+def _known_keys(cls: type = Options, prefix: str = "") -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            keys |= _known_keys(item.type, f"{prefix}{item.name}.")
+        else:
+            keys[prefix + item.name] = item.type
+    return keys
+
+
+def _check_key(key: str) -> None:
+    if key not in _known_keys():
+        raise OptionError(f"unknown key '{key}'{near_names(key, _known_keys())}")
+
+
+def _value_message(key: str, value: str, detail: str) -> str:
+    kind = _known_keys()[key]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"{key}={value} is not a choice{near_names(value, [item.name for item in kind])}"
+    return f"{key}={value} cannot be read: {detail.splitlines()[0]}"
+
+
+def _check_rules(options: Options) -> None:
+    sources = ("study", "table", "wandb")
+    given = [f"{name}={value}" for name in sources if (value := getattr(options, name))]
+    if len(given) != 1:
+        what = " and ".join(given) if given else "none of them"
+        raise OptionError(f"give exactly one of study=, table= and wandb=; got {what}")
+    if options.wandb:
+        raise OptionError(
+            f"wandb={options.wandb}: the importer of W&B projects does not exist yet; "
+            "analyse the run folders with study=NAME or an exported table with table=FILE.csv"
+        )
+    if options.bootstrap < 100:
+        raise OptionError(
+            f"bootstrap={options.bootstrap} is too few for a 95 % interval; use at least 100"
+        )
+    if options.seed < 0:
+        raise OptionError(f"seed={options.seed} must not be negative; use 0 or above")
+    if not 1e-8 <= options.parametric.delta <= 10:
+        raise OptionError(
+            f"parametric.delta={options.parametric.delta:g} is outside 1e-8..10; the usual is 1e-3"
+        )
