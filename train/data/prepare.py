@@ -31,7 +31,7 @@ BATCH_DOCUMENTS = 64
 """Documents tokenised at once, the only ones held beside the validation set."""
 
 BPE_SAMPLE_BYTES = 16 << 20
-"""Text that a BPE is trained on, at most, and never more than half of all."""
+"""Text that a BPE is trained on, or half of it all where that is less."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -79,6 +79,8 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
     check(data)
     folder = prepared_folder(data, root)
     if not folder.exists():
+        if data.source is Source.files:
+            sources.files(data.files)  # a wrong path is found before anything is written
         try:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / f"{folder.name}.lock"):
@@ -86,7 +88,7 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
                     _build(data, root, folder, progress=progress)
         except OSError as error:
             raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
-    manifest.read_manifest(folder)
+    _refuse_stale(data, root, folder)
     return folder
 
 
@@ -102,8 +104,22 @@ def check(data: DataConfig) -> None:
         synthetic.check(data.synthetic, data.vocab_size)
     else:
         tokenizer.check_vocab_size(data.tokenizer, data.vocab_size)
-    if data.source is Source.files:
-        sources.files(data.files)
+
+
+def _refuse_stale(data: DataConfig, root: Path, folder: Path) -> None:
+    """Refuse a folder whose files have changed since; files that are gone are not missed."""
+    prepared = manifest.read_manifest(folder).source.get("files_bytes")
+    if prepared is None:
+        return
+    try:
+        present = sources.source_bytes(data, root)
+    except DataError:
+        return
+    if present != prepared:
+        raise DataError(
+            f"data.files hold {present} bytes, but {folder} was made of {prepared}; delete that "
+            f"folder and run again, or use another data.name"
+        )
 
 
 def _build(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
@@ -147,6 +163,8 @@ def _build_text(data: DataConfig, root: Path, partial: Path, bar: Progress) -> M
         enwik8.fetch(root)
         bar.remove_task(task)
         facts["raw_sha256"] = enwik8.SHA256
+    else:
+        facts["files_bytes"] = sources.source_bytes(data, root)
     split = LowestHashes(data.validation_tokens)
     if data.tokenizer is TokenizerKind.bytes:
         coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
@@ -200,14 +218,14 @@ def _write(
     Raises:
         DataError: All text would be held out.
     """
-    train = SplitWriter(partial, TRAIN, vocab_size=data.vocab_size)
-    for document in split.training(documents):
-        train.write(document)
-    held = SplitWriter(partial, VALIDATION, vocab_size=data.vocab_size)
-    for document in split.validation():
-        held.write(document)
-    train_shards, train_facts = train.finish()
-    held_shards, held_facts = held.finish()
+    with SplitWriter(partial, TRAIN, vocab_size=data.vocab_size) as train:
+        for document in split.training(documents):
+            train.write(document)
+        train_shards, train_facts = train.finish()
+    with SplitWriter(partial, VALIDATION, vocab_size=data.vocab_size) as held:
+        for document in split.validation():
+            held.write(document)
+        held_shards, held_facts = held.finish()
     if not train_facts.tokens:
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} leaves nothing to train on: the text "

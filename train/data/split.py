@@ -105,7 +105,7 @@ class HighestHashes:
         self._bytes = 0
 
     def take(self, texts: Iterable[str]) -> None:
-        """Look at a whole stream and keep at most the limit, and at most half of all of it."""
+        """Look at a whole stream; keep the fewest documents that reach the limit, or half of it."""
         seen = 0
         for text in texts:
             plain = text_bytes(text)
@@ -124,8 +124,8 @@ class HighestHashes:
         return self._held[0][0]
 
     def _shrink(self, limit: int) -> None:
-        """Give up the lowest hashes until the rest fits; the last document always stays."""
-        while self._bytes > limit and len(self._held) > 1:
+        """Give up the lowest hashes while the others reach the limit without them."""
+        while len(self._held) > 1 and self._bytes - len(self._held[0][1]) >= limit:
             self._bytes -= len(heapq.heappop(self._held)[1])
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return the ids of each document, shape (n,), its separator last."""
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
         """Return the text of ids; separators become line ends."""
 
     @property
@@ -51,9 +51,10 @@ class BytesTokenizer:
         encoded = (text_bytes(text) + b"\0" for text in texts)
         return [np.frombuffer(one, dtype=np.uint8).astype(np.int64) for one in encoded]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
         """Return the text; a window's torn characters become U+FFFD."""
-        return bytes(ids).decode("utf-8", errors="replace").replace("\0", "\n")
+        plain = np.asarray(ids).astype(np.uint8).tobytes()
+        return plain.decode("utf-8", errors="replace").replace("\0", "\n")
 
 
 class BpeTokenizer:
@@ -70,9 +71,9 @@ class BpeTokenizer:
         encoded = self._model.encode_batch_fast(plain, add_special_tokens=False)
         return [np.array([*one.ids, self._separator], dtype=np.int64) for one in encoded]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
         """Return the text; a window's torn characters become U+FFFD."""
-        text = self._model.decode(list(ids), skip_special_tokens=False)
+        text = self._model.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
         return str(text).replace(SEPARATOR, "\n")
 
     @property
