@@ -67,7 +67,7 @@ class SyntheticConfig:
     tokens: int = 4_000_000
     """Tokens generated, validation included."""
     document_tokens: int = 2_000
-    """Tokens per document."""
+    """Tokens per piece of the one unbroken chain; validation is its first whole pieces."""
     zipf_exponent: float = 1.0
     """Exponent of the unigram distribution p(rank) ~ rank**-s."""
     bigram_weight: float = 0.5
@@ -87,7 +87,7 @@ class DataConfig:
     source: Source = Source.enwik8
     """Where documents come from."""
     files: list[str] = field(default_factory=list)
-    """For source=files: paths or globs of .txt (a document a file), .jsonl (field `text`), .gz."""
+    """For source=files: paths or globs of .txt (long ones are cut), .jsonl (field `text`), .gz."""
     tokenizer: TokenizerKind = TokenizerKind.bytes
     """How text becomes token ids."""
     vocab_size: int = 256
