@@ -7,7 +7,7 @@ under a lock and renamed as the last act.
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -248,6 +248,6 @@ def _write(
 def _progress(show: bool) -> Iterator[Progress]:
     """Yield a progress bar on standard error, or one that stays invisible."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with ExitStack() as stack:
-        bar = Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
-        yield stack.enter_context(bar)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not show, transient=True) as bar:
+        yield bar
