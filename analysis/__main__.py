@@ -1,5 +1,6 @@
 """`python -m analysis study=NAME` or `table=FILE`: every fit, figures, fits.json and the report."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 from analysis import console as text
 from analysis.config import Options, parse_options
 from analysis.errors import AnalysisError, OptionError
-from analysis.fits import Analysis, Refusal, analyse, to_json
+from analysis.fits import Analysis, Refusal, analyse, survey, to_json
 from analysis.load import load_table
 from analysis.study import load_study
 from analysis.table import RunsTable, in_table_order
@@ -37,16 +38,20 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     options = parse_options(words)
     table = _load(options)
     text.print_inputs(stdout, table)
+    surveyed = survey(table, options)
+    text.print_valleys(stdout, surveyed)
     bar = text.BootstrapProgress(options.bootstrap, stderr)
     try:
-        analysis = analyse(table, options, bar.advance)
+        analysis = analyse(surveyed, bar.advance)
     finally:
         bar.close()
-    text.print_valleys(stdout, analysis)
     out = _out_folder(options)
-    _write(analysis, out, "python -m analysis " + " ".join(words))
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "fits.json", to_json(analysis))
     text.print_verdict(stdout, analysis, str(out))
     text.print_answer(stdout, analysis)
+    with stderr.status("drawing figures"):
+        _write_report(analysis, out, "python -m analysis " + shlex.join(words))
     refused = isinstance(analysis.isoflop, Refusal) and isinstance(analysis.parametric, Refusal)
     return EXIT_REFUSED if refused else EXIT_DONE
 
@@ -74,13 +79,12 @@ def _out_folder(options: Options) -> Path:
     return Path(options.runs) / str(options.study) / "analysis"
 
 
-def _write(analysis: Analysis, out: Path, command: str) -> None:
-    # Matplotlib takes a second to import: after the valleys are on the screen.
+def _write_report(analysis: Analysis, out: Path, command: str) -> None:
+    """Write the runs table, the figures and the page: after the answer is on the screen."""
+    # Imported here because Matplotlib takes a second.
     from analysis.figures import draw_figures
     from analysis.report import write_report
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "fits.json", to_json(analysis))
     runs = in_table_order(analysis.table.frame)
     runs.to_csv(out / "runs.csv", index=False)
     runs.to_parquet(out / "runs.parquet", index=False)

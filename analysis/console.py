@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from analysis.bootstrap import Interval
-from analysis.fits import Analysis, Refusal
+from analysis.fits import Analysis, Refusal, Surveyed
 from analysis.table import RunsTable
 
 SHOWN_EXCLUSIONS = 20
@@ -64,15 +64,15 @@ def print_inputs(console: Console, table: RunsTable) -> None:
         say(console, f"    and {len(named) - SHOWN_EXCLUSIONS} more, all listed in fits.json")
 
 
-def print_valleys(console: Console, analysis: Analysis) -> None:
+def print_valleys(console: Console, surveyed: Surveyed) -> None:
     """Print one row a budget."""
-    if not analysis.valleys:
+    if not surveyed.valleys:
         return
-    table = Table(title=f"IsoFLOP valleys ({analysis.options.isoflop.method.name})")
+    table = Table(title=f"IsoFLOP valleys ({surveyed.options.isoflop.method.name})")
     for name in ("C", "sizes", "N_opt", "D_opt", "D/N", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bracketed")
-    for v in analysis.valleys:
+    for v in surveyed.valleys:
         table.add_row(
             f"{v.flops:.3g}",
             str(len(v.n_params)),

@@ -99,10 +99,10 @@ def _isoflop_curves(figure: Figure, ax: Axes, analysis: Analysis) -> None:
         ax.set_ylim(lowest - 0.06 * (top - lowest), top)
         ax.annotate(
             f"{hidden} points above",
-            (0.99, 0.985),
+            (1.0, 1.01),
             xycoords="axes fraction",
             ha="right",
-            va="top",
+            va="bottom",
             color=style.FAINT,
             fontsize=8.5,
         )
@@ -131,10 +131,12 @@ def _valleys(ax: Axes, valleys: tuple[Valley, ...], cmap: Colormap, norm: LogNor
         ax.plot(v.n_params[~inside], v.losses[~inside], "o", color=color, ms=4, mew=0, alpha=0.3)
         face = color if v.bracketed else "white"
         ax.plot(v.n_opt, v.loss, "D", mfc=face, mec=style.INK, mew=1.0, ms=7.5, zorder=5)
-        tops.append(v.losses[inside].max())
+        tops.append((v.bracketed, v.losses[inside].max()))
     if not tops:
         return np.inf
     least = min(v.losses.min() for v in valleys)
+    # The valleys that count fill the picture; losses far above them would flatten it.
+    tops = [top for bracketed, top in tops if bracketed] or [top for _, top in tops]
     return float(max(tops) + 0.06 * (max(tops) - least))
 
 
@@ -195,7 +197,7 @@ def _optimum(ax: Axes, analysis: Analysis, what: str) -> None:
     style.log_axis(ax.yaxis, "count")
     words = ("parameters N", "size") if what == "N" else ("tokens D", "tokens")
     ax.set(xlabel="compute C (FLOPs)", ylabel=f"compute-optimal {words[0]}")
-    ax.set_title(f"Optimal {words[1]} against compute: {what}_opt ~ C^exponent")
+    ax.set_title(f"Optimal {words[1]} against compute: exponents of C")
     ax.legend(loc="upper left")
 
 
@@ -253,6 +255,8 @@ def _training_curves(figure: Figure, ax: Axes, curves: list[Curve]) -> None:
     tops = [c.loss[len(c.loss) // 3] for c in curves]
     bottom = min(c.final_loss for c in curves)
     ax.set_ylim(bottom - 0.05 * (max(tops) - bottom), max(tops))
+    seen = min(float(c.flops[c.loss <= max(tops)][0]) for c in curves)
+    ax.set_xlim(seen / 1.3, max(c.final_flops for c in curves) * 1.3)
     style.log_axis(ax.xaxis, "flops")
     ax.set(xlabel="compute spent (FLOPs)", ylabel="training loss (nats per token)")
     ax.set_title("Training curves")

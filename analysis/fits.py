@@ -12,7 +12,7 @@ from analysis import isoflop, parametric
 from analysis.budgets import Cells, group_budgets, make_cells
 from analysis.config import Loss, Options
 from analysis.errors import RefusedError
-from analysis.isoflop import IsoflopFit, Survey, Valley
+from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit, Progress
 from analysis.table import RunsTable, in_convention
 from analysis.verdict import Verdict, judge
@@ -31,8 +31,8 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """All that a report needs."""
+class Surveyed:
+    """What the valleys say, before the surface is fitted."""
 
     options: Options
     table: RunsTable
@@ -43,60 +43,63 @@ class Analysis:
     valleys: tuple[Valley, ...]
     """Every budget's, also when the approach is refused."""
     isoflop: IsoflopFit | Refusal
+
+
+@dataclass(frozen=True)
+class Analysis(Surveyed):
+    """All that a report needs."""
+
     parametric: ParametricFit | Refusal
     verdict: Verdict
 
 
-def analyse(table: RunsTable, options: Options, progress: Progress) -> Analysis:
-    """Fit every approach.
+def survey(table: RunsTable, options: Options) -> Surveyed:
+    """Count in the convention asked for and fit the valleys.
 
     Raises:
         InputError: The table lacks a column that the convention needs.
     """
     runs, counting = in_convention(table.frame, options.convention)
     cells = make_cells(runs)
-    survey, valleys = _survey(runs, table, cells, options)
-    by_parametric = _fit_parametric(runs[cells.best], options, progress)
+    method, resamples, seed = options.isoflop.method, options.bootstrap, options.seed
+    valleys: tuple[Valley, ...] = ()
+    by_valleys: IsoflopFit | Refusal
+    try:
+        found = isoflop.find_valleys(cells, method, resamples, seed)
+        valleys = found.valleys
+        by_valleys = isoflop.fit_isoflop(found, cells, seed)
+    except RefusedError as error:
+        by_valleys = Refusal(str(error) + _other_convention(runs, table, options))
+    return Surveyed(options, table, runs, counting, cells, valleys, by_valleys)
+
+
+def analyse(surveyed: Surveyed, progress: Progress) -> Analysis:
+    """Fit the surface too, and weigh the answers."""
+    by_surface = _fit_parametric(surveyed.runs[surveyed.cells.best], surveyed.options, progress)
+    by_valleys = surveyed.isoflop
     return Analysis(
-        options=options,
-        table=table,
-        runs=runs,
-        flops_counting=counting,
-        cells=cells,
-        valleys=valleys,
-        isoflop=survey,
-        parametric=by_parametric,
+        **vars(surveyed),
+        parametric=by_surface,
         verdict=judge(
-            table=table,
-            cells=cells,
-            isoflop=survey if isinstance(survey, IsoflopFit) else None,
-            parametric=by_parametric if isinstance(by_parametric, ParametricFit) else None,
-            budgets=len(valleys),
+            table=surveyed.table,
+            cells=surveyed.cells,
+            isoflop=by_valleys if isinstance(by_valleys, IsoflopFit) else None,
+            parametric=by_surface if isinstance(by_surface, ParametricFit) else None,
+            budgets=len(surveyed.valleys),
         ),
     )
 
 
-def _survey(
-    runs: pd.DataFrame, table: RunsTable, cells: Cells, options: Options
-) -> tuple[IsoflopFit | Refusal, tuple[Valley, ...]]:
-    try:
-        survey: Survey = isoflop.find_valleys(
-            cells, options.isoflop.method, options.bootstrap, options.seed
+def _other_convention(runs: pd.DataFrame, table: RunsTable, options: Options) -> str:
+    """Say so when the runs share the C they were planned with, but not the one asked for."""
+    planned = group_budgets(table.frame["flops"].to_numpy(float))
+    asked = group_budgets(runs["flops"].to_numpy(float))
+    if (planned >= 0).all() and ((asked < 0).any() or planned.max() < asked.max()):
+        return (
+            f"; the runs share the budgets they were planned with, but not C as counted by "
+            f"convention={options.convention.name}: use the convention of their budgets"
         )
-    except RefusedError as error:
-        planned = group_budgets(table.frame["flops"].to_numpy(float))
-        asked = group_budgets(runs["flops"].to_numpy(float))
-        hint = ""
-        if (planned >= 0).sum() > (asked >= 0).sum() or planned.max() < asked.max():
-            hint = (
-                f"; the runs share the budgets they were planned with, but not C under "
-                f"convention={options.convention.name}: use the convention of their budgets"
-            )
-        return Refusal(str(error) + hint), ()
-    try:
-        return isoflop.fit_isoflop(survey, cells, options.seed), survey.valleys
-    except RefusedError as error:
-        return Refusal(str(error)), survey.valleys
+    return ""
 
 
 def _fit_parametric(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri  # scipy.stats takes a second to import
 
 from analysis import valley as curves
 from analysis.bootstrap import Interval, percentile_interval
@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 
 MIN_VALLEYS = 3
 """Two points always lie on a power law."""
+
+SHOWN = 4
+"""Valleys that a refusal names."""
 
 STEADY = 0.9
 """Share of resamples in which a bracketed valley must still have a minimum."""
@@ -220,7 +223,7 @@ def _measure_noise(windows: list[Window], cells: Cells) -> Noise:
     """
     parts = [curves.smooth(window)[1:] for window in windows]
     freedom = sum(free for _, free in parts)
-    typical = [squares / float(chi2.median(free)) for squares, free in parts]
+    typical = [squares / float(chdtri(free, 0.5)) for squares, free in parts]
     sd = float(np.sqrt(np.median(typical)))
     if cells.seed_freedom >= 3:
         of_mean = cells.seed_sd / float(np.sqrt(cells.frame["seeds"].mean()))
@@ -283,9 +286,12 @@ def _law(fit: PowerLaw, flops: Floats, log_y: Floats) -> Law:
 
 def _too_few(valleys: tuple[Valley, ...]) -> str:
     count = sum(v.bracketed for v in valleys)
-    listed = "; ".join(f"at C = {v.flops:.3g}: {v.why}" for v in valleys if not v.bracketed)
+    listed = [f"at C = {v.flops:.3g}: {v.why}" for v in valleys if not v.bracketed]
+    listed = [*listed[:SHOWN], *([f"and {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])]
     more = "" if len(valleys) >= MIN_VALLEYS else "; add budgets"
-    return f"{count} bracketed valleys, at least {MIN_VALLEYS} are needed; {listed}{more}"
+    return (
+        f"{count} bracketed valleys, at least {MIN_VALLEYS} are needed; {'; '.join(listed)}{more}"
+    )
 
 
 def _notes(valleys: tuple[Valley, ...], cells: Cells, method: Method) -> tuple[str, ...]:

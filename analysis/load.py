@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.errors import InputError, near_names
-from analysis.table import RunsTable, check_units, screen, varying_words
+from analysis.table import RunsTable, check_units, refuse_mixtures, screen
 from train.records import REQUIRED_COLUMNS
 
 _SUFFIXES = (".csv", ".parquet")
@@ -37,7 +37,7 @@ def load_table(path: Path, *, where: str | None, allow_incomplete: bool) -> Runs
             raise InputError(
                 f"{len(usable)} usable of {len(frame)} rows ({reasons}); a fit needs many runs"
             )
-        notes = check_units(usable)
+        notes = [*check_units(usable), *refuse_mixtures(usable)]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     unfinished = sum(item.reason == "incomplete" for item in excluded)
@@ -47,7 +47,7 @@ def load_table(path: Path, *, where: str | None, allow_incomplete: bool) -> Runs
         name=path.stem,
         source=str(path),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        notes=(*notes, *varying_words(usable)),
+        notes=tuple(notes),
         stamp=stamp_for(unfinished, len(frame)),
     )
 

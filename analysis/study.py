@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.errors import InputError, near_names
 from analysis.load import refuse_unfinished, stamp_for
-from analysis.table import Excluded, RunsTable, check_units, screen
+from analysis.table import Excluded, RunsTable, check_units, refuse_mixtures, screen
 from train.records import REQUIRED_COLUMNS, read_json, read_jsonl
 
 HORIZON_TOLERANCE = 0.005
@@ -80,7 +80,7 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
         source=str(folder),
         sha256=digest.hexdigest(),
         folder=folder,
-        notes=tuple(check_units(usable)),
+        notes=(*check_units(usable), *refuse_mixtures(usable)),
         stamp=stamp_for(len(unfinished), len(planned)),
     )
 

@@ -243,15 +243,34 @@ def _counts(frame: pd.DataFrame, name: str, convention: Convention) -> pd.Series
     return values
 
 
-def varying_words(frame: pd.DataFrame) -> list[str]:
-    """Return notes about text columns that say the rows are not one experiment."""
+ONE_VALUE = ("study", "experiment", "dataset", "data", "tokenizer", "convention", "param_count")
+"""Columns that must not vary within a fit: they change what N, D or L mean."""
+
+MAY_VARY = ("run_id", "rung", "state", "device", "reason", "name")
+"""Text columns that say nothing about whether rows belong together."""
+
+
+def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
+    """Check that the rows are one experiment.
+
+    Returns:
+        Notes about text columns that vary and may matter.
+
+    Raises:
+        InputError: A column of ONE_VALUE varies.
+    """
     notes = []
     for name in frame.columns:
-        if name in ("run_id", "rung", "state", "device", "reason", "name"):
+        if name in MAY_VARY:
             continue
         if pd.api.types.is_numeric_dtype(frame[name]):
             continue
         kinds = frame[name].dropna().astype(str).unique()
+        if name in ONE_VALUE and len(kinds) > 1:
+            raise InputError(
+                f"column {name} takes {len(kinds)} values ({', '.join(sorted(kinds)[:3])}): a fit "
+                f'needs one; choose with where="{name}={kinds[0]}"'
+            )
         if 1 < len(kinds) <= max(2, len(frame) // 4):
             notes.append(
                 f"Column {name} takes {len(kinds)} values ({', '.join(sorted(kinds)[:3])}"

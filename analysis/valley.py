@@ -120,9 +120,10 @@ def find_minima(window: Window, y: Floats) -> tuple[Floats, Floats]:
 def evaluate(window: Window, log_n: Floats) -> Floats:
     """Return the curve's log loss, for drawing."""
     if window.method is Method.akima:
-        return np.asarray(Akima1DInterpolator(window.inside_x, window.inside_y)(log_n))
+        return np.asarray(Akima1DInterpolator(window.inside_x, window.inside_y)(log_n), float)
     coefficients = np.linalg.pinv(window.design) @ window.inside_y
-    return np.polynomial.polynomial.polyval(log_n - window.origin, coefficients)
+    height = np.polynomial.polynomial.polyval(log_n - window.origin, coefficients)
+    return np.asarray(height, dtype=np.float64)
 
 
 def _polynomial_minima(window: Window, y: Floats) -> tuple[Floats, Floats]:

