@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from train.compose import CONFIG_ROOT, explain, is_config_failure, register_schema, to_config
@@ -35,7 +36,7 @@ def run_job(tree: DictConfig) -> None:
     """Validate one job's config and train it, or print its plan."""
     config = to_config(tree)
     run = PlannedRun(
-        overrides=list(hydra.core.hydra_config.HydraConfig.get().overrides.task),
+        overrides=list(HydraConfig.get().overrides.task),
         config=config,
         plan=validate(config),
     )

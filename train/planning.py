@@ -145,5 +145,5 @@ def peak_lr(optimizer: OptimizerConfig, *, n_params_standard: int) -> float:
     if optimizer.lr is not None:
         return optimizer.lr * optimizer.lr_multiplier
     rule = optimizer.lr_rule
-    by_size = rule.coefficient * (n_params_standard / rule.reference_params) ** rule.exponent
+    by_size: float = rule.coefficient * (n_params_standard / rule.reference_params) ** rule.exponent
     return min(rule.maximum, by_size) * optimizer.lr_multiplier

@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -52,9 +53,10 @@ class RunProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, step: int, *, loss: float, tokens_per_second: float, mfu: float) -> None:
-        """Show where the run is."""
-        facts = f"loss {loss:.4f}  {short_count(tokens_per_second)} tokens/s  mfu {mfu:.0%}"
+    def update(self, step: int, row: Mapping[str, Any]) -> None:
+        """Show where the run is; `row` is a row of metrics.jsonl."""
+        speed = short_count(row["tokens_per_second"])
+        facts = f"loss {row['loss']:.4f}  {speed} tokens/s  mfu {row['mfu']:.0%}"
         self._bar.update(self._task, completed=step, facts=facts)
         now = time.monotonic()
         if self._bar.disable and (now - self._last_line > LOG_SECONDS or step == self._total):

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from train.errors import ConfigError, WindTunnelError, did_you_mean
-from train.identity import short_count
 from train.manifest import read_manifest
 from train.records import FINISHED_STATES, read_jsonl
 from train.rundir import RunFolder
@@ -101,7 +100,7 @@ def summary(runs: list[RunStatus]) -> str:
     counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
     total = sum(run.flops for run in runs)
     done = sum(run.flops * run.share for run in runs)
-    line = f"{len(runs)} runs: {counts}; {done / total:.0%} of {short_count(total)} FLOPs"
+    line = f"{len(runs)} runs: {counts}; {done / total:.0%} of {total:.3g} FLOPs"
     spent = sum(run.seconds for run in runs)
     if 0 < done < total and spent > 0:
         line += f"; about {spent * (total - done) / done:.0f} job-seconds left at the rate so far"

@@ -37,7 +37,7 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     """
     blocks = OmegaConf.to_container(study.grid, resolve=True)
     assert isinstance(blocks, list)
-    grid = expand_grid(arguments, blocks)  # type: ignore[arg-type]
+    grid = expand_grid(arguments, blocks)
     if len(grid) > study.max_runs:
         raise ConfigError(
             f"the grid has {len(grid)} runs, more than study.max_runs={study.max_runs}"

@@ -8,10 +8,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from train.config import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
+
+WandbWord = Literal["online", "offline"]
 
 INIT_SECONDS = 20
 """A connection that takes longer counts as none."""
@@ -91,7 +93,7 @@ class WandbTracker:
             x_disable_stats=True,
         )
 
-        def start(mode: str) -> Any:  # noqa: ANN401
+        def start(mode: WandbWord) -> Any:  # noqa: ANN401
             return wandb.init(
                 project=config.project,
                 entity=config.entity,
@@ -180,16 +182,16 @@ def build_tracker(
     )
 
 
-def resolve_mode(mode: WandbMode, *, has_key: bool) -> str:
+def resolve_mode(mode: WandbMode, *, has_key: bool) -> WandbWord:
     """Auto is online with a key and offline without; the rest say what they mean.
 
     `WANDB_MODE` in the environment wins over auto, as wandb's users expect.
     """
     if mode is not WandbMode.auto:
-        return mode.name
+        return "online" if mode is WandbMode.online else "offline"
     from_environment = os.environ.get("WANDB_MODE")
-    if from_environment in ("online", "offline", "disabled"):
-        return from_environment
+    if from_environment in ("online", "offline"):
+        return "online" if from_environment == "online" else "offline"
     return "online" if has_key else "offline"
 
 

@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Callable
 
-from train.config import Config, ScheduleShape, TokenizerKind
+from train.config import Config, ScheduleShape
+from train.data.prepare import check as check_data
 from train.errors import ConfigError
 from train.planning import RunPlan, plan_run
 
@@ -18,6 +19,7 @@ def validate(config: Config) -> RunPlan:
         ConfigError: The first rule that is broken, with the value and the nearest right one.
     """
     _check_names(config)
+    check_data(config.data)
     _check_ranges(config)
     _check_batch(config)
     plan = plan_run(config)
@@ -58,11 +60,6 @@ def _check_names(config: Config) -> None:
                 f"{key}={value!r}: must start with a letter or digit and hold only letters, "
                 f"digits, dots, dashes and underscores (at most 100)"
             )
-    data = config.data
-    if data.tokenizer is TokenizerKind.bytes and data.vocab_size != 256:
-        raise ConfigError(
-            f"data.vocab_size={data.vocab_size}: the bytes tokenizer has 256 ids; use 256"
-        )
 
 
 def _check_ranges(config: Config) -> None:

@@ -1,11 +1,9 @@
 """Hydra's door to train.study: expand the grid, plan it, launch what is not done."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
@@ -29,7 +27,6 @@ class StudySweeper(Sweeper):
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = dict(params or {})
-        self.launcher: Launcher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -40,21 +37,22 @@ class StudySweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
+    def sweep(self, arguments: list[str]) -> None:
         """Run the study that `arguments` and the composed config describe."""
-        loader, master = self.hydra_context.config_loader, self.config
-        params = [f"{key}={value}" for key, value in self.params.items()]
+        context, master, launcher = self.hydra_context, self.config, self.launcher
+        assert context is not None
+        assert master is not None
+        assert launcher is not None
 
         def compose(overrides: list[str]) -> DictConfig:
-            tree = loader.load_sweep_config(master, overrides).copy()
+            tree: DictConfig = context.config_loader.load_sweep_config(master, overrides).copy()
             with read_write(tree), open_dict(tree):
                 del tree["hydra"]
             return tree
 
-        assert self.launcher is not None
-        return run_study(
-            params + list(arguments),
+        run_study(
+            [f"{key}={value}" for key, value in self.params.items()] + list(arguments),
             study=master.study,
             compose=compose,
-            launch=lambda jobs: self.launcher.launch(jobs, initial_job_idx=0),  # type: ignore[union-attr]
+            launch=lambda jobs: launcher.launch(jobs, initial_job_idx=0),
         )

@@ -1,0 +1,33 @@
+# Sourced by the other scripts: makes .venv and installs the pinned project into it, once.
+#   make_environment [EXTRAS]     EXTRAS such as [dev]; sets PYTHON
+# Python 3.11 to 3.13 is taken from $PYTHON_BIN, else from the PATH.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON_BIN:-}" python3.13 python3.12 python3.11 python3 python; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
+      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: needs Python 3.11, 3.12 or 3.13 (set PYTHON_BIN to one); found none" >&2
+  return 2
+}
+
+make_environment() {
+  local extras=${1:-} python want stamp=.venv/installed
+  # what is installed depends on these files and on nothing else
+  want="$extras $(cat pyproject.toml constraints.txt | cksum)"
+  PYTHON=$PWD/.venv/bin/python
+  if [ -x "$PYTHON" ] && [ -f "$stamp" ] && grep -qxF "$want" "$stamp"; then
+    return
+  fi
+  python=$(find_python) || return
+  echo "installing into .venv (about two minutes, once) ..." >&2
+  [ -x "$PYTHON" ] || "$python" -m venv .venv
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
+  echo "$want" >>"$stamp"
+}

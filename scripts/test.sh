@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# A fresh machine to a verdict: environment, formatter, linter, types, and the default test suite.
+# Words are passed on to pytest, such as: bash scripts/test.sh -m slow
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+make_environment '[dev]'
+export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
+"$PYTHON" -m ruff format --check --quiet .
+"$PYTHON" -m ruff check --quiet .
+"$PYTHON" -m mypy
+"$PYTHON" -m pytest "$@"

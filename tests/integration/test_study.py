@@ -1,0 +1,207 @@
+"""A whole study on the synthetic source, through the commands a user types."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.manifest import read_manifest
+from train.records import read_json, read_jsonl
+from train.status import study_status
+
+REPO = Path(__file__).resolve().parents[2]
+
+STUDY = """
+# @package _global_
+# Five sizes at three budgets on synthetic text: seconds, not science.
+study:
+  name: tiny
+  grid:
+    - {model.d_model: [6, 8, 10, 12, 16], budget.flops: [2.0e9]}
+    - {model.d_model: [8, 10, 12, 16, 20], budget.flops: [4.0e9]}
+    - {model.d_model: [10, 12, 16, 20, 24], budget.flops: [8.0e9]}
+data:
+  source: synthetic
+  name: tiny
+  vocab_size: 64
+  seq_len: 16
+  validation_tokens: 20000
+  synthetic: {tokens: 2000000}
+optimizer: {lr: 0.01, batch_tokens: 512}
+eval: {points: 2, tokens: 8192}
+"""
+
+
+GRID = {2e9: (6, 8, 10, 12, 16), 4e9: (8, 10, 12, 16, 20), 8e9: (10, 12, 16, 20, 24)}
+
+
+def command(*words: str, root: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def train(*words: str, root: Path) -> subprocess.CompletedProcess[str]:
+    return command("train", "--config-dir", str(root / "conf"), *words, root=root)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    (root / "conf" / "study").mkdir(parents=True)
+    (root / "conf" / "study" / "tiny.yaml").write_text(STUDY, encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def killed_and_finished(workplace: Path) -> Path:
+    """The study's folder, after a job was killed mid-sweep and the command was repeated."""
+    study = workplace / "runs" / "tiny"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    words = ["train", "--config-dir", str(workplace / "conf"), "-m", "study=tiny"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=workplace,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    victim = _wait_for_a_job(study)
+    os.kill(victim, signal.SIGKILL)
+    _, errors = first.communicate(timeout=240)
+    assert first.returncode == 75, errors
+    assert "1 stale, 14 completed" in errors or "14 completed, 1 stale" in errors
+    again = train("-m", "study=tiny", root=workplace)
+    assert again.returncode == 0, again.stderr
+    return study
+
+
+def _wait_for_a_job(study: Path) -> int:
+    """The pid of a job that has logged its first rows."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for metrics in study.glob("*/metrics.jsonl"):
+            status = read_json(metrics.parent / "status.json")
+            if status["state"] == "running":
+                return int(read_jsonl(metrics.parent / "attempts.jsonl")[-1]["pid"])
+        time.sleep(0.02)
+    raise AssertionError(f"no job of {study} started to train")
+
+
+def test_a_killed_job_costs_no_other_and_the_command_continues(killed_and_finished: Path) -> None:
+    runs = study_status(killed_and_finished)
+    assert [run.state for run in runs] == ["completed"] * 15
+    attempts = [read_jsonl(killed_and_finished / run.run_id / "attempts.jsonl") for run in runs]
+    starts = [sum(row["event"] == "start" for row in rows) for rows in attempts]
+    assert sorted(starts) == [1] * 14 + [2]  # only the killed run was started again
+
+
+def test_the_grid_is_the_union_of_its_blocks(killed_and_finished: Path) -> None:
+    manifest = read_manifest(killed_and_finished)
+    assert manifest is not None
+    points = {
+        (run["science"]["model"]["d_model"], run["science"]["budget"]["flops"])
+        for run in manifest["runs"]
+    }
+    assert points == {(d_model, flops) for flops, sizes in GRID.items() for d_model in sizes}
+    for run in manifest["runs"]:
+        d_model, flops = run["science"]["model"]["d_model"], run["science"]["budget"]["flops"]
+        n_params = 2 * 12 * d_model**2 + 64 * d_model  # two layers of 12 d^2, and the head
+        assert run["plan"]["n_params"] == n_params
+        assert run["plan"]["tokens"] == round(flops / 6 / n_params / 512) * 512
+        assert run["plan"]["flops"] == 6 * n_params * run["plan"]["tokens"]
+
+
+def test_no_loss_beats_the_source_s_entropy(killed_and_finished: Path) -> None:
+    folder = next((killed_and_finished.parents[1] / "data").glob("tiny-*/manifest.json"))
+    entropy_rate = read_json(folder)["source"]["entropy_rate"]
+    losses = [run.loss for run in study_status(killed_and_finished)]
+    assert all(loss is not None and entropy_rate < loss < 4.16 for loss in losses)  # ln 64 = 4.159
+
+
+def test_a_finished_study_is_a_no_op(killed_and_finished: Path, workplace: Path) -> None:
+    before = {path: path.read_bytes() for path in killed_and_finished.glob("*/result.json")}
+    assert len(before) == 15
+    again = train("-m", "study=tiny", root=workplace)
+    assert again.returncode == 0, again.stderr
+    assert "15 completed" in again.stderr
+    assert {path: path.read_bytes() for path in killed_and_finished.glob("*/result.json")} == before
+    attempts = [len(read_jsonl(path)) for path in killed_and_finished.glob("*/attempts.jsonl")]
+    assert sorted(attempts) == [2] * 14 + [3]
+
+
+def test_another_grid_under_the_name_is_refused(killed_and_finished: Path, workplace: Path) -> None:
+    manifest = (killed_and_finished / "manifest.json").read_bytes()
+    refused = train("-m", "study=tiny", "optimizer.lr=0.02", root=workplace)
+    assert refused.returncode == 2
+    assert "was planned with another grid; 15 of 15 runs are not in it" in refused.stderr
+    assert "study.extend=true" in refused.stderr
+    assert (killed_and_finished / "manifest.json").read_bytes() == manifest
+
+
+def test_the_plan_prices_every_run_and_trains_nothing(workplace: Path) -> None:
+    words = ("-m", "study=tiny", "study.name=priced", "dry_run=true")
+    plan = train(*words, root=workplace)
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stdout.count("planned") == 15
+    assert "15 runs on" in plan.stdout
+    assert "d8l2-326k-lr1.00e-02-s0" in plan.stdout
+    assert not (workplace / "runs" / "priced").exists()
+
+
+def test_status_prints_every_run(killed_and_finished: Path, workplace: Path) -> None:
+    status = command("train.status", "study=tiny", root=workplace)
+    assert status.returncode == 0, status.stderr
+    assert "15 runs: 15 completed; 100% of 7e+10 FLOPs" in status.stdout
+
+
+def test_the_analysis_fits_the_study(killed_and_finished: Path, workplace: Path) -> None:
+    done = command("analysis", "study=tiny", "bootstrap=200", root=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "(isoflop)" in done.stdout
+    out = killed_and_finished / "analysis"
+    fits = json.loads((out / "fits.json").read_text(encoding="utf-8"))
+    assert fits["schema"] == 1
+    assert fits["inputs"]["rows"] == fits["inputs"]["used"] == 15
+    valleys = fits["isoflop"]["valleys"]
+    assert [valley["flops"] for valley in valleys] == pytest.approx([2e9, 4e9, 8e9], rel=5e-3)
+    assert all(valley["bracketed"] for valley in valleys)
+    low, high = fits["isoflop"]["a_ci"]
+    assert low <= fits["isoflop"]["a"] <= high
+    for name in ("report.html", "runs.csv", "runs.parquet", "figures/isoflop_curves.png"):
+        assert (out / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("study=tinny",), "study=tinny: there is no such config; did you mean tiny?"),
+        (("study=tiny", "+model.d_modle=3"), "model.d_modle: unknown; did you mean model.d_model"),
+        (("study=tiny", "model.d_modle=3"), "model.d_modle: unknown; did you mean model.d_model"),
+        (("study=tiny", "budget.tokens=1e6"), "exactly one of budget.tokens, budget.flops"),
+        (("study=tiny", "model.n_heads=3"), "is not divisible by model.n_heads=3"),
+        (("study=tiny", "machine.device=cuda"), "torch finds no CUDA device"),
+        (("study=tiny", "budget.flops=8e12"), "or allow repetition with data.allow_repeat=true"),
+        (("study=tiny", "study.max_runs=3"), "the grid has 15 runs, more than study.max_runs=3"),
+    ],
+)
+def test_a_study_that_cannot_be_meant_trains_nothing(
+    workplace: Path, words: tuple[str, ...], message: str
+) -> None:
+    refused = train("-m", *words, "study.name=refused", root=workplace)
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (workplace / "runs" / "refused").exists()
