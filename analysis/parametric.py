@@ -33,6 +33,9 @@ move together, and A/N**alpha cannot be told from B/D**beta."""
 LAD_DELTAS = (1e-3, 1e-5, 1e-7, 1e-9)
 """Huber thresholds on the way to absolute deviations."""
 
+SMOOTH_DELTA = 1.0
+"""Nats of log loss below which every residual lies: Huber is then plain least squares."""
+
 NAMES = ("E", "A", "B", "alpha", "beta", "a")
 
 
@@ -109,8 +112,12 @@ def fit_parametric(
     log_n, log_d = np.log(n_params), np.log(tokens)
     centers = (float(log_n.mean()), float(log_d.mean()))
     points = Points(log_n - centers[0], log_d - centers[1], np.log(nats))
+    once = np.ones((1, len(nats)))
     starts = find_starts(points)
-    ends = _descend(starts, points, np.ones((1, len(nats))), loss, delta)
+    # Least squares crosses flat ridges on which sharp costs crawl: its best end is a start too.
+    smooth = surface.solve(starts, points, once, surface.huber(SMOOTH_DELTA))
+    starts = np.concatenate([smooth.theta[[np.argmin(smooth.value)]], starts])
+    ends = _descend(starts, points, once, loss, delta)
     best, reached, basins = _choose(ends)
     moved = np.abs(ends.theta - starts).max(axis=1) > 1e-6
     values = _named(ends.theta[best : best + 1], centers)[0]

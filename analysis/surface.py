@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 Phi = Callable[[Floats, Floats], tuple[Floats, Floats, Floats]]
 """(log prediction, log loss) -> cost of each run and its two derivatives by the log prediction."""
 
-MAX_STEPS = 300
+MAX_STEPS = 1000
 EIGENVALUE_FLOOR = 1e-7
 """Least curvature believed, as a share of the Gauss-Newton curvature of squares."""
 
