@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from study_folders import TRUTH, isoflop_table, write_study
 
+from analysis import figures
 from analysis.__main__ import main
 from train.records import RUNS_TABLE_COLUMNS
 
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
-FIGURES = ["isoflop_curves", "n_opt", "d_opt", "loss_compute", "training_curves", "overview"]
+NAMES = ["isoflop_curves", "n_opt", "d_opt", "loss_compute", "training_curves", "overview"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
     assert fits["verdict"]["agree"] is True
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_runs_table_is_written_in_order_and_read_back(finished: Path, tmp_path: Path) -> None:
     assert tuple(pd.read_csv(finished / "runs.csv").columns) == RUNS_TABLE_COLUMNS
     assert tuple(pd.read_parquet(finished / "runs.parquet").columns) == RUNS_TABLE_COLUMNS
@@ -59,10 +61,16 @@ def test_the_runs_table_is_written_in_order_and_read_back(finished: Path, tmp_pa
     assert again["parametric"]["a_ci"] == pytest.approx(first["parametric"]["a_ci"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_there_as_png_and_svg(finished: Path, name: str) -> None:
     assert (finished / "figures" / f"{name}.png").stat().st_size > 10_000
     assert "</svg>" in (finished / "figures" / f"{name}.svg").read_text()[-50:]
+
+
+@pytest.fixture
+def no_figures(monkeypatch: Any) -> None:
+    """Leave out the drawing, most of a run's time, where a test is about something else."""
+    monkeypatch.setattr(figures, "draw_figures", lambda analysis, folder: [])
 
 
 class Page(HTMLParser):
@@ -99,6 +107,7 @@ def test_the_report_adapts_to_dark_and_narrow_screens(finished: Path) -> None:
     assert 'name="viewport"' in html
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_standard_output_ends_with_one_line_an_approach(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "runs.csv"
     isoflop_table(noise=0.001).to_csv(path, index=False)
@@ -110,6 +119,7 @@ def test_standard_output_ends_with_one_line_an_approach(tmp_path: Path, capsys: 
     assert any("How far to trust this" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_one_refused_approach_is_said_and_the_other_answers(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "runs.csv"
     isoflop_table(budgets=(1e18, 1e19), noise=0.001).to_csv(path, index=False)
@@ -153,6 +163,7 @@ def test_missing_runs_are_stamped_when_allowed(tmp_path: Path, capsys: Any) -> N
     assert "INCOMPLETE" in svg
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_convention_that_does_not_share_c_refuses_valleys_and_fits_the_surface(
     tmp_path: Path, capsys: Any
 ) -> None:
