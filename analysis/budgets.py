@@ -52,8 +52,12 @@ def make_cells(frame: pd.DataFrame) -> Cells:
     work["row"] = np.arange(len(work))
     work["cell"] = _number_cells(work)
     best = np.zeros(len(work), dtype=bool)
-    records, squares, freedom, lr_tried = [], 0.0, 0, 1
-    for _, cell in work.groupby("cell", sort=False):
+    columns = ["n_params", "tokens", "flops", "loss"]
+    lone = ~work["cell"].duplicated(keep=False)
+    best[lone.to_numpy()] = True
+    records = work.loc[lone, columns].assign(seeds=1, lr_edge="").to_dict("records")
+    squares, freedom, lr_tried = 0.0, 0, 1
+    for _, cell in work[~lone].groupby("cell", sort=False):
         tried = cell.groupby(list(_TUNED), dropna=False, sort=False)
         chosen = min((rows for _, rows in tried), key=lambda rows: rows["loss"].mean())
         edge = _lr_edge(cell, chosen)
@@ -63,7 +67,7 @@ def make_cells(frame: pd.DataFrame) -> Cells:
         if chosen["seed"].nunique() == len(chosen):  # only what is known to be another seed
             squares += float(((log_loss - log_loss.mean()) ** 2).sum())
             freedom += len(chosen) - 1
-        means = chosen[["n_params", "tokens", "flops", "loss"]].mean()
+        means = chosen[columns].mean()
         records.append({**means.to_dict(), "seeds": len(chosen), "lr_edge": edge})
     seed_sd = float(np.sqrt(squares / freedom)) if freedom else float("nan")
     return Cells(pd.DataFrame(records), best, seed_sd, freedom, lr_tried)

@@ -288,10 +288,9 @@ def _too_few(valleys: tuple[Valley, ...]) -> str:
     count = sum(v.bracketed for v in valleys)
     listed = [f"at C = {v.flops:.3g}: {v.why}" for v in valleys if not v.bracketed]
     listed = [*listed[:SHOWN], *([f"and {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])]
-    more = "" if len(valleys) >= MIN_VALLEYS else "; add budgets"
-    return (
-        f"{count} bracketed valleys, at least {MIN_VALLEYS} are needed; {'; '.join(listed)}{more}"
-    )
+    if len(valleys) < MIN_VALLEYS:
+        listed.append("add budgets")
+    return f"{count} bracketed valleys, at least {MIN_VALLEYS} are needed; {'; '.join(listed)}"
 
 
 def _notes(valleys: tuple[Valley, ...], cells: Cells, method: Method) -> tuple[str, ...]:

@@ -57,8 +57,8 @@ class ParametricFit:
     n_basins: int
     """Distinct optima that the starts reached."""
     n_runs: int
-    residual_sd: float
-    """Sd of log residuals, 5 parameters spent."""
+    residuals: Floats
+    """Shape (runs,). Log prediction minus log loss, in the order of the runs."""
     draws: Floats
     """Shape (resamples that converged, 6), columns NAMES."""
     n_failed: int
@@ -68,6 +68,11 @@ class ParametricFit:
     def b(self) -> float:
         """Exponent of D_opt ~ C**b, which is 1 - a."""
         return 1.0 - self.values["a"]
+
+    @property
+    def residual_sd(self) -> float:
+        """Sd of log residuals, 5 parameters spent."""
+        return float(np.sqrt(self.residuals @ self.residuals / (self.n_runs - 5)))
 
     def predict(self, n_params: Floats, tokens: Floats) -> Floats:
         """Return the surface's loss in nats."""
@@ -135,7 +140,7 @@ def fit_parametric(
         starts_moved=int((reached & moved).sum()),
         n_basins=len(basins),
         n_runs=len(nats),
-        residual_sd=float(np.sqrt(residual @ residual / (len(nats) - 5))),
+        residuals=residual,
         draws=named,
         n_failed=failed,
     )

@@ -28,6 +28,9 @@ RATIO_MEDIAN = (0.1, 10.0)
 RATIO_ROW = (0.02, 50.0)
 """6ND / flops of any one row."""
 
+LOSS = (0.05, 15.0)
+"""Nats per token of a language model; a median outside is noted, not refused."""
+
 CONVENTIONS = {
     Convention.standard: ("n_params", "flops_6nd"),
     Convention.kaplan: ("n_params_non_embedding", None),
@@ -193,12 +196,16 @@ def check_units(frame: pd.DataFrame) -> list[str]:
             f"{RATIO_ROW[0]:g}..{RATIO_ROW[1]:g}, and the median is {middle:.3g}; correct the row "
             "or filter it out with where="
         )
+    notes = []
     if not 0.5 <= middle <= 2.0:
-        return [
+        notes.append(
             f"{what} is {middle:.3g} in the median: check that flops counts "
             "forward and backward passes, and which parameters n_params counts."
-        ]
-    return []
+        )
+    loss = float(frame["loss"].median())
+    if not LOSS[0] <= loss <= LOSS[1]:
+        notes.append(f"The median loss is {loss:.3g}: it is read as nats per token.")
+    return notes
 
 
 def _nearest_power(ratio: float) -> str:

@@ -16,6 +16,9 @@ AGREE_SIGMAS = 1.96
 WIDE = 0.08
 """Half-width of an interval of a that would agree with almost anything."""
 
+FAR_RESIDUALS, FAR_LOG_LOSS = 15.0, 0.05
+"""A run is far off when its log residual exceeds both that many medians and that much."""
+
 VANISHING_E = 1e-3
 """An E below this share of the smallest loss is no measurement of E."""
 
@@ -38,6 +41,7 @@ def judge(
     isoflop: IsoflopFit | None,
     parametric: ParametricFit | None,
     budgets: int,
+    run_ids: list[str],
 ) -> Verdict:
     """Weigh the fits.
 
@@ -47,6 +51,7 @@ def judge(
         isoflop: None when refused.
         parametric: None when refused.
         budgets: Budgets seen, bracketed or not.
+        run_ids: Of the runs that the surface was fitted to, in its order.
     """
     agree = _agree(isoflop, parametric)
     widths = [_half(interval) for interval in _intervals(isoflop, parametric)]
@@ -62,7 +67,7 @@ def judge(
         _learning_rates(table, cells),
         *([f"Nothing here is tested beyond C = {flops.max():.3g} FLOPs."] if widths else []),
         *(isoflop.notes if isoflop else ()),
-        *(_surface_notes(parametric, cells) if parametric else ()),
+        *(_surface_notes(parametric, cells, run_ids) if parametric else ()),
         *table.notes,
     ]
     return Verdict(agree, trust, tuple(notes))
@@ -169,8 +174,14 @@ def _learning_rates(table: RunsTable, cells: Cells) -> str:
     )
 
 
-def _surface_notes(fit: ParametricFit, cells: Cells) -> list[str]:
+def _surface_notes(fit: ParametricFit, cells: Cells, run_ids: list[str]) -> list[str]:
     notes = []
+    size = np.abs(fit.residuals)
+    far = np.flatnonzero(size > max(FAR_RESIDUALS * float(np.median(size)), FAR_LOG_LOSS))
+    if len(far):
+        worst = sorted(far, key=lambda k: -size[k])[:3]
+        named = ", ".join(f"{run_ids[k]} by {100 * np.expm1(size[k]):.3g} %" for k in worst)
+        notes.append(f"{len(far)} runs lie far off the surface ({named}): look at them.")
     if fit.values["E"] < VANISHING_E * float(cells.frame["loss"].min()):
         notes.append("E is not identified: the best surface has none, so A and alpha absorb it.")
     if fit.n_failed:

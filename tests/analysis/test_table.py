@@ -144,6 +144,11 @@ def test_counting_only_forward_flops_is_noted() -> None:
     assert "forward and backward" in check_units(frame)[0]
 
 
+def test_a_loss_that_cannot_be_nats_per_token_is_noted() -> None:
+    frame = isoflop_table().assign(run_id="r", loss=lambda f: np.exp(f["loss"] * 2))
+    assert "read as nats per token" in check_units(frame)[0]
+
+
 def test_two_experiments_in_one_table_are_an_error_that_says_how_to_choose(save: Any) -> None:
     frame = isoflop_table().assign(dataset=["rw", "owt"] * 17 + ["rw"])
     with pytest.raises(InputError, match=r'dataset takes 2 values .* where="dataset=rw"'):
