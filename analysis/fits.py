@@ -11,10 +11,11 @@ import pandas as pd
 from analysis import isoflop, parametric
 from analysis.budgets import Cells, group_budgets, make_cells
 from analysis.config import Loss, Options
+from analysis.conventions import in_convention
 from analysis.errors import RefusedError
 from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit, Progress
-from analysis.table import RunsTable, in_convention
+from analysis.table import RunsTable
 from analysis.verdict import Verdict, judge
 from train.records import SCHEMA_VERSION
 

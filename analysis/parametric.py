@@ -177,8 +177,14 @@ def check_design(n_params: Floats, tokens: Floats) -> None:
 
 
 def _distinct(values: Floats) -> int:
-    """Count values that differ by more than 1 %."""
-    return 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
+    """Count values that differ by more than 1 %, at most MIN_SIZES."""
+    count, last = 0, 0.0
+    for value in np.unique(values):
+        if value > 1.01 * last:
+            count, last = count + 1, float(value)
+        if count == MIN_SIZES:
+            break
+    return count
 
 
 def _descend(theta: Floats, points: Points, weights: Floats, loss: Loss, delta: float) -> Solved:

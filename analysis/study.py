@@ -45,23 +45,7 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
     """
     folder = runs / study
     manifest_bytes, planned = _read_manifest(runs, study)
-    good: list[_Run] = []
-    excluded: list[Excluded] = []
-    seen: set[str] = set()
-    for entry in planned:
-        run_id = str(entry["run_id"])
-        checked = (
-            Excluded(run_id, "duplicate", "listed twice in the manifest")
-            if run_id in seen
-            else _read_run(folder / run_id, entry)
-        )
-        seen.add(run_id)
-        if isinstance(checked, _Run):
-            good.append(checked)
-        else:
-            excluded.append(checked)
-    good, mixed = _drop_mixed(good)
-    excluded += mixed
+    good, excluded = _read_runs(folder, planned)
     unfinished = [item.run_id for item in excluded if item.reason in UNFINISHED]
     refuse_unfinished(unfinished, len(planned), allow_incomplete)
     if not good:
@@ -83,6 +67,26 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
         notes=(*check_units(usable), *refuse_mixtures(usable)),
         stamp=stamp_for(len(unfinished), len(planned)),
     )
+
+
+def _read_runs(folder: Path, planned: list[dict[str, Any]]) -> tuple[list[_Run], list[Excluded]]:
+    """Check every folder by itself, then against the others."""
+    good: list[_Run] = []
+    excluded: list[Excluded] = []
+    seen: set[str] = set()
+    for entry in planned:
+        run_id = str(entry["run_id"])
+        if run_id in seen:
+            excluded.append(Excluded(run_id, "duplicate", "listed twice in the manifest"))
+            continue
+        seen.add(run_id)
+        checked = _read_run(folder / run_id, entry)
+        if isinstance(checked, _Run):
+            good.append(checked)
+        else:
+            excluded.append(checked)
+    good, mixed = _drop_mixed(good)
+    return good, excluded + mixed
 
 
 def _read_manifest(runs: Path, study: str) -> tuple[bytes, list[dict[str, Any]]]:

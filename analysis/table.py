@@ -1,4 +1,4 @@
-"""The runs table: what it must hold, which rows are unusable and why, and counting conventions.
+"""The runs table: what it must hold, and which rows are unusable and why.
 
 A row is used or excluded, never both, never dropped in silence. What is wrong with a single row
 excludes it by name; what is wrong with the table as a whole is an error, so that no number comes
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.config import Convention
 from analysis.errors import InputError, near_names
 from analysis.where import select_rows
 from train.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
@@ -30,14 +29,6 @@ RATIO_ROW = (0.02, 50.0)
 
 LOSS = (0.05, 15.0)
 """Nats per token of a language model; a median outside is noted, not refused."""
-
-CONVENTIONS = {
-    Convention.standard: ("n_params", "flops_6nd"),
-    Convention.kaplan: ("n_params_non_embedding", None),
-    Convention.total: ("n_params_total", None),
-    Convention.attention: ("n_params", "flops_exact"),
-}
-"""Columns of N and of C; C is 6 N D where none is named."""
 
 
 @dataclass(frozen=True)
@@ -211,43 +202,6 @@ def check_units(frame: pd.DataFrame) -> list[str]:
 def _nearest_power(ratio: float) -> str:
     power = round(float(np.log10(ratio)))
     return f"1e{power:+d}"
-
-
-def in_convention(frame: pd.DataFrame, convention: Convention) -> tuple[pd.DataFrame, str]:
-    """Return a copy whose n_params and flops count as asked, and the name of C's counting.
-
-    Raises:
-        InputError: The table lacks a column of the convention.
-    """
-    size, flops = CONVENTIONS[convention]
-    named = "6nd" if flops != "flops_exact" else "exact"
-    if flops == "flops_6nd" and (flops not in frame or frame[flops].isna().all()):
-        flops, named = "flops", "as given"
-    out = frame.copy()
-    out["n_params"] = _counts(frame, size, convention)
-    out["flops"] = (
-        6.0 * out["n_params"] * out["tokens"]
-        if flops is None
-        else _counts(frame, flops, convention)
-    )
-    return out, named
-
-
-def _counts(frame: pd.DataFrame, name: str, convention: Convention) -> pd.Series:
-    if name not in frame or frame[name].isna().all():
-        raise InputError(
-            f"convention={convention.name} needs the column '{name}', which the table lacks; "
-            "use convention=standard or add the column"
-        )
-    values: pd.Series = frame[name].astype(float)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        first = frame["run_id"][bad].iloc[0]
-        raise InputError(
-            f"convention={convention.name}: {name} = {values[bad].iloc[0]:g} in {first} and "
-            f"{int(bad.sum()) - 1} other rows; it must be positive"
-        )
-    return values
 
 
 ONE_VALUE = ("study", "experiment", "dataset", "data", "tokenizer", "convention", "param_count")

@@ -146,6 +146,11 @@ def test_two_token_counts_are_refused() -> None:
     assert "2 distinct token counts" in refusal([1, 2, 3, 4, 5, 6], [1, 1, 1, 2, 2, 2])
 
 
+def test_sizes_that_vary_continuously_are_many_sizes() -> None:
+    rng = np.random.default_rng(0)
+    check_design(10 ** rng.uniform(6, 9, 5000), 10 ** rng.uniform(8, 11, 5000))
+
+
 def test_runs_at_one_ratio_of_tokens_to_parameters_are_refused() -> None:
     n_params = np.geomspace(1e6, 1e9, 12)
     message = refusal(n_params, 20 * n_params * (1 + 0.01 * np.sin(np.arange(12))))
