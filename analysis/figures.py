@@ -14,6 +14,7 @@ from analysis import style
 from analysis.config import Convention
 from analysis.curves import Curve, load_curves
 from analysis.fits import Analysis
+from analysis.frontier import optimal_band, optimal_size
 from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit
 from analysis.valley import evaluate
@@ -150,14 +151,6 @@ def _surface_law(analysis: Analysis, what: str) -> tuple[Floats, Floats] | None:
     return flops, n_opt if what == "N" else flops / (6.0 * n_opt)
 
 
-def optimal_size(fit: ParametricFit, flops: Floats) -> Floats:
-    """Return N that minimises the surface at C = 6 N D (Hoffmann et al. 2022, equation 4)."""
-    v = fit.values
-    ratio = np.log(v["alpha"] * v["A"]) - np.log(v["beta"] * v["B"])
-    log_n = (ratio + v["beta"] * np.log(flops / 6.0)) / (v["alpha"] + v["beta"])
-    return np.asarray(np.exp(log_n), dtype=np.float64)
-
-
 def _span(analysis: Analysis) -> Floats:
     flops = analysis.cells.frame["flops"]
     return np.geomspace(float(flops.min()) / 1.6, float(flops.max()) * 1.6, 100)
@@ -173,17 +166,22 @@ def _optimum(ax: Axes, analysis: Analysis, what: str) -> None:
         pivot, center = law.fit.log_pivot, law.fit.log_center
         low, high = law.band(flops)
         ax.fill_between(flops, low, high, color=style.OURS, alpha=0.14, lw=0)
-        ends = ", ".join(f"{end:.3f}" for end in law.interval)
-        label = f"this study, valleys: {law.fit.exponent:.3f} [{ends}]"
+        label = "this study, valleys: {:.3f} [{:.3f}, {:.3f}]".format(
+            law.fit.exponent, *law.interval
+        )
         ax.plot(flops, law.fit.at(flops), color=style.OURS, lw=2.2, label=label)
     else:
         assert surface is not None
+        assert isinstance(analysis.parametric, ParametricFit)
+        band = optimal_band(analysis.parametric, flops, what)
+        ax.fill_between(flops, *band, color=style.SURFACE, alpha=0.14, lw=0)
         pivot = float(np.log(flops).mean())
         center = float(np.interp(pivot, np.log(flops), np.log(surface[1])))
     if surface is not None and isinstance(analysis.parametric, ParametricFit):
-        slope = analysis.parametric.values["a"]
-        slope = slope if what == "N" else 1 - slope
-        label = f"this study, surface: {slope:.3f}"
+        slope, ends = analysis.parametric.values["a"], analysis.parametric.intervals["a"]
+        if what == "D":
+            slope, ends = 1 - slope, (1 - ends[1], 1 - ends[0])
+        label = f"this study, surface: {slope:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
         ax.plot(*surface, color=style.SURFACE, lw=1.6, ls=(0, (1, 1.2)), label=label)
     for a, name, color in (
         (KAPLAN_A, "Kaplan et al. 2020", style.KAPLAN),
