@@ -136,12 +136,7 @@ def whole_steps(asked_tokens: float, batch_tokens: int) -> int:
 
 
 def peak_lr(optimizer: OptimizerConfig, *, n_params_standard: int) -> float:
-    """The given learning rate, or the rule's, times lr_multiplier.
-
-    Source:
-        The rule's form is Porian et al. 2024 (arXiv:2406.19146), section 4.1; the default constants
-        and the range they were checked on are in configs/optimizer/adamw.yaml.
-    """
+    """The given learning rate, or that of config.LearningRateRule, times lr_multiplier."""
     if optimizer.lr is not None:
         return optimizer.lr * optimizer.lr_multiplier
     rule = optimizer.lr_rule
