@@ -130,7 +130,7 @@ def whole_steps(asked_tokens: float, batch_tokens: int) -> int:
             f"the budget asks for {asked_tokens:.6g} tokens = {asked_tokens / batch_tokens:.3f} "
             f"steps of {batch_tokens}; whole steps would change it by {rounding:+.2%} "
             f"(at most 0.5 %); use a smaller optimizer.batch_tokens "
-            f"or tokens={steps * batch_tokens}"
+            f"or budget.tokens={steps * batch_tokens}"
         )
     return steps
 

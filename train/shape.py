@@ -1,5 +1,6 @@
 """The ladder's rule: from one dial, `model.d_model`, to a whole transformer shape. No torch."""
 
+import math
 from dataclasses import dataclass
 
 from train.config import Activation, ModelConfig
@@ -67,8 +68,8 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
 
 
 def _require_positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{name}={value}: must be positive; the nearest is 1")
+    if not 0 < value < math.inf:  # NaN is neither
+        raise ConfigError(f"{name}={value}: must be positive and finite, such as 1")
 
 
 def _require_even_heads(d_model: int, n_heads: int) -> None:

@@ -1,0 +1,69 @@
+"""What every test needs: no network, one thread, and a tiny real job."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1"
+)
+
+import pytest
+import torch
+
+from train.config import (
+    BudgetConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PathsConfig,
+    Source,
+    StudyConfig,
+    SyntheticConfig,
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    """Return a maker of tiny jobs: width 32, windows of 32, batches of 256, synthetic text."""
+
+    def make(**groups: Any) -> Config:
+        fields: dict[str, Any] = {
+            "model": ModelConfig(d_model=32, head_dim=16),
+            "data": DataConfig(
+                name="tiny",
+                source=Source.synthetic,
+                vocab_size=64,
+                seq_len=32,
+                validation_tokens=4_000,
+                synthetic=SyntheticConfig(tokens=40_000, document_tokens=500),
+            ),
+            "optimizer": OptimizerConfig(lr=0.01, batch_tokens=256),
+            "budget": BudgetConfig(tokens=40 * 256),
+            "eval": EvalConfig(points=2, tokens=1_024),
+            "study": StudyConfig(name="tiny"),
+            "machine": MachineConfig(log_every=10),
+            "paths": PathsConfig(runs=str(tmp_path / "runs"), data=str(tmp_path / "data")),
+        }
+        return Config(**{**fields, **groups})
+
+    return make
+
+
+@pytest.fixture
+def published_folder() -> Path:
+    """The folder of tables that others published; the test is skipped where it is absent."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "published"
+    folder = Path(os.environ.get("WINDTUNNEL_PUBLISHED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: set WINDTUNNEL_PUBLISHED to the folder of published tables")
+    return folder
