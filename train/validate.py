@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable
 
-from train.config import Config, ScheduleShape
+from train.config import Config, ScheduleConfig, ScheduleShape
 from train.data.prepare import check as check_data
 from train.errors import ConfigError
 from train.planning import RunPlan, plan_run
 
 STUDY_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
+WARMUP_FORMS = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
 def validate(config: Config) -> RunPlan:
@@ -22,6 +23,7 @@ def validate(config: Config) -> RunPlan:
     check_data(config.data)
     _check_ranges(config)
     _check_batch(config)
+    _check_warmup_form(config.schedule)
     plan = plan_run(config)
     _check_schedule(config, plan)
     return plan
@@ -85,9 +87,14 @@ def _check_ranges(config: Config) -> None:
     }
     for name, value in positive.items():
         _within(name, value, "positive and finite", lambda v: 0 < v < math.inf)
+    if schedule.horizon_tokens is not None:
+        horizon = schedule.horizon_tokens
+        rule = "positive and finite"
+        _within("schedule.horizon_tokens", horizon, rule, lambda v: 0 < v < math.inf)
     for name, beta in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
         _within(f"optimizer.{name}", beta, "in [0, 1)", lambda v: 0 <= v < 1)
-    _within("optimizer.weight_decay", optimizer.weight_decay, "at least 0", lambda v: v >= 0)
+    decay = optimizer.weight_decay
+    _within("optimizer.weight_decay", decay, "at least 0 and finite", lambda v: 0 <= v < math.inf)
     _within("optimizer.lr_rule.exponent", optimizer.lr_rule.exponent, "finite", math.isfinite)
     for name, share in (
         ("final_lr_ratio", schedule.final_lr_ratio),
@@ -108,7 +115,7 @@ def _within(name: str, value: float, rule: str, holds: Callable[[float], bool]) 
 def _check_batch(config: Config) -> None:
     seq_len, batch_tokens = config.data.seq_len, config.optimizer.batch_tokens
     if batch_tokens <= 0 or batch_tokens % seq_len:
-        below = batch_tokens // seq_len * seq_len
+        below = max(0, batch_tokens // seq_len * seq_len)
         near = " or ".join(str(v) for v in (below, below + seq_len) if v > 0)
         raise ConfigError(
             f"optimizer.batch_tokens={batch_tokens} is not a positive multiple of "
@@ -125,21 +132,24 @@ def _check_batch(config: Config) -> None:
         )
 
 
-def _check_schedule(config: Config, plan: RunPlan) -> None:
-    schedule = config.schedule
-    forms = ("warmup_steps", "warmup_tokens", "warmup_fraction")
-    given = [name for name in forms if getattr(schedule, name) is not None]
+def _check_warmup_form(schedule: ScheduleConfig) -> None:
+    given = [form for form in WARMUP_FORMS if getattr(schedule, form) is not None]
     if len(given) > 1:
         raise ConfigError(
-            f"schedule: at most one of {', '.join(forms)} may be given, got {' and '.join(given)}; "
-            f"set the others to null"
+            f"schedule: at most one of {', '.join(WARMUP_FORMS)} may be given, "
+            f"got {' and '.join(given)}; set the others to null"
         )
-    for name in given:
-        _within(f"schedule.{name}", getattr(schedule, name), "at least 0", lambda v: v >= 0)
+    for form in given:
+        value = getattr(schedule, form)
+        _within(f"schedule.{form}", value, "at least 0 and finite", lambda v: 0 <= v < math.inf)
+
+
+def _check_schedule(config: Config, plan: RunPlan) -> None:
     warmup, cooldown = plan.schedule.warmup_steps, plan.schedule.cooldown_steps
     if warmup >= plan.steps:
+        given = next(form for form in WARMUP_FORMS if getattr(config.schedule, form) is not None)
         raise ConfigError(
-            f"schedule.{given[0]}={getattr(schedule, given[0])}: a warm-up of {warmup} steps is "
+            f"schedule.{given}={getattr(config.schedule, given)}: a warm-up of {warmup} steps is "
             f"not shorter than the run of {plan.steps} steps; use at most {plan.steps - 1} steps"
         )
     if warmup + cooldown > plan.steps:
