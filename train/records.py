@@ -78,10 +78,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
-    """Append rows, flushed to the kernel, and to the disk when `sync` is set."""
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+    """Append rows, flushed to the kernel, and to the disk when `sync` is set.
+
+    A torn last line, which readers drop, is cut off first: a row glued to it would be lost.
+    """
+    text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+    with path.open("ab") as file:
+        file.truncate(_whole_bytes(path))
+        file.write(text.encode())
         file.flush()
         if sync:
             os.fsync(file.fileno())
@@ -91,12 +95,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read all rows; a torn last line is dropped, a missing file is empty.
 
     Raises:
-        ValueError: A line before the last is not a JSON object; the message names it.
+        ValueError: A whole line is not a JSON object; the message names it.
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return list(_parse_lines(path, lines))
+    whole, _, _torn = path.read_bytes().rpartition(b"\n")
+    return list(_parse_lines(path, whole.decode(errors="replace").split("\n")))
+
+
+def _whole_bytes(path: Path) -> int:
+    """Bytes of `path` up to the end of its last whole line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            begin = max(0, end - 65_536)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+    return 0
 
 
 def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
@@ -106,8 +124,6 @@ def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            if number == len(lines):  # no newline after it: a write was cut short
-                return
             raise ValueError(f"{path}:{number}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}:{number}: expected a JSON object")
