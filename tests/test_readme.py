@@ -9,7 +9,7 @@ REPO = Path(__file__).resolve().parents[1]
 def test_every_module_has_its_line_in_the_tree() -> None:
     text = (REPO / "README.md").read_text(encoding="utf-8")
     tree = text.split("## What is where", 1)[1]
-    listed = set(re.findall(r"^  ([a-z_/]+\.(?:py|html\.j2))  +\S", tree, flags=re.MULTILINE))
+    listed = set(re.findall(r"^  ([a-z0-9_/]+\.(?:py|html\.j2))  +\S", tree, flags=re.MULTILINE))
     real = {
         str(path.relative_to(REPO / package))
         for package in ("train", "analysis")
