@@ -70,4 +70,6 @@ def override_word(value: Any) -> str:  # noqa: ANN401
     text = str(value)
     if PLAIN_WORD.fullmatch(text):
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # the grammar takes a backslash for an escape before a quote only
+    escaped = re.sub(r"\\+(?='|\Z)", lambda run: run[0] * 2, text).replace("'", r"\'")
+    return f"'{escaped}'"

@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 from train.errors import LockedError, StorageError
 from train.records import STATES, append_jsonl, read_json, read_jsonl, write_json
 
+GLANCE_SECONDS = 0.5
+"""How long a start waits for the lock: train.status holds it for an instant when it looks."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -107,7 +110,8 @@ class RunFolder:
                 continue
             rows = read_jsonl(path)
             late = [{"file": path.name, **row} for row in rows if row["step"] > step]
-            append_jsonl(self.replayed, late)
+            if late:
+                append_jsonl(self.replayed, late)
             partial = path.with_name(path.name + ".partial")
             partial.unlink(missing_ok=True)
             append_jsonl(partial, [row for row in rows if row["step"] <= step], sync=True)
@@ -123,15 +127,18 @@ class RunFolder:
             LockedError: Another live process trains this run.
             StorageError: The folder cannot be made or written.
         """
+        lock = FileLock(self.path / "run.lock", timeout=GLANCE_SECONDS)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "run.lock", timeout=0)
-            with lock:
-                yield
+            lock.acquire()
         except Timeout:
             raise LockedError(f"{self.path}: {self._holder()} is training this run") from None
-        except PermissionError as error:
+        except OSError as error:
             raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def is_locked(self) -> bool:
         """Whether a live process holds the run."""

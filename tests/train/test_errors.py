@@ -1,0 +1,56 @@
+"""The exit codes that scripts and schedulers rely on, and the nearest-name hint."""
+
+import pytest
+
+from train import errors
+from train.errors import MissingExtraError, WindTunnelError, did_you_mean
+from train.study import StudyIncompleteError
+
+EXIT_CODES = {
+    "ConfigError": 2,
+    "DataError": 2,
+    "MissingExtraError": 2,
+    "StorageError": 3,
+    "CheckpointError": 4,
+    "DivergedError": 5,
+    "LockedError": 73,
+    "PreemptedError": 75,
+    "InterruptedByUserError": 130,
+}
+
+
+def test_every_error_has_the_agreed_exit_code() -> None:
+    real = {
+        name: kind.exit_code
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, WindTunnelError)
+    }
+    assert real == {**EXIT_CODES, "WindTunnelError": 1}
+
+
+def test_a_missing_extra_names_the_package_and_the_command() -> None:
+    error = MissingExtraError("wandb", "wandb", "tracker=wandb")
+    assert str(error) == (
+        "tracker=wandb needs the package wandb, which is not installed; "
+        "run: pip install 'windtunnel[wandb]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "known", "hint"),
+    [
+        ("d_modle", ("d_model", "d_ff", "head_dim"), "; did you mean d_model?"),
+        ("tin", ("tiny", "tins", "other"), "; did you mean tiny or tins?"),
+        ("zzz", ("b", "a"), "; known: a, b"),
+        ("zzz", (), ""),
+    ],
+)
+def test_the_hint_names_what_is_near_or_all_there_is(
+    wrong: str, known: tuple[str, ...], hint: str
+) -> None:
+    assert set(did_you_mean(wrong, known).split()) == set(hint.split())
+    assert did_you_mean(wrong, reversed(known)) == did_you_mean(wrong, known)
+
+
+def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good() -> None:
+    assert StudyIncompleteError([]).exit_code == 75
