@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def load_newest(root: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[s
     for folder in reversed(_step_folders(root)):
         try:
             return _load(folder)
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError) as error:
             reasons.append(f"{folder.name}: {error}")
             _quarantine(folder, str(error))
     if reasons or (root / "bad").exists():

@@ -1,0 +1,245 @@
+"""Checkpoints come back bit for bit, or not at all, and never run code."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from train.checkpoint import load_newest, save_checkpoint
+from train.config import OptimizerConfig
+from train.errors import CheckpointError
+from train.optimizer import build_optimizer
+from train.records import read_json, write_json
+
+STATE = {
+    "seconds": 0.1 + 0.2,
+    "window": [[2.0**-1074, 1.7976931348623157e308], [1 / 3, -0.0]],
+    "loss_train": None,
+    "data_sha256": "ab",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def trained_pair() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small model and its AdamW after two updates, so that the moments are not zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7))
+    optimizer = build_optimizer(model, OptimizerConfig(), peak_lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(3, 5)).square().sum().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def save(root: Path, step: int, *, value: float | None = None, keep: int = 2) -> Path:
+    weight = torch.tensor([float(step) if value is None else value])
+    return save_checkpoint(
+        root, step, model={"w": weight}, optimizer={"step": step}, state=STATE, keep=keep
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert torch.equal(a.view(torch.uint8), b.view(torch.uint8)) if a.ndim else a == b
+    elif isinstance(a, Mapping):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same_bits(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same_bits(one, other)
+    else:
+        assert a == b
+
+
+def test_model_optimiser_and_state_come_back_bit_for_bit(root: Path) -> None:
+    model, optimizer = trained_pair()
+    save_checkpoint(
+        root,
+        700,
+        model=model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        state=STATE,
+        keep=2,
+    )
+    found = load_newest(root)
+    assert found is not None
+    step, weights, moments, state = found
+    assert step == 700
+    assert_same_bits(dict(weights), dict(model.state_dict()))
+    assert_same_bits(moments, optimizer.state_dict())
+    assert len(moments["state"]) == 4
+    assert state == STATE
+    assert json.dumps(state) == json.dumps(STATE)  # floats to the last bit, -0.0 included
+
+
+def test_a_folder_holds_what_done_json_promises(root: Path) -> None:
+    folder = save(root, 700)
+    assert folder.name == "step_00000700"
+    assert names(folder) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+    done = read_json(folder / "DONE.json")
+    assert done["step"] == 700
+    sizes = {name: facts["bytes"] for name, facts in done["files"].items()}
+    assert sizes == {
+        name: (folder / name).stat().st_size for name in ("model.pt", "optim.pt", "state.json")
+    }
+
+
+def test_nothing_saved_is_nothing_found(root: Path) -> None:
+    assert load_newest(root) is None
+    root.mkdir()
+    assert load_newest(root) is None
+
+
+def test_the_newest_is_by_step_not_by_clock(root: Path) -> None:
+    for step in (100, 9, 20):
+        save(root, step, keep=3)
+    os.utime(root / "step_00000009")
+    found = load_newest(root)
+    assert found is not None
+    assert found[0] == 100
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+def test_only_the_newest_are_kept(root: Path, keep: int) -> None:
+    for step in (10, 20, 30, 40):
+        save(root, step, keep=keep)
+    assert names(root) == [f"step_{step:08d}" for step in (10, 20, 30, 40)][-keep:]
+
+
+def test_the_same_step_again_replaces_it(root: Path) -> None:
+    save(root, 10, value=1.0)
+    save(root, 10, value=2.0)
+    found = load_newest(root)
+    assert found is not None
+    assert found[1]["w"].item() == 2.0
+    assert names(root) == ["step_00000010"]
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE = {"flipped": flip_a_byte, "truncated": truncate, "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("name", ["model.pt", "optim.pt", "state.json", "DONE.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(
+    root: Path, name: str, damage: str
+) -> None:
+    save(root, 10)
+    newest = save(root, 20)
+    DAMAGE[damage](newest / name)
+    found = load_newest(root)
+    assert found is not None
+    assert (found[0], found[1]["w"].item()) == (10, 10.0)
+    assert names(root) == ["bad", "step_00000010"]
+    assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
+    assert read_json(root / "bad" / "step_00000020.json")["reason"]
+
+
+def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root: Path) -> None:
+    for _ in range(2):
+        save(root, 10)
+        flip_a_byte(save(root, 20) / "model.pt")
+        assert load_newest(root) is not None
+    assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
+
+
+def test_when_none_is_sound_the_run_does_not_start_from_zero(root: Path) -> None:
+    for step in (10, 20):
+        flip_a_byte(save(root, step) / "model.pt")
+    message = rf"no usable checkpoint in {re.escape(str(root))} \(step_00000020: model\.pt is not "
+    with pytest.raises(CheckpointError, match=message) as refused:
+        load_newest(root)
+    assert refused.value.exit_code == 4
+    assert "step_00000010: model.pt" in str(refused.value)
+    with pytest.raises(CheckpointError, match=r"all are in bad/"):  # nor at the second attempt
+        load_newest(root)
+
+
+def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
+    save(root, 10)
+    stale = root / "step_00000020.partial"
+    stale.mkdir()
+    (stale / "model.pt").write_bytes(b"half")
+    found = load_newest(root)
+    assert found is not None
+    assert found[0] == 10
+    assert names(root) == ["step_00000010"]
+
+
+def test_a_first_write_that_was_cut_short_is_a_fresh_start(root: Path) -> None:
+    (root / "step_00000020.partial").mkdir(parents=True)
+    assert load_newest(root) is None
+    assert names(root) == []
+
+
+def test_a_write_goes_over_its_own_remains(root: Path) -> None:
+    stale = root / "step_00000020.partial"
+    stale.mkdir(parents=True)
+    (stale / "extra").write_bytes(b"x")
+    assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+
+
+class _Exploit:
+    """Unpickled by the usual means, it would make a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
+    save(root, 10)
+    folder = save(root, 20)
+    target = tmp_path / "executed"
+    torch.save({"w": _Exploit(target)}, folder / "model.pt")
+    _promise_again(folder)
+    found = load_newest(root)
+    assert not target.exists()
+    assert found is not None
+    assert found[0] == 10
+    assert "mkdir" in read_json(root / "bad" / "step_00000020.json")["reason"]
+
+
+def _promise_again(folder: Path) -> None:
+    """Write a DONE.json that vouches for the files as they are, as an attacker would."""
+    import hashlib
+
+    files = {
+        name: {
+            "bytes": (folder / name).stat().st_size,
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        }
+        for name in ("model.pt", "optim.pt", "state.json")
+    }
+    write_json(folder / "DONE.json", {"schema": 1, "step": 20, "files": files})
