@@ -65,9 +65,10 @@ def choose_micro_batch(
 def activation_bytes(shape: ModelShape, *, seqs: int) -> int:
     """Bytes kept for the backward pass of `seqs` windows, an upper estimate (ours).
 
-    Per token and layer about 16 values of width d_model and 3 of d_ff, and per token the logits in
-    the compute type, in float32 and their gradient; four bytes each.
+    Per token and layer about 16 values of width d_model and 3 of d_ff (5 when gated), and per token
+    the logits in the compute type, in float32 and their gradient; four bytes each. The tests hold
+    it against what autograd keeps.
     """
-    per_layer = 16 * shape.d_model + 3 * shape.d_ff
+    per_layer = 16 * shape.d_model + (5 if shape.gated else 3) * shape.d_ff
     per_token = shape.n_layers * per_layer + 3 * shape.vocab_size
     return 4 * seqs * shape.seq_len * per_token

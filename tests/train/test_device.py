@@ -1,0 +1,74 @@
+"""Choosing a device: what was asked, or a message that says what is there."""
+
+import os
+
+import pytest
+import torch
+
+from train.config import Device, MachineConfig
+from train.device import ComputeDevice, default_workers, measure_peak_flops, select_device
+from train.errors import ConfigError
+
+
+@pytest.fixture
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_cuda_that_is_asked_for_and_absent_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"machine\.device=cuda: torch finds no CUDA") as refused:
+        select_device(MachineConfig(device=Device.cuda))
+    assert torch.__version__ in str(refused.value)
+    assert "use machine.device=cpu or auto" in str(refused.value)
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_auto_is_the_cpu_without_cuda() -> None:
+    compute = select_device(MachineConfig(device=Device.auto))
+    assert compute.device == torch.device("cpu")
+    assert not compute.is_cuda
+    assert compute.name.endswith(", 1 thread")
+
+
+def test_the_cpu_that_is_asked_for_is_taken_even_beside_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert select_device(MachineConfig(device=Device.cpu)).device == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_threads_are_those_of_the_config() -> None:
+    compute = select_device(MachineConfig(threads=2))
+    assert torch.get_num_threads() == 2
+    assert compute.name.endswith(", 2 threads")
+
+
+def test_the_cpu_computes_in_float32() -> None:
+    compute = ComputeDevice(torch.device("cpu"), "cpu")
+    with compute.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
+    compute.synchronize()  # nothing is queued
+
+
+def test_the_measured_peak_is_one_that_a_cpu_can_have() -> None:
+    peak = measure_peak_flops(ComputeDevice(torch.device("cpu"), "cpu"))
+    assert 1e8 < peak < 1e13  # FLOP/s of one thread
+
+
+@pytest.mark.usefixtures("without_cuda")
+def test_one_job_per_core_over_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    workers = [default_workers(MachineConfig(threads=threads)) for threads in (1, 2, 4, 8)]
+    assert workers == [6, 3, 1, 1]
+
+
+def test_four_jobs_per_gpu_as_far_as_cores_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    assert default_workers(MachineConfig()) == 8
+    assert default_workers(MachineConfig(device=Device.cpu)) == 16
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)))
+    assert default_workers(MachineConfig()) == 3
