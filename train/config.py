@@ -28,7 +28,9 @@ class ModelConfig:
     min_layers: int = 2
     """Layers below which the rule does not go."""
     head_dim: int = 64
-    """Aimed width of a head; n_heads = max(1, d_model // head_dim)."""
+    """Aimed width of a head; n_heads = max(min_heads, d_model // head_dim)."""
+    min_heads: int = 2
+    """Heads below which the rule does not go."""
     n_layers: int | None = None
     """Layers; null follows the rule."""
     n_heads: int | None = None

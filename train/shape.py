@@ -41,7 +41,7 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
     Raises:
         ConfigError: A size is not positive, heads do not divide d_model, or a head's width is odd.
     """
-    for name in ("d_model", "aspect_ratio", "min_layers", "head_dim"):
+    for name in ("d_model", "aspect_ratio", "min_layers", "head_dim", "min_heads"):
         _require_positive(f"model.{name}", getattr(model, name))
     for name in ("n_layers", "n_heads", "d_ff"):
         value = getattr(model, name)
@@ -49,7 +49,7 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
             _require_positive(f"model.{name}", value)
     d_model = model.d_model
     n_layers = model.n_layers or max(model.min_layers, round(d_model / model.aspect_ratio))
-    n_heads = model.n_heads or max(1, d_model // model.head_dim)
+    n_heads = model.n_heads or max(model.min_heads, d_model // model.head_dim)
     _require_even_heads(d_model, n_heads)
     gated = model.activation is Activation.swiglu
     rule_d_ff = -(-8 * d_model // 3 // 8) * 8 if gated else 4 * d_model
