@@ -19,9 +19,9 @@ def shape_of(**model: object) -> ModelShape:
 @pytest.mark.parametrize(
     ("d_model", "n_layers", "n_heads", "head_dim", "d_ff"),
     [
-        (16, 2, 1, 16, 64),  # below the floor of two layers; one head below head_dim
-        (64, 2, 1, 64, 256),
-        (96, 2, 1, 96, 384),  # 1.5 layers round to 2
+        (16, 2, 2, 8, 64),  # at the floors of two layers and two heads
+        (64, 2, 2, 32, 256),
+        (96, 2, 2, 48, 384),  # 1.5 layers round to 2
         (160, 2, 2, 80, 640),  # 2.5 rounds to even
         (192, 3, 3, 64, 768),
         (1024, 16, 16, 64, 4096),
@@ -93,9 +93,9 @@ def test_the_ladder_climbs_from_ten_thousand_to_two_hundred_million() -> None:
             "(rotary needs an even head width); use d_model=8 or 16",
         ),
         (
-            {"d_model": 5},
-            "model.d_model=5 leaves an odd head width with model.n_heads=1 "
-            "(rotary needs an even head width); use d_model=4 or 6",
+            {"d_model": 6},
+            "model.d_model=6 leaves an odd head width with model.n_heads=2 "
+            "(rotary needs an even head width); use d_model=4 or 8",
         ),
         ({"d_model": 4, "n_heads": 8}, "use d_model=16"),
         ({"d_model": 0}, "model.d_model=0: must be positive and finite, such as 1"),
