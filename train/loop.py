@@ -53,6 +53,7 @@ def train_run(config: Config, plan: RunPlan) -> None:
                 reason=str(error) or type(error).__name__,
                 step=known.get("step", 0),
                 total_steps=plan.steps,
+                seconds=known.get("seconds", 0.0),
                 exit_code=getattr(error, "exit_code", 1),
             )
             folder.log_attempt("end", attempt=attempt, state=state, cause=type(error).__name__)

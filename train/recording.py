@@ -119,5 +119,10 @@ def complete(run: Run) -> None:
         },
     )
     folder.log_attempt("end", attempt=run.attempt, state="completed", cause=None)
-    folder.write_status("completed", step=run.step, total_steps=run.plan.steps)
+    folder.write_status(
+        "completed",
+        step=run.step,
+        total_steps=run.plan.steps,
+        seconds=round(run.seconds, 3),
+    )
     run.tracker.finish("completed", row)

@@ -83,15 +83,6 @@ class WandbTracker:
         self.attempt_id: str | None = f"{run_id}-a{attempt}"
         self._run: Any = None
         mode = resolve_mode(config.mode, has_key=_has_key())
-        settings = wandb.Settings(
-            init_timeout=INIT_SECONDS,
-            disable_code=True,
-            disable_git=True,
-            save_code=False,
-            console="off",
-            silent=True,
-            x_disable_stats=True,
-        )
 
         def start(mode: WandbWord) -> Any:  # noqa: ANN401
             return wandb.init(
@@ -104,7 +95,15 @@ class WandbTracker:
                 dir=folder,
                 config=dict(science),
                 mode=mode,
-                settings=settings,
+                settings=wandb.Settings(
+                    init_timeout=INIT_SECONDS,
+                    disable_code=True,
+                    disable_git=True,
+                    save_code=False,
+                    console="off",
+                    silent=True,
+                    x_disable_stats=True,
+                ),
             )
 
         try:
@@ -175,7 +174,8 @@ def build_tracker(
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
     """
-    if config.kind is TrackerKind.none or config.mode is WandbMode.off:
+    is_disabled = config.mode is WandbMode.auto and os.environ.get("WANDB_MODE") == "disabled"
+    if config.kind is TrackerKind.none or config.mode is WandbMode.off or is_disabled:
         return NullTracker()
     return WandbTracker(
         config, study=study, run_id=run_id, attempt=attempt, science=science, folder=folder

@@ -1,0 +1,78 @@
+"""What a plan costs: bytes by hand, seconds by timing."""
+
+from collections.abc import Callable
+
+import pytest
+
+from train import pricing
+from train.config import BudgetConfig, Config, MachineConfig, ModelConfig
+from train.manifest import PlannedRun
+from train.planning import plan_run
+from train.pricing import disk_bytes, memory_bytes, seconds_per_run
+
+MakeConfig = Callable[..., Config]
+
+TOTAL = 2 * 12 * 32**2 + 2 * 64 * 32 + 2 * 96 + 32  # blocks, embedding and head, norms
+WINDOW = 4 * 32 * (2 * (16 * 32 + 3 * 128) + 3 * 64)  # activations of 32 tokens
+
+
+def planned(config: Config) -> PlannedRun:
+    return PlannedRun(overrides=[], config=config, plan=plan_run(config))
+
+
+def test_memory_is_four_floats_a_parameter_and_the_activations(make_config: MakeConfig) -> None:
+    run = planned(make_config())
+    assert run.plan.params.total == TOTAL
+    assert memory_bytes(run.config, run.plan) == 16 * TOTAL + 8 * WINDOW
+    small = planned(make_config(machine=MachineConfig(micro_batch_seqs=2)))
+    assert memory_bytes(small.config, small.plan) == 16 * TOTAL + 2 * WINDOW
+
+
+def test_disk_is_three_floats_a_parameter_for_one_checkpoint_more_than_kept(
+    make_config: MakeConfig,
+) -> None:
+    run = planned(make_config(machine=MachineConfig(checkpoint_keep=3)))
+    assert disk_bytes(run.config, run.plan) == 12 * TOTAL * 4
+
+
+def test_seconds_grow_with_the_steps_of_a_shape(make_config: MakeConfig) -> None:
+    runs = [planned(make_config(budget=BudgetConfig(tokens=256 * n))) for n in (40, 400)]
+    seconds = seconds_per_run(runs)
+    short, long = (seconds[run.plan.run_id] for run in runs)
+    assert 0 < short < 60
+    assert long == pytest.approx(10 * short)  # one shape is timed once
+
+
+def test_every_shape_is_timed_once_smallest_first_and_long_ones_are_priced_by_rate(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def fake(config: Config, plan: object, compute: object) -> float:
+        timed.append(config.model.d_model)
+        return 3.0
+
+    monkeypatch.setattr(pricing, "_time_step", fake)
+    runs = [
+        planned(make_config(model=ModelConfig(d_model=width), seed=seed))
+        for width in (128, 32)
+        for seed in (0, 1)
+    ]
+    seconds = seconds_per_run(runs)
+    assert timed == [32]
+    assert len(seconds) == 4
+    large, small = runs[0].plan, runs[2].plan
+    assert seconds[small.run_id] == 3.0 * 40
+    # more than 5 s a step by the small one's rate, so it is not timed
+    ratio = large.token_flops.train / small.token_flops.train
+    assert seconds[large.run_id] == pytest.approx(3.0 * ratio * 40)
+
+
+def test_a_swept_rate_does_not_time_the_shape_again(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(pricing, "_time_step", lambda *words: calls.append(words) or 0.5)
+    runs = [planned(make_config(seed=seed)) for seed in range(3)]
+    assert set(seconds_per_run(runs).values()) == {20.0}
+    assert len(calls) == 1

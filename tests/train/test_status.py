@@ -1,0 +1,161 @@
+"""A study's state as its folders tell it, with every state, and the command's exit codes."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from train import status
+from train.config import Config, MachineConfig, OptimizerConfig
+from train.errors import ConfigError, DivergedError
+from train.loop import train_run
+from train.manifest import PlannedRun, register_runs
+from train.planning import plan_run
+from train.records import append_jsonl, read_json
+from train.rundir import RunFolder
+from train.status import RunStatus, find_study, study_status, summary
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def study(tmp_path: Path, make_config: MakeConfig) -> Path:
+    """Six planned runs of 40 steps."""
+    runs = []
+    for seed in range(6):
+        config = make_config(seed=seed)
+        runs.append(PlannedRun(overrides=[], config=config, plan=plan_run(config)))
+    folder = tmp_path / "runs" / "tiny"
+    register_runs(folder, "tiny", runs, extend=False)
+    return folder
+
+
+def folders(study: Path) -> list[RunFolder]:
+    made = [RunFolder(study / run.run_id) for run in study_status(study)]
+    for folder in made:
+        folder.path.mkdir(exist_ok=True)
+    return made
+
+
+def test_every_state_is_told(study: Path) -> None:
+    _, running, stale, completed, diverged, failed = folders(study)
+    running.write_status("running", step=10, seconds=2.0)
+    stale.write_status("running", step=20, seconds=4.0)
+    completed.write_status("completed", step=40, seconds=8.0)
+    append_jsonl(completed.evals, [{"step": 4, "loss": 3.0}, {"step": 40, "loss": 2.5}])
+    diverged.write_status("diverged", step=3, reason="step 4: loss nan", exit_code=5)
+    failed.write_status("failed", step=0, reason="no space\nand more", exit_code=3)
+    with running.locked():
+        runs = study_status(study)
+    assert [run.state for run in runs] == [
+        "planned",
+        "running",
+        "stale",
+        "completed",
+        "diverged",
+        "failed",
+    ]
+    assert [run.share for run in runs] == [0.0, 0.25, 0.5, 1.0, 1.0, 0.0]
+    assert [run.loss for run in runs] == [None, None, None, 2.5, None, None]
+    assert [run.exit_code for run in runs] == [None, None, None, None, 5, 3]
+    assert [run.reason for run in runs][4:] == ["step 4: loss nan", "no space"]
+    assert {run.total_steps for run in runs} == {40}
+    assert {run.rung for run in runs} == {"d32l2"}
+
+
+def test_a_study_that_was_not_planned_has_no_runs(tmp_path: Path) -> None:
+    assert study_status(tmp_path / "none") == []
+
+
+def run_status(state: str, *, step: int, flops: int, seconds: float) -> RunStatus:
+    return RunStatus(
+        run_id="r",
+        rung="d8l2",
+        state=state,
+        reason="",
+        step=step,
+        total_steps=100,
+        flops=flops,
+        seconds=seconds,
+        loss=None,
+        exit_code=None,
+    )
+
+
+def test_the_summary_counts_states_flops_and_time_left_by_hand() -> None:
+    runs = [
+        run_status("completed", step=100, flops=6 * 10**9, seconds=60.0),
+        run_status("running", step=50, flops=4 * 10**9, seconds=20.0),
+        run_status("planned", step=0, flops=6 * 10**9, seconds=0.0),
+    ]
+    # 8e9 FLOPs took 80 s, and 8e9 of 16e9 are left
+    assert summary(runs) == (
+        "3 runs: 1 completed, 1 planned, 1 running; 50% of 1.6e+10 FLOPs; "
+        "about 80 job-seconds left at the rate so far"
+    )
+
+
+def test_runs_that_ended_keep_their_seconds_for_the_rate(make_config: MakeConfig) -> None:
+    config = make_config(machine=MachineConfig(log_every=10))
+    train_run(config, plan_run(config))
+    diverging = make_config(
+        optimizer=OptimizerConfig(lr=1e30, batch_tokens=256), machine=MachineConfig(log_every=1)
+    )
+    with pytest.raises(DivergedError):
+        train_run(diverging, plan_run(diverging))
+    runs = Path(config.paths.runs) / "tiny"
+    told = {path.parent: read_json(path) for path in runs.glob("*/status.json")}
+    assert sorted(status["state"] for status in told.values()) == ["completed", "diverged"]
+    assert all(status["seconds"] > 0 for status in told.values())
+
+
+def test_nothing_is_left_of_a_finished_study() -> None:
+    done = [run_status("diverged", step=7, flops=10, seconds=1.0)]
+    assert summary(done) == "1 runs: 1 diverged; 100% of 10 FLOPs"
+
+
+def test_a_study_that_does_not_exist_lists_near_names(study: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert find_study(runs, "tiny") == study
+    with pytest.raises(
+        ConfigError,
+        match=re.escape("study=tinny: no such study in ")
+        + ".*"
+        + re.escape("; did you mean tiny?"),
+    ):
+        find_study(runs, "tinny")
+    with pytest.raises(ConfigError, match="; known: tiny"):
+        find_study(runs, "zzz")
+    with pytest.raises(ConfigError, match=r"no such study in .*/empty/$"):
+        find_study(tmp_path / "empty", "tiny")
+
+
+def test_the_command_prints_every_run(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(study)[0].write_status("failed", reason="because", step=4, exit_code=1)
+    assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
+    printed = capsys.readouterr().out
+    for run in study_status(study):
+        assert run.run_id in printed
+    assert "because" in printed
+    assert "6 runs: 1 failed, 5 planned; 2% of" in printed  # 4 of 240 steps
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "error: study=NAME is missing: python -m train.status study=NAME [runs=DIR]"),
+        (["stuy=tiny"], "error: stuy=tiny: unknown option; did you mean study?"),
+        (["tiny"], "error: tiny: unknown option; known: runs, study"),
+        (["study=nope", "runs=nowhere"], "error: study=nope: no such study in nowhere/"),
+    ],
+)
+def test_a_wrong_command_ends_with_exit_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.strip() == message
