@@ -46,7 +46,7 @@ def golden_config() -> Config:
     )
 
 
-GOLDEN = "d64l2-16.4m-lr3.00e-03-s7-722defd1"
+GOLDEN = "d64l2-16.4m-lr3.00e-03-s7-6a820223"
 """Made by plan_run(golden_config()).run_id. It changes with any field, default or NUMERICS_VERSION
 of the science: then every old run has another name. Update it only together with a CHANGELOG line
 under "Numerics"."""
