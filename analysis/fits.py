@@ -86,7 +86,7 @@ def analyse(surveyed: Surveyed, progress: Progress) -> Analysis:
             cells=surveyed.cells,
             isoflop=by_valleys if isinstance(by_valleys, IsoflopFit) else None,
             parametric=by_surface if isinstance(by_surface, ParametricFit) else None,
-            budgets=len(surveyed.valleys),
+            valleys=surveyed.valleys,
             run_ids=surveyed.runs.loc[surveyed.cells.best, "run_id"].astype(str).tolist(),
         ),
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.bootstrap import Interval
 from analysis.budgets import Cells
-from analysis.isoflop import IsoflopFit
+from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit
 from analysis.table import RunsTable
 
@@ -40,7 +40,7 @@ def judge(
     cells: Cells,
     isoflop: IsoflopFit | None,
     parametric: ParametricFit | None,
-    budgets: int,
+    valleys: tuple[Valley, ...],
     run_ids: list[str],
 ) -> Verdict:
     """Weigh the fits.
@@ -50,18 +50,18 @@ def judge(
         cells: Best runs by (N, D).
         isoflop: None when refused.
         parametric: None when refused.
-        budgets: Budgets seen, bracketed or not.
+        valleys: Every budget, bracketed or not.
         run_ids: Of the runs that the surface was fitted to, in its order.
     """
     agree = _agree(isoflop, parametric)
     widths = [_half(interval) for interval in _intervals(isoflop, parametric)]
     flops = cells.frame["flops"]
     decades = float(np.log10(flops.max() / flops.min()))
-    bracketed = sum(v.bracketed for v in isoflop.valleys) if isoflop else 0
+    bracketed = sum(valley.bracketed for valley in valleys)
     trust = _grade(decades, bracketed, widths, agree, cells) if widths else ""
     notes = [
         *([table.stamp + "; the answer may change when they finish."] if table.stamp else []),
-        *([_summary(trust, decades, bracketed, budgets, widths)] if widths else []),
+        *([_summary(trust, decades, bracketed, len(valleys), widths)] if widths else []),
         *_agreement(isoflop, parametric, agree),
         _seeds(cells),
         _learning_rates(table, cells),

@@ -110,18 +110,18 @@ class LearningRateRule:
 
     Source:
         Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose constant is 0.0047. At 10 to
-        115 thousand parameters that is 4 to 14 times too high, hence 0.001 (ours,
-        docs/results/lr_check.md); larger sizes are not checked.
+        33 thousand parameters that is about ten times too high, hence 0.0007 (ours,
+        docs/results/lr_check.md); sizes above 115 thousand are not checked.
     """
 
-    coefficient: float = 0.001
+    coefficient: float = 0.0007
     """Learning rate at the reference size."""
     reference_params: float = 108e6
     """Parameters at which lr equals the coefficient."""
     exponent: float = -1.0 / 3.0
     """How the learning rate falls with parameters."""
     maximum: float = 0.03
-    """Cap, which models below 4,000 parameters reach."""
+    """Cap, which models below 1,400 parameters reach."""
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from study_folders import isoflop_table
 
 from analysis.config import parse_options
 from analysis.fits import analyse, survey
+from analysis.isoflop import IsoflopFit
 from analysis.table import RunsTable, screen
 from analysis.verdict import judge
 
@@ -71,7 +72,7 @@ def test_approaches_that_differ_by_more_than_their_intervals_disagree() -> None:
         cells=done.cells,
         isoflop=done.isoflop,
         parametric=surface,
-        budgets=5,
+        valleys=done.isoflop.valleys,
         run_ids=[""] * 35,
     )
     assert result.agree is False
@@ -95,3 +96,9 @@ def test_a_vanishing_irreducible_loss_is_not_called_a_measurement() -> None:
 def test_the_same_seed_gives_the_same_verdict(seed: int) -> None:
     frame = isoflop_table(noise=0.003)
     assert verdict(frame, seed=seed) == verdict(frame, seed=seed)
+
+
+def test_bracketed_valleys_are_counted_when_their_law_is_refused() -> None:
+    done = analysis(isoflop_table(budgets=(1e18, 1e19), noise=0.0005))
+    assert not isinstance(done.isoflop, IsoflopFit)  # two valleys are no law
+    assert any("2 of 2 valleys bracketed" in note for note in done.verdict.notes)

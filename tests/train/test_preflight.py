@@ -1,0 +1,56 @@
+"""Before any run's first update: the device, every dataset, and enough tokens."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.config import BudgetConfig, Config, Device, MachineConfig
+from train.errors import ConfigError, DataError
+from train.manifest import PlannedRun
+from train.planning import plan_run
+from train.preflight import preflight
+
+MakeConfig = Callable[..., Config]
+LONG = BudgetConfig(tokens=256 * 400)  # 102,400 tokens of a source of 40,000
+
+
+def planned(config: Config) -> PlannedRun:
+    return PlannedRun(overrides=[], config=config, plan=plan_run(config))
+
+
+def test_data_is_prepared_once_for_every_run(make_config: MakeConfig) -> None:
+    config = make_config()
+    preflight([planned(config), planned(make_config(seed=1))])
+    folders = [path for path in Path(config.paths.data).iterdir() if path.is_dir()]
+    assert [folder.name.split("-")[0] for folder in folders] == ["tiny"]
+
+
+def test_the_longest_run_decides_whether_the_data_suffices(make_config: MakeConfig) -> None:
+    long = planned(make_config(budget=LONG))
+    with pytest.raises(ConfigError, match=rf"run {re.escape(long.plan.run_id)} asks for 102400"):
+        preflight([planned(make_config()), long])
+    repeated = make_config(budget=LONG)
+    repeated.data.allow_repeat = True
+    preflight([planned(repeated)])
+
+
+def test_an_absent_device_is_found_before_data_is_made(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config(machine=MachineConfig(device=Device.cuda))
+    with pytest.raises(ConfigError, match=r"machine\.device=cuda"):
+        preflight([planned(config)])
+    assert not Path(config.paths.data).exists()
+
+
+def test_a_damaged_shard_is_found(make_config: MakeConfig) -> None:
+    run = planned(make_config())
+    preflight([run])
+    shard = next(Path(run.config.paths.data).rglob("train*.bin"))
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(DataError, match=re.escape(shard.name)):
+        preflight([run])
