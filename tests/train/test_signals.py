@@ -32,7 +32,12 @@ def test_a_signal_becomes_a_request_and_an_exit_code(
 
 def test_the_handlers_before_it_come_back_after_an_error_too() -> None:
     before = {number: signal.getsignal(number) for number in STOPPING}
-    with pytest.raises(RuntimeError, match="inside"), stop_requests():
-        assert all(signal.getsignal(number) is not before[number] for number in STOPPING)
-        raise RuntimeError("inside")
+
+    def fail() -> None:
+        with stop_requests():
+            assert all(signal.getsignal(number) is not before[number] for number in STOPPING)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert {number: signal.getsignal(number) for number in STOPPING} == before
