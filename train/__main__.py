@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from train.compose import CONFIG_ROOT, explain, is_config_failure, register_schema, to_config
-from train.errors import WindTunnelError
+from train.errors import WindTunnelError, as_storage_error
 from train.launch import STUDY_JOB
 from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
@@ -61,6 +61,9 @@ def main() -> int:
     except WindTunnelError as error:
         return _fail(error)
     except Exception as error:
+        storage = as_storage_error(error) if isinstance(error, OSError) else None
+        if storage is not None:
+            return _fail(storage)
         if not is_config_failure(error):
             raise
         return _fail(explain(error))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.sampler import window_starts
+from train.data.sampler import n_windows, window_starts
 from train.data.shards import Dataset
 from train.device import ComputeDevice
 
@@ -44,10 +44,10 @@ class Batches:
 
         Windows lie end to end, the same for every run; at least one is returned.
         """
-        available = (self.dataset.n_tokens("validation") - 1) // self.seq_len
-        n_windows = max(1, min(available, tokens // self.seq_len))
-        starts = np.arange(n_windows, dtype=np.int64) * self.seq_len
-        chunks = [starts[i : i + max_seqs] for i in range(0, n_windows, max_seqs)]
+        available = n_windows(self.dataset.n_tokens("validation"), self.seq_len)
+        n_used = max(1, min(available, tokens // self.seq_len))
+        starts = np.arange(n_used, dtype=np.int64) * self.seq_len
+        chunks = [starts[i : i + max_seqs] for i in range(0, n_used, max_seqs)]
         return [_split(self._gather("validation", chunk)) for chunk in chunks]
 
     def _gather(self, split: str, starts_B: np.ndarray) -> Tensor:

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 
-from train.errors import CheckpointError
+from train.errors import CheckpointError, StorageError
 from train.records import read_json, write_json
+
+DAMAGE = (FileNotFoundError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError)
+"""What a truncated, altered or foreign checkpoint raises."""
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 
@@ -46,8 +49,8 @@ def save_checkpoint(
     partial = root / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    torch.save(model, partial / "model.pt")
-    torch.save(optimizer, partial / "optim.pt")
+    _save_tensors(model, partial / "model.pt")
+    _save_tensors(optimizer, partial / "optim.pt")
     (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
@@ -82,7 +85,7 @@ def load_newest(root: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[s
     for folder in reversed(_step_folders(root)):
         try:
             return _load(folder)
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError) as error:
+        except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
             reasons.append(f"{folder.name}: {error}")
             _quarantine(folder, str(error))
     if reasons or (root / "bad").exists():
@@ -91,6 +94,18 @@ def load_newest(root: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[s
             f"move the run's folder away to start it from zero"
         )
     return None
+
+
+def _save_tensors(value: Mapping[str, Any], path: Path) -> None:
+    """torch.save, whose way to say that the disk is full is a RuntimeError."""
+    try:
+        torch.save(value, path)
+    except RuntimeError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise StorageError(
+            f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}); "
+            f"{free / 1e6:.0f} MB are free there"
+        ) from None
 
 
 def _load(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[str, Any]]:

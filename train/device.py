@@ -61,7 +61,7 @@ def select_device(machine: MachineConfig) -> ComputeDevice:
 
 
 def measure_peak_flops(compute: ComputeDevice) -> float:
-    """FLOP/s of a large matrix product in the arithmetic that training uses, the best of five.
+    """FLOP/s of a large matrix product in the arithmetic that training uses, the best of six.
 
     This is the denominator of `mfu`: what this device reaches here and now, not its datasheet.
     """
@@ -70,7 +70,7 @@ def measure_peak_flops(compute: ComputeDevice) -> float:
     a = torch.randn(size, size, device=compute.device).to(dtype)
     b = torch.randn(size, size, device=compute.device).to(dtype)
     best = float("inf")
-    for _ in range(6):  # the first warms up
+    for _ in range(6):  # the first warms up, and the best leaves it out
         compute.synchronize()
         start = time.perf_counter()
         torch.mm(a, b)
@@ -85,7 +85,8 @@ def default_workers(machine: MachineConfig) -> int:
     Four small runs share a GPU because each is bound by kernel launches; larger rungs want
     machine.workers=1.
     """
-    cores = len(os.sched_getaffinity(0))
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if machine.device is not Device.cpu and torch.cuda.is_available():
         return max(1, min(4 * torch.cuda.device_count(), cores))
     return max(1, cores // machine.threads)

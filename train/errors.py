@@ -5,6 +5,7 @@ of ours (exit 1, with its traceback).
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -42,6 +43,20 @@ class StorageError(WindTunnelError):
     """A disk is full, read-only or gone."""
 
     exit_code = 3
+
+
+STORAGE_ERRNOS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
+     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG)
+)  # fmt: skip
+
+
+def as_storage_error(error: OSError) -> StorageError | None:
+    """Say in the user's terms what the disk refused; None when it was not the disk."""
+    if error.errno not in STORAGE_ERRNOS:
+        return None
+    where = error.filename or "a file of the run"
+    return StorageError(f"{where}: cannot be written or read ({error.strerror})")
 
 
 class CheckpointError(WindTunnelError):

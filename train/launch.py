@@ -1,7 +1,6 @@
 """Jobs as processes of this machine, a few at once. Their ends are read from run folders."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -76,10 +75,9 @@ def _config_dir_words(config: DictConfig) -> list[str]:
 
 def _stop_all(running: set[subprocess.Popen[bytes]], stop: StopRequest) -> None:
     """Ask every job to save and stop, and wait for it."""
+    assert stop.signal is not None
     for process in running:
-        # Ctrl-C reaches the whole foreground group by itself
-        if stop.signal is not signal.SIGINT:
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(stop.signal)  # a second one after Ctrl-C's own changes nothing
     for process in running:
         process.wait()
 

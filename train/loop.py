@@ -4,6 +4,7 @@ Order inside a step: update, log row, evaluation row, sync, checkpoint, status. 
 k therefore implies that every row up to k is on disk.
 """
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from train.config import Config
-from train.errors import DivergedError
+from train.errors import DivergedError, as_storage_error
 from train.planning import RunPlan
 from train.progress import RunProgress
 from train.recording import complete, log_evaluation, log_row, save, write_running
@@ -44,20 +45,26 @@ def train_run(config: Config, plan: RunPlan) -> None:
             run = start_run(config, plan, folder, attempt)
             _train(run, stop)
         except BaseException as error:
-            state = "preempted" if getattr(error, "exit_code", 1) in (75, 130) else "failed"
-            if isinstance(error, DivergedError):
-                state = "diverged"
-            known = folder.read_status()
-            folder.write_status(
-                state,
-                reason=str(error) or type(error).__name__,
-                step=known.get("step", 0),
-                total_steps=plan.steps,
-                seconds=known.get("seconds", 0.0),
-                exit_code=getattr(error, "exit_code", 1),
-            )
-            folder.log_attempt("end", attempt=attempt, state=state, cause=type(error).__name__)
+            _record_end(folder, plan, attempt, error)
             raise
+
+
+def _record_end(folder: RunFolder, plan: RunPlan, attempt: int, error: BaseException) -> None:
+    """Write down how an attempt ended short of its horizon; a full disk must not hide the cause."""
+    storage = as_storage_error(error) if isinstance(error, OSError) else None
+    exit_code = getattr(storage or error, "exit_code", 1)
+    state = {5: "diverged", 75: "preempted", 130: "preempted"}.get(exit_code, "failed")
+    known = folder.read_status()
+    with contextlib.suppress(OSError):
+        folder.write_status(
+            state,
+            reason=str(storage or error) or type(error).__name__,
+            step=known.get("step", 0),
+            total_steps=plan.steps,
+            seconds=known.get("seconds", 0.0),
+            exit_code=exit_code,
+        )
+        folder.log_attempt("end", attempt=attempt, state=state, cause=type(error).__name__)
 
 
 def _train(run: Run, stop: StopRequest) -> None:

@@ -133,9 +133,10 @@ class Transformer(nn.Module):
     def initialize(self, seed: int) -> None:
         """Draw the weights on the CPU from `seed`, so that every device starts alike.
 
-        Matrices have standard deviation 1 / sqrt(fan_in); those that write to the residual stream
-        are divided by sqrt(2 n_layers) (Radford et al. 2019), and the head starts at zero, so the
-        first loss is exactly ln(vocab_size) (tied heads share the embedding instead).
+        The blocks' matrices have standard deviation 1 / sqrt(fan_in), those that write to the
+        residual stream divided by sqrt(2 n_layers) (Radford et al. 2019), the embedding
+        1 / sqrt(d_model). The head starts at zero, so that the first loss is exactly
+        ln(vocab_size); a tied head is the embedding.
         """
         generator = torch.Generator().manual_seed(seed)
 

@@ -7,17 +7,22 @@ from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.device import select_device
 from train.manifest import PlannedRun
+from train.tracker import require_tracker
 from train.validate import check_enough_tokens
 
 
 def preflight(runs: Sequence[PlannedRun]) -> None:
-    """Find the device, prepare and verify every dataset, and check that no run outruns its data.
+    """Find the device and the mirror, prepare and verify the data, and check that it is enough.
 
     Raises:
+        MissingExtraError: The mirror's package is not installed.
         ConfigError: The device is not there, or a run asks for more tokens than its data has.
         DataError: Text cannot be fetched, or its shards are damaged.
     """
-    select_device(runs[0].config.machine)
+    for machine in {run.config.machine.device: run.config.machine for run in runs}.values():
+        select_device(machine)
+    for tracker in {run.config.tracker.kind: run.config.tracker for run in runs}.values():
+        require_tracker(tracker)
     n_tokens: dict[Path, int] = {}
     for run in runs:
         data, root = run.config.data, Path(run.config.paths.data)

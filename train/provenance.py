@@ -12,6 +12,7 @@ import torch
 
 from train import __version__
 from train.config import Config
+from train.data.sampler import n_windows
 from train.data.shards import Dataset
 from train.identity import NUMERICS_VERSION, science_hash
 from train.planning import RunPlan
@@ -72,7 +73,7 @@ def runs_table_row(
     repeats them.
     """
     seq_len = config.data.seq_len
-    whole_windows = (dataset.n_tokens("train") - 1) // seq_len * seq_len
+    whole_windows = n_windows(dataset.n_tokens("train"), seq_len) * seq_len
     row: dict[str, Any] = {
         "n_params": plan.params.standard,
         "tokens": plan.tokens,

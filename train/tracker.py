@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from train.config import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
@@ -76,10 +77,9 @@ class WandbTracker:
         science: Mapping[str, Any],
         folder: Path,
     ) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise MissingExtraError("wandb", "wandb", "tracker=wandb") from None
+        require_tracker(config)
+        import wandb
+
         self.attempt_id: str | None = f"{run_id}-a{attempt}"
         self._run: Any = None
         mode = resolve_mode(config.mode, has_key=_has_key())
@@ -109,9 +109,11 @@ class WandbTracker:
         try:
             self._run = start(mode)
         except Exception as error:
-            self._switch_off("start", error)
             if mode == "online" and config.mode is WandbMode.auto:
-                self._guard("offline start", lambda: setattr(self, "_run", start("offline")))
+                warnings.warn(f"wandb cannot connect ({error}); mirroring offline", stacklevel=3)
+                self._guard("start offline", lambda: setattr(self, "_run", start("offline")))
+            else:
+                self._switch_off("start", error)
         self._guard("define metrics", self._define_axes)
 
     def _define_axes(self) -> None:
@@ -144,7 +146,7 @@ class WandbTracker:
         self._guard("log", lambda: self._run.log(values))
 
     def _guard(self, what: str, call: Any) -> None:  # noqa: ANN401
-        if self._run is None and what != "offline start":
+        if self._run is None and what != "start offline":
             return
         try:
             call()
@@ -158,6 +160,20 @@ class WandbTracker:
             f"mirrored, the run folder has everything",
             stacklevel=3,
         )
+
+
+def require_tracker(config: TrackerConfig) -> None:
+    """Refuse a mirror whose package is missing, before anything is written.
+
+    Raises:
+        MissingExtraError: tracker=wandb and wandb cannot be imported.
+    """
+    if config.kind is TrackerKind.none or config.mode is WandbMode.off:
+        return
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("wandb", "wandb", "tracker=wandb") from None
 
 
 def build_tracker(
@@ -196,11 +212,12 @@ def resolve_mode(mode: WandbMode, *, has_key: bool) -> WandbWord:
 
 
 def _has_key() -> bool:
-    """Whether wandb finds a key, in the environment or in the netrc file it uses."""
+    """Whether wandb finds a key, in the environment or in the netrc entry of its server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return "api.wandb.ai" in netrc.read_text(encoding="utf-8", errors="replace")
+        return server in netrc.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False

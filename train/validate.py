@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from train.config import Config, ScheduleConfig, ScheduleShape
 from train.data.prepare import check as check_data
+from train.data.sampler import epochs, n_windows
 from train.errors import ConfigError
 from train.planning import RunPlan, plan_run
 
@@ -42,17 +43,18 @@ def check_enough_tokens(
         name: The data's name, for the message.
 
     Raises:
+        DataError: Not even one window fits.
         ConfigError: The run reads more tokens than the data has and repetition is not allowed.
     """
-    unique = (n_tokens - 1) // seq_len * seq_len
-    epochs = plan.tokens / unique if unique > 0 else math.inf
-    if epochs > 1.0 and not allow_repeat:
+    unique = n_windows(n_tokens, seq_len) * seq_len
+    needed = epochs(plan.tokens, n_tokens, seq_len)
+    if needed > 1.0 and not allow_repeat:
         raise ConfigError(
             f"run {plan.run_id} asks for {plan.tokens} tokens, and {name} has {unique} "
-            f"in whole windows ({epochs:.2f} epochs); ask for at most {unique}, "
+            f"in whole windows ({needed:.2f} epochs); ask for at most {unique}, "
             f"or allow repetition with data.allow_repeat=true"
         )
-    return epochs
+    return needed
 
 
 def _check_names(config: Config) -> None:

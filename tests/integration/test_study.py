@@ -22,9 +22,9 @@ STUDY = """
 study:
   name: tiny
   grid:
-    - {model.d_model: [6, 8, 10, 12, 16], budget.flops: [2.0e9]}
-    - {model.d_model: [8, 10, 12, 16, 20], budget.flops: [4.0e9]}
-    - {model.d_model: [10, 12, 16, 20, 24], budget.flops: [8.0e9]}
+    - {model.d_model: [4, 8, 12, 16, 20], budget.flops: [2.0e9]}
+    - {model.d_model: [8, 12, 16, 20, 24], budget.flops: [4.0e9]}
+    - {model.d_model: [8, 12, 16, 24, 32], budget.flops: [8.0e9]}
 data:
   source: synthetic
   name: tiny
@@ -37,7 +37,7 @@ eval: {points: 2, tokens: 8192}
 """
 
 
-GRID = {2e9: (6, 8, 10, 12, 16), 4e9: (8, 10, 12, 16, 20), 8e9: (10, 12, 16, 20, 24)}
+GRID = {2e9: (4, 8, 12, 16, 20), 4e9: (8, 12, 16, 20, 24), 8e9: (8, 12, 16, 24, 32)}
 
 
 def command(*words: str, root: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def killed_and_finished(workplace: Path) -> Path:
         stderr=subprocess.PIPE,
         text=True,
     )
-    victim = _wait_for_a_job(study)
+    victim = _wait_for_a_job(study, first)
     os.kill(victim, signal.SIGKILL)
     _, errors = first.communicate(timeout=240)
     assert first.returncode == 75, errors
@@ -88,16 +88,17 @@ def killed_and_finished(workplace: Path) -> Path:
     return study
 
 
-def _wait_for_a_job(study: Path) -> int:
+def _wait_for_a_job(study: Path, launcher: "subprocess.Popen[str]") -> int:
     """The pid of a job that has logged its first rows."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and launcher.poll() is None:
         for metrics in study.glob("*/metrics.jsonl"):
             status = read_json(metrics.parent / "status.json")
             if status["state"] == "running":
                 return int(read_jsonl(metrics.parent / "attempts.jsonl")[-1]["pid"])
         time.sleep(0.02)
-    raise AssertionError(f"no job of {study} started to train")
+    launcher.kill()
+    raise AssertionError(f"no job of {study} started to train: {launcher.communicate()[1]}")
 
 
 def test_a_killed_job_costs_no_other_and_the_command_continues(killed_and_finished: Path) -> None:
@@ -205,3 +206,11 @@ def test_a_study_that_cannot_be_meant_trains_nothing(
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (workplace / "runs" / "refused").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(workplace: Path) -> None:
+    refused = train("-m", "study=tiny", "paths.runs=/proc/nowhere", root=workplace)
+    assert refused.returncode == 3, refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert "/proc/nowhere" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from train.checkpoint import load_newest, save_checkpoint
 from train.config import OptimizerConfig
-from train.errors import CheckpointError
+from train.errors import CheckpointError, StorageError
 from train.optimizer import build_optimizer
 from train.records import read_json, write_json
 
@@ -243,3 +243,41 @@ def _promise_again(folder: Path) -> None:
         for name in ("model.pt", "optim.pt", "state.json")
     }
     write_json(folder / "DONE.json", {"schema": 1, "step": 20, "files": files})
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Linear(2, 2)
+    values: dict[str, Any] = {"model": model.state_dict(), "optimizer": {}, "state": {}, "keep": 2}
+    save_checkpoint(tmp_path, 5, **values)
+
+    def full(value: object, path: Path) -> None:
+        path.write_bytes(b"stump")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match=r"model.pt: .*unexpected pos.* MB are free") as refused:
+        save_checkpoint(tmp_path, 10, **values)
+    assert refused.value.exit_code == 3
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[0] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
+
+
+def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, 5, model={}, optimizer={}, state={}, keep=2)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.checkpoint._sha256", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            load_newest(tmp_path)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[0] == 5

@@ -1,9 +1,12 @@
 """The exit codes that scripts and schedulers rely on, and the nearest-name hint."""
 
+import errno
+import os
+
 import pytest
 
 from train import errors
-from train.errors import MissingExtraError, WindTunnelError, did_you_mean
+from train.errors import MissingExtraError, WindTunnelError, as_storage_error, did_you_mean
 from train.study import StudyIncompleteError
 
 EXIT_CODES = {
@@ -54,3 +57,15 @@ def test_the_hint_names_what_is_near_or_all_there_is(
 
 def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good() -> None:
     assert StudyIncompleteError([]).exit_code == 75
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_what_a_disk_refuses_is_a_storage_error(number: int) -> None:
+    found = as_storage_error(OSError(number, os.strerror(number), "runs/x/metrics.jsonl"))
+    assert found is not None
+    assert found.exit_code == 3
+    assert str(found).startswith("runs/x/metrics.jsonl: cannot be written or read (")
+
+
+def test_other_system_errors_are_bugs() -> None:
+    assert as_storage_error(OSError(errno.EINVAL, "Invalid argument")) is None

@@ -1,14 +1,22 @@
 """Before any run's first update: the device, every dataset, and enough tokens."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from train.config import BudgetConfig, Config, Device, MachineConfig
-from train.errors import ConfigError, DataError
+from train.config import (
+    BudgetConfig,
+    Config,
+    Device,
+    MachineConfig,
+    TrackerConfig,
+    TrackerKind,
+)
+from train.errors import ConfigError, DataError, MissingExtraError
 from train.manifest import PlannedRun
 from train.planning import plan_run
 from train.preflight import preflight
@@ -54,3 +62,13 @@ def test_a_damaged_shard_is_found(make_config: MakeConfig) -> None:
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(DataError, match=re.escape(shard.name)):
         preflight([run])
+
+
+def test_a_missing_mirror_is_found_before_data_is_made(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = make_config(tracker=TrackerConfig(kind=TrackerKind.wandb))
+    with pytest.raises(MissingExtraError, match=r"pip install 'windtunnel\[wandb\]'"):
+        preflight([planned(config)])
+    assert not Path(config.paths.data).exists()

@@ -16,7 +16,7 @@ from train.config import (
     ScheduleShape,
     TokenizerKind,
 )
-from train.errors import ConfigError
+from train.errors import ConfigError, DataError
 from train.validate import check_enough_tokens, validate
 
 MakeConfig = Callable[..., Config]
@@ -213,5 +213,5 @@ def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config: 
 
 def test_data_shorter_than_a_window_is_refused(make_config: MakeConfig) -> None:
     plan = validate(make_config())
-    with pytest.raises(ConfigError, match="tiny has 0 in whole windows"):
+    with pytest.raises(DataError, match="32 tokens are fewer than one window"):
         check_enough_tokens(plan, n_tokens=32, seq_len=32, allow_repeat=False, name="tiny")

@@ -75,7 +75,8 @@ def check(config: SyntheticConfig, vocab_size: int) -> None:
     rules = (
         ("tokens", config.tokens, config.tokens >= 2, "at least 2"),
         ("document_tokens", config.document_tokens, config.document_tokens >= 1, "at least 1"),
-        ("zipf_exponent", config.zipf_exponent, config.zipf_exponent >= 0, "at least 0"),
+        ("zipf_exponent", config.zipf_exponent, 0 <= config.zipf_exponent < np.inf,
+         "finite and at least 0"),
         ("bigram_weight", config.bigram_weight, 0 <= config.bigram_weight < 1, "in [0, 1)"),
         ("successors", config.successors, 1 <= config.successors <= vocab_size,
          f"between 1 and data.vocab_size={vocab_size}"),

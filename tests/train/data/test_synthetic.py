@@ -77,7 +77,8 @@ def test_chain_depends_on_its_seed_alone() -> None:
     [
         ({"tokens": 1}, "tokens=1 must be at least 2"),
         ({"document_tokens": 0}, "document_tokens=0 must be at least 1"),
-        ({"zipf_exponent": -1.0}, "zipf_exponent=-1.0 must be at least 0"),
+        ({"zipf_exponent": -1.0}, "zipf_exponent=-1.0 must be finite and at least 0"),
+        ({"zipf_exponent": float("inf")}, "zipf_exponent=inf must be finite"),
         ({"bigram_weight": 1.0}, r"bigram_weight=1.0 must be in \[0, 1\)"),
         ({"successors": 18}, "successors=18 must be between 1 and data.vocab_size=17"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
