@@ -41,6 +41,12 @@ class Convention(Enum):
     attention = "attention"
 
 
+class Form(Enum):
+    """The surface's formula; Kaplan's joint form and Skaling's are not there yet."""
+
+    chinchilla = "chinchilla"
+
+
 @dataclass(kw_only=True)
 class IsoflopOptions:
     """Choices of the IsoFLOP approach."""
@@ -55,6 +61,8 @@ class ParametricOptions:
 
     loss: Loss = Loss.huber
     """huber and lad act on log residuals, mse on nats."""
+    form: Form = Form.chinchilla
+    """chinchilla: L = E + A / N**alpha + B / D**beta."""
     delta: float = 1e-3
     """Nats of log loss at which huber turns from squares to absolute values."""
 

@@ -8,7 +8,7 @@ find_python() {
   local candidate
   for candidate in "${PYTHON_BIN:-}" python3.13 python3.12 python3.11 python3 python; do
     if [ -n "$candidate" ] && command -v "$candidate" >/dev/null &&
-      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
+      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
@@ -18,16 +18,17 @@ find_python() {
 }
 
 make_environment() {
-  local extras=${1:-} python want stamp=.venv/installed
-  # what is installed depends on these files and on nothing else
-  want="$extras $(cat pyproject.toml constraints.txt | cksum)"
+  local extras=${1:-} python files stamp=.venv/installed
+  # what is installed depends on these files and on nothing else; [dev] holds every other extra
+  files=$(cat pyproject.toml constraints.txt | cksum)
   PYTHON=$PWD/.venv/bin/python
-  if [ -x "$PYTHON" ] && [ -f "$stamp" ] && grep -qxF "$want" "$stamp"; then
+  if "$PYTHON" -m pip --version >/dev/null 2>&1 && [ -f "$stamp" ] &&
+    grep -qxF -e "$files $extras" -e "$files [dev]" "$stamp"; then
     return
   fi
   python=$(find_python) || return
   echo "installing into .venv (about two minutes, once) ..." >&2
-  [ -x "$PYTHON" ] || "$python" -m venv .venv
+  "$PYTHON" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
-  echo "$want" >>"$stamp"
+  echo "$files $extras" >"$stamp"
 }

@@ -4,6 +4,9 @@
 # Words are passed on to the study, such as: bash scripts/quickstart.sh tracker=wandb
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-make_environment
+case " $* " in
+  *" tracker=wandb"*) make_environment '[wandb]' ;;
+  *) make_environment ;;
+esac
 "$PYTHON" -m train -m study=quickstart "$@"
 "$PYTHON" -m analysis study=quickstart

@@ -19,5 +19,14 @@ def test_every_module_has_its_line_in_the_tree() -> None:
     assert listed == real
 
 
+def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere() -> None:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in text
+    links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:docs|configs)/[^` ]+)`", text)
+    assert len(links) >= 3
+    for link in links:
+        assert (REPO / link).exists(), link
+
+
 def test_the_readme_stays_short() -> None:
     assert len((REPO / "README.md").read_text(encoding="utf-8").splitlines()) < 200

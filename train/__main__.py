@@ -30,6 +30,11 @@ def job(tree: DictConfig) -> None:
         run_job(tree)
     except WindTunnelError as error:
         _refused.append(error)
+    except OSError as error:
+        storage = as_storage_error(error)
+        if storage is None:
+            raise
+        _refused.append(storage)
 
 
 def run_job(tree: DictConfig) -> None:

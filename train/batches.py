@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): the data's position is the step, nothing is saved.
 
-On CUDA the training tokens are put on the device whole when they take less than half of its free
-memory; otherwise, and on the CPU, windows are gathered from the memory-mapped shards.
+On CUDA the training tokens are put on the device whole when they fit; otherwise, and on the CPU,
+windows are gathered from the memory-mapped shards.
 """
 
 import numpy as np
@@ -11,6 +11,9 @@ from torch import Tensor
 from train.data.sampler import n_windows, window_starts
 from train.data.shards import Dataset
 from train.device import ComputeDevice
+
+RESIDENT_SHARE = 0.4
+"""Share of the job's GPU memory that the training tokens may take."""
 
 
 class Batches:
@@ -66,11 +69,22 @@ def _split(windows_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _resident_tokens(dataset: Dataset, compute: ComputeDevice) -> Tensor | None:
+    """The training split on a CUDA device, shard by shard, if RESIDENT_SHARE has room for it."""
     if not compute.is_cuda:
         return None
-    tokens = dataset.tokens("train")
-    free, _ = torch.cuda.mem_get_info(compute.device)
-    if tokens.nbytes > free // 2:
+    n_bytes = dataset.n_tokens("train") * dataset.dtype.itemsize
+    if n_bytes > RESIDENT_SHARE * compute.memory_budget():
         return None
-    signed = np.int16 if tokens.dtype == np.uint16 else np.int32
-    return torch.from_numpy(np.ascontiguousarray(tokens).view(signed)).to(compute.device)
+    return load_tokens(dataset, compute.device)
+
+
+def load_tokens(dataset: Dataset, device: torch.device) -> Tensor:
+    """The training split as one tensor, ids held in a signed type of their width."""
+    signed = np.dtype(np.int16 if dataset.dtype.itemsize == 2 else np.int32)
+    dtype = torch.int16 if dataset.dtype.itemsize == 2 else torch.int32
+    tokens = torch.empty(dataset.n_tokens("train"), dtype=dtype, device=device)
+    start = 0
+    for shard in dataset.shards("train"):
+        tokens[start : start + len(shard)] = torch.from_numpy(np.array(shard).view(signed))
+        start += len(shard)
+    return tokens

@@ -109,9 +109,10 @@ class LearningRateRule:
     """lr = coefficient * (n_params_standard / reference_params) ** exponent, at most `maximum`.
 
     Source:
-        Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose constant is 0.0047. At 10 to
-        33 thousand parameters that is about ten times too high, hence 0.0007 (ours,
-        docs/results/lr_check.md); sizes above 115 thousand are not checked.
+        Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose constant is 0.0047. At 10
+        and 33 thousand parameters that is about ten times too high, hence 0.0007 (ours,
+        docs/results/lr_check.md). The check at 115 thousand did not resolve a best learning rate,
+        and larger sizes were not tried.
     """
 
     coefficient: float = 0.0007

@@ -11,6 +11,9 @@ import torch
 from train.config import Device, MachineConfig
 from train.errors import ConfigError
 
+DEVICE_SHARERS = "WINDTUNNEL_DEVICE_SHARERS"
+"""Environment variable by which a launcher says how many of its jobs share a GPU."""
+
 
 @dataclass(frozen=True)
 class ComputeDevice:
@@ -19,6 +22,8 @@ class ComputeDevice:
     device: torch.device
     name: str
     """Such as 'NVIDIA H200' or 'AMD EPYC, 1 thread'."""
+    sharers: int = 1
+    """Jobs of this study on the same GPU, this one included."""
 
     @property
     def is_cuda(self) -> bool:
@@ -30,6 +35,17 @@ class ComputeDevice:
         if self.is_cuda:
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def memory_budget(self) -> int:
+        """Bytes that this job may plan with: its share of the device, or what is left of it.
+
+        Jobs of a study that share a GPU start together, so each must not count on what is free
+        at that moment; `sharers` says how many they are.
+        """
+        if self.is_cuda:
+            free, total = torch.cuda.mem_get_info(self.device)
+            return min(free, total // self.sharers)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // cpu_cores()
 
     def synchronize(self) -> None:
         """Wait until queued work is done, so that a clock read is honest."""
@@ -57,7 +73,8 @@ def select_device(machine: MachineConfig) -> ComputeDevice:
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
-    return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0))
+    sharers = int(os.environ.get(DEVICE_SHARERS, "1"))
+    return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0), sharers)
 
 
 def measure_peak_flops(compute: ComputeDevice) -> float:
@@ -79,17 +96,10 @@ def measure_peak_flops(compute: ComputeDevice) -> float:
     return 2 * size**3 / best
 
 
-def default_workers(machine: MachineConfig) -> int:
-    """Jobs at once: one per core over its threads on the CPU, four per GPU.
-
-    Four small runs share a GPU because each is bound by kernel launches; larger rungs want
-    machine.workers=1.
-    """
+def cpu_cores() -> int:
+    """Cores this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    if machine.device is not Device.cpu and torch.cuda.is_available():
-        return max(1, min(4 * torch.cuda.device_count(), cores))
-    return max(1, cores // machine.threads)
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

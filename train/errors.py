@@ -35,7 +35,8 @@ class MissingExtraError(WindTunnelError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed; "
-            f"run: pip install 'windtunnel[{extra}]'"
+            f"run in the project's folder: "
+            f".venv/bin/python -m pip install -c constraints.txt -e '.[{extra}]'"
         )
 
 
@@ -46,9 +47,8 @@ class StorageError(WindTunnelError):
 
 
 STORAGE_ERRNOS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
-     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG)
-)  # fmt: skip
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
+)
 
 
 def as_storage_error(error: OSError) -> StorageError | None:

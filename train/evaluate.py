@@ -17,7 +17,7 @@ class Evaluation:
     loss: float
     """Nats per token."""
     bits_per_byte: float
-    """Loss over the text's bytes, which compares across tokenizers."""
+    """Loss over the text's bytes, at the validation split's mean bytes per token."""
     n_tokens: int
     """Tokens it was measured on."""
 

@@ -1,9 +1,11 @@
 """Jobs as processes of this machine, a few at once. Their ends are read from run folders."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from train.config import MachineConfig
-from train.device import default_workers
-from train.signals import StopRequest, stop_requests
+from train.signals import stop_requests
+from train.slots import job_slots
 from train.status import study_status
 
 STUDY_JOB = "WINDTUNNEL_STUDY_JOB"
@@ -38,29 +40,31 @@ def launch_local(jobs: list[list[str]], config: DictConfig) -> None:
     """
     machine = OmegaConf.to_object(config.machine)
     assert isinstance(machine, MachineConfig)
-    workers = machine.workers or default_workers(machine)
     study_folder = Path(config.paths.runs) / config.study.name
     extra = _config_dir_words(config)
+    waiting, free = list(jobs), job_slots(machine)
+    running: dict[subprocess.Popen[bytes], dict[str, str]] = {}
     with stop_requests() as stop, _StudyProgress(study_folder) as progress:
-        waiting, running = list(jobs), set[subprocess.Popen[bytes]]()
-        while waiting or running:
-            while waiting and len(running) < workers and not stop:
-                running.add(_start(waiting.pop(0), extra, threads=machine.threads))
-            running = {process for process in running if process.poll() is None}
-            progress.refresh()
-            if stop:
-                _stop_all(running, stop)
-                raise stop.error("with jobs under way")
-            time.sleep(POLL_SECONDS)
-        progress.refresh(now=True)
+        try:
+            while waiting or running:
+                while waiting and free and not stop:
+                    slot = free.pop(0)
+                    running[_start(waiting.pop(0), extra, slot)] = slot
+                for process in [process for process in running if process.poll() is not None]:
+                    free.append(running.pop(process))
+                progress.refresh()
+                if stop:
+                    raise stop.error("with jobs under way")
+                time.sleep(POLL_SECONDS)
+            progress.refresh(now=True)
+        finally:  # whatever happens here, no job is left behind
+            _stop_all(running, stop.signal or signal.SIGTERM)
 
 
-def _start(overrides: list[str], extra: list[str], *, threads: int) -> subprocess.Popen[bytes]:
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **limits, STUDY_JOB: "1"}
+def _start(overrides: list[str], extra: list[str], slot: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "train", *extra, *overrides],
-        env=environment,
+        env={**os.environ, **slot, STUDY_JOB: "1"},
         stdin=subprocess.DEVNULL,
     )
 
@@ -73,11 +77,10 @@ def _config_dir_words(config: DictConfig) -> list[str]:
     return []
 
 
-def _stop_all(running: set[subprocess.Popen[bytes]], stop: StopRequest) -> None:
-    """Ask every job to save and stop, and wait for it."""
-    assert stop.signal is not None
+def _stop_all(running: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    """Ask every job to save and stop, and wait for it; a second signal is harmless."""
     for process in running:
-        process.send_signal(stop.signal)  # a second one after Ctrl-C's own changes nothing
+        process.send_signal(number)
     for process in running:
         process.wait()
 

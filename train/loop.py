@@ -40,6 +40,9 @@ def train_run(config: Config, plan: RunPlan) -> None:
     with folder.locked(), stop_requests() as stop:
         if folder.state() in FINISHED_STATES:
             return
+        if folder.result.exists():  # killed between the result and the status
+            folder.write_status("completed", step=plan.steps, total_steps=plan.steps)
+            return
         attempt = folder.attempt_number() + 1
         try:
             run = start_run(config, plan, folder, attempt)
@@ -91,7 +94,8 @@ def _train(run: Run, stop: StopRequest) -> None:
             is_last = run.step == plan.steps
             is_log = is_last or run.step % machine.log_every == 0
             is_eval = run.step in eval_steps
-            is_boundary = is_log or is_eval or bool(stop)
+            is_stop = bool(stop) and not is_last  # read once: a signal may come at any line
+            is_boundary = is_log or is_eval or is_stop
             if is_boundary or not run.compute.is_cuda:  # on CUDA, looking stalls the queue
                 _collect(run, queued)
             if not is_boundary:
@@ -103,12 +107,12 @@ def _train(run: Run, stop: StopRequest) -> None:
             if is_eval:
                 log_evaluation(run)
             is_due = is_log and clock.since_save() > 60 * machine.checkpoint_minutes
-            if (stop or is_due) and not is_last:
+            if is_stop or (is_due and not is_last):
                 save(run)
                 clock.saved()
-            if is_log:
+            if is_log or is_stop:
                 write_running(run)
-            if stop and not is_last:
+            if is_stop:
                 run.tracker.finish("preempted", {})
                 raise stop.error(f"after step {run.step}")
             clock.resume(run.step)

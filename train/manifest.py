@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from train.config import Config
-from train.errors import ConfigError
+from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json, science
 from train.planning import RunPlan
 from train.records import SCHEMA_VERSION, read_json, write_json
@@ -45,9 +45,16 @@ def manifest_entry(run: PlannedRun) -> dict[str, Any]:
 
 
 def read_manifest(study_folder: Path) -> dict[str, Any] | None:
-    """The study's manifest, or None before it was first planned."""
+    """The study's manifest, or None before it was first planned.
+
+    Raises:
+        DataError: The file is not a manifest.
+    """
     path = study_folder / "manifest.json"
-    return read_json(path) if path.exists() else None
+    try:
+        return read_json(path) if path.exists() else None
+    except ValueError as error:
+        raise DataError(f"{error}; move the file away to plan the study again") from None
 
 
 def register_runs(
@@ -56,9 +63,13 @@ def register_runs(
     """Add runs to the manifest; runs that are there already are left as they are.
 
     Raises:
+        StorageError: The study's folder cannot be made.
         ConfigError: The study was planned without some of these runs and may not be extended.
     """
-    study_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        study_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{study_folder}: cannot be made ({error.strerror})") from None
     with FileLock(study_folder / "manifest.lock"):
         manifest = read_manifest(study_folder)
         known = {entry["run_id"]: entry for entry in manifest["runs"]} if manifest else {}

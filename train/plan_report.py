@@ -9,12 +9,13 @@ from rich.table import Table
 from train.config import Config
 from train.data.prepare import prepared_folder
 from train.data.shards import open_dataset
-from train.device import default_workers, select_device
+from train.device import select_device
 from train.identity import short_count
 from train.manifest import PlannedRun
 from train.pricing import disk_bytes, memory_bytes, seconds_per_run
 from train.records import FINISHED_STATES
 from train.rundir import RunFolder
+from train.slots import job_slots
 from train.validate import check_enough_tokens
 
 COLUMNS = (
@@ -45,29 +46,34 @@ def print_plan(runs: list[PlannedRun]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("run", "state") else "right")
-    left = 0.0
+    left = []
     for run in runs:
         state = _folder(run).state()
         if state not in FINISHED_STATES:
-            left += seconds[run.plan.run_id]
+            left.append(seconds[run.plan.run_id])
         table.add_row(*_cells(run, state, seconds[run.plan.run_id]))
     console.print(table)
-    workers = machine.workers or default_workers(machine)
+    workers = len(job_slots(machine))
     total_seconds = sum(seconds.values())
     plans = [run.plan for run in runs]
     console.print(
         f"{len(runs)} runs on {compute.name}, {workers} at once: "
-        f"{sum(plan.flops for plan in plans):.4g} FLOPs (6ND), "
+        f"{sum(6 * plan.params.standard * plan.tokens for plan in plans):.4g} FLOPs (6ND), "
         f"{sum(plan.flops_exact for plan in plans):.4g} exact, "
         f"{short_count(sum(plan.tokens for plan in plans))} tokens; "
-        f"{_duration(total_seconds)} of training, {_duration(left)} not done yet, "
-        f"at least {_duration(left / workers)} on the clock; "
+        f"{_duration(total_seconds)} of work, {_duration(sum(left))} not done yet, "
+        f"at least {_duration(_clock(left, workers))} on the clock; "
         f"{_bytes(sum(disk_bytes(run.config, run.plan) for run in runs))} of disk at most",
         highlight=False,
         soft_wrap=True,
     )
     for line in data_lines(runs):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _clock(left: list[float], workers: int) -> float:
+    """Least wall-clock seconds: the longest run, or all of them packed without a gap."""
+    return max(max(left, default=0.0), sum(left) / workers)
 
 
 def data_lines(runs: list[PlannedRun]) -> list[str]:

@@ -6,48 +6,60 @@ from collections.abc import Sequence
 import torch
 
 from train.config import Config
-from train.device import ComputeDevice, select_device
+from train.device import ComputeDevice, measure_peak_flops, select_device
 from train.manifest import PlannedRun
 from train.model import Transformer
 from train.optimizer import build_optimizer
 from train.planning import RunPlan
+from train.schedule import evaluation_steps
 from train.shape import ModelShape
 from train.step import activation_bytes, choose_micro_batch, train_step
 
 TIMED_STEPS = 3
-LONGEST_STEP_SECONDS = 5.0
-"""A shape whose step should take longer is priced by the rate of the largest one timed."""
+LONGEST_STEP_SECONDS = 2.0
+"""A step that should take longer is not taken to price a plan, but reckoned from FLOPs."""
+
+ASSUMED_SHARE = 0.3
+"""Share of the measured matrix-product peak that a step is taken to reach before one was timed:
+what steps of 0.1 to 1 million parameters reach on a CPU core (ours)."""
 
 
 def seconds_per_run(runs: Sequence[PlannedRun]) -> dict[str, float]:
-    """Training seconds of each run alone on this device, by run_id.
+    """Seconds of each run alone on this device, evaluations included, by run_id.
 
-    Every distinct (shape, batch) is timed for three steps on random tokens, smallest first.
+    Every distinct (shape, batch) is timed for three steps on random tokens, smallest first. Steps
+    of over LONGEST_STEP_SECONDS are reckoned at the rate of the largest one timed.
     """
     compute = select_device(runs[0].config.machine)
     per_step: dict[tuple[ModelShape, int], float] = {}
-    rate = 0.0
-    for run in sorted(runs, key=lambda run: run.plan.token_flops.train * run.plan.batch_tokens):
+    rate = ASSUMED_SHARE * measure_peak_flops(compute)
+    for run in sorted(runs, key=_step_flops):
         key = (run.plan.shape, run.plan.batch_tokens)
-        if key in per_step:
-            continue
-        step_flops = run.plan.token_flops.train * run.plan.batch_tokens
-        if rate and step_flops / rate > LONGEST_STEP_SECONDS:
-            per_step[key] = step_flops / rate
-            continue
-        per_step[key] = _time_step(run.config, run.plan, compute)
-        rate = step_flops / per_step[key]
+        if key not in per_step and _step_flops(run) / rate <= LONGEST_STEP_SECONDS:
+            per_step[key] = _time_step(run.config, run.plan, compute)
+            rate = _step_flops(run) / per_step[key]
+        per_step.setdefault(key, _step_flops(run) / rate)
     return {
-        run.plan.run_id: per_step[run.plan.shape, run.plan.batch_tokens] * run.plan.steps
+        run.plan.run_id: per_step[run.plan.shape, run.plan.batch_tokens] * _steps_worth(run)
         for run in runs
     }
+
+
+def _step_flops(run: PlannedRun) -> int:
+    return run.plan.token_flops.train * run.plan.batch_tokens
+
+
+def _steps_worth(run: PlannedRun) -> float:
+    """Steps of the run, and its evaluations, whose forward pass is a third of a step per token."""
+    evaluations = len(evaluation_steps(run.plan.steps, run.config.eval.points))
+    return run.plan.steps + evaluations * run.config.eval.tokens / run.plan.batch_tokens / 3
 
 
 def memory_bytes(config: Config, plan: RunPlan) -> int:
     """Weights, gradients and two moments in float32, and the activations of one micro-batch.
 
-    An upper estimate; without machine.micro_batch_seqs the whole batch is counted, which a GPU
-    splits when it does not fit.
+    An upper estimate; without machine.micro_batch_seqs the whole batch is counted, which is split
+    when it does not fit.
     """
     batch_seqs = plan.batch_tokens // config.data.seq_len
     seqs = config.machine.micro_batch_seqs or batch_seqs

@@ -19,8 +19,10 @@ from train.planning import RunPlan
 from train.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
 
 
-def run_facts(config: Config, plan: RunPlan, dataset: Dataset, device: str) -> dict[str, Any]:
-    """The content of run.json."""
+def run_facts(
+    config: Config, plan: RunPlan, dataset: Dataset, *, device: str, epochs: float
+) -> dict[str, Any]:
+    """The content of run.json; `epochs` is how often the run reads the training split."""
     return {
         "schema": SCHEMA_VERSION,
         "numerics_version": NUMERICS_VERSION,
@@ -46,7 +48,8 @@ def run_facts(config: Config, plan: RunPlan, dataset: Dataset, device: str) -> d
             "name": config.data.name,
             "sha256": dataset.sha256,
             "tokenizer_sha256": dataset.manifest.tokenizer_sha256,
-            "unique_tokens": dataset.n_tokens("train"),
+            "train_tokens": dataset.n_tokens("train"),
+            "epochs": epochs,
         },
         "versions": {
             "windtunnel": __version__,
@@ -112,5 +115,5 @@ def git_state(folder: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    changes = git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}

@@ -27,6 +27,10 @@ from train.step import choose_micro_batch
 from train.tracker import Tracker, build_tracker
 from train.validate import check_enough_tokens
 
+EVAL_TOKENS_AT_ONCE = 8_192
+"""Tokens per forward pass of an evaluation: enough to fill a small model's matrix products, and
+1 GB of float32 logits at a vocabulary of 32 thousand."""
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -64,7 +68,7 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
     compute = select_device(config.machine)
     dataset = open_dataset(prepare(config.data, Path(config.paths.data), progress=True))
     seq_len = config.data.seq_len
-    check_enough_tokens(
+    epochs = check_enough_tokens(
         plan,
         n_tokens=dataset.n_tokens("train"),
         seq_len=seq_len,
@@ -80,6 +84,7 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
         plan.shape, compute, batch_seqs=batch_seqs, asked=config.machine.micro_batch_seqs
     )
     batches = Batches(dataset, compute, seed=config.seed, batch_seqs=batch_seqs, seq_len=seq_len)
+    max_seqs = max(EVAL_TOKENS_AT_ONCE // seq_len, micro_batch_seqs)
     run = Run(
         config=config,
         plan=plan,
@@ -91,7 +96,7 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
         forward=torch.compile(model) if config.machine.compile else model,
         optimizer=optimizer,
         batches=batches,
-        validation=batches.validation(config.eval.tokens, max_seqs=max(32, micro_batch_seqs)),
+        validation=batches.validation(config.eval.tokens, max_seqs=max_seqs),
         micro_batch_seqs=micro_batch_seqs,
         tracker=build_tracker(
             config.tracker,
@@ -105,7 +110,7 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
     )
     _restore(run)
     folder.config.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    write_json(folder.run, run_facts(config, plan, dataset, compute.name))
+    write_json(folder.run, run_facts(config, plan, dataset, device=compute.name, epochs=epochs))
     folder.log_attempt(
         "start",
         attempt=attempt,

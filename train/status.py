@@ -51,12 +51,16 @@ def _run_status(study_folder: Path, entry: dict[str, Any]) -> RunStatus:
     state = status.get("state", "planned")
     if state == "running" and not folder.is_locked():
         state = "stale"
-    evals = read_jsonl(folder.evals)
+    reason = (status.get("reason") or "").split("\n", 1)[0] if state != "completed" else ""
+    try:
+        evals = read_jsonl(folder.evals)
+    except ValueError as error:  # said, not raised: one damaged file must not hide the other runs
+        evals, reason = [], str(error)
     return RunStatus(
         run_id=entry["run_id"],
         rung=entry["plan"]["rung"],
         state=state,
-        reason=(status.get("reason") or "").split("\n", 1)[0] if state != "completed" else "",
+        reason=reason,
         step=status.get("step", 0),
         total_steps=entry["plan"]["steps"],
         flops=entry["plan"]["flops"],
@@ -102,8 +106,10 @@ def summary(runs: list[RunStatus]) -> str:
     done = sum(run.flops * run.share for run in runs)
     line = f"{len(runs)} runs: {counts}; {done / total:.0%} of {total:.3g} FLOPs"
     spent = sum(run.seconds for run in runs)
-    if 0 < done < total and spent > 0:
-        line += f"; about {spent * (total - done) / done:.0f} job-seconds left at the rate so far"
+    running = sum(run.state == "running" for run in runs)
+    if running and 0 < done < total and spent > 0:
+        left = spent * (total - done) / done / running
+        line += f"; about {left:.0f} s left at the rate so far, {running} at a time"
     return line
 
 

@@ -11,8 +11,8 @@ from train.model import Transformer
 from train.optimizer import set_lr
 from train.shape import ModelShape
 
-CUDA_ACTIVATION_SHARE = 0.4
-"""Share of the free GPU memory that a micro-batch's activations may take."""
+ACTIVATION_SHARE = 0.4
+"""Share of the job's memory that a micro-batch's activations may take."""
 
 
 def train_step(
@@ -54,10 +54,7 @@ def choose_micro_batch(
     """Windows per forward pass: what was asked, else the largest divisor whose activations fit."""
     if asked is not None:
         return asked
-    if not compute.is_cuda:
-        return batch_seqs
-    free, _ = torch.cuda.mem_get_info(compute.device)
-    fits = CUDA_ACTIVATION_SHARE * free / activation_bytes(shape, seqs=1)
+    fits = ACTIVATION_SHARE * compute.memory_budget() / activation_bytes(shape, seqs=1)
     divisors = [d for d in range(1, batch_seqs + 1) if batch_seqs % d == 0]
     return max((d for d in divisors if d <= fits), default=1)
 

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from train.batches import Batches
+from train.batches import Batches, load_tokens
 from train.config import Config, ModelConfig
 from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
@@ -42,7 +43,7 @@ def test_targets_are_the_tokens_one_later(dataset: Dataset) -> None:
     assert tokens.shape == targets.shape == (8, SEQ_LEN)
     assert tokens.dtype == targets.dtype == torch.int64
     assert torch.equal(tokens[:, 1:], targets[:, :-1])
-    text = dataset.tokens("train").tolist()
+    text = np.concatenate(dataset.shards("train")).tolist()
     whole = {tuple(text[at : at + SEQ_LEN + 1]) for at in range(0, len(text), SEQ_LEN)}
     read = torch.cat((tokens, targets[:, -1:]), dim=1).tolist()
     assert all(tuple(window) in whole for window in read)  # windows of the text itself
@@ -66,7 +67,7 @@ def test_the_batch_size_cuts_one_order_into_steps(dataset: Dataset) -> None:
 
 
 def test_validation_is_the_first_tokens_end_to_end_however_it_is_cut(dataset: Dataset) -> None:
-    text = torch.from_numpy(dataset.tokens("validation").astype(np.int64))
+    text = torch.from_numpy(np.concatenate(dataset.shards("validation")).astype(np.int64))
     for max_seqs in (1, 7, 32, 1000):
         cut = batches_of(dataset, seed=max_seqs).validation(1_024, max_seqs=max_seqs)
         assert windows(cut).flatten().tolist() == text[:1_024].tolist()
@@ -115,3 +116,29 @@ def test_evaluation_learns_nothing(dataset: Dataset) -> None:
     model = make_model()
     evaluate(model, batches_of(dataset).validation(64, max_seqs=2), CPU, bytes_per_token=1.0)
     assert all(p.grad is None for p in model.parameters())
+
+
+class WideShards:
+    """Two shards of ids on both sides of 2**15, as Dataset shows them."""
+
+    dtype = np.dtype("<u2")
+
+    def shards(self, split: str) -> list[np.ndarray]:
+        assert split == "train"
+        return [np.array([0, 32_767, 32_768], "<u2"), np.array([40_000, 65_535], "<u2")]
+
+    def n_tokens(self, split: str) -> int:
+        return sum(map(len, self.shards(split)))
+
+
+def test_ids_above_half_the_width_survive_the_signed_tensor() -> None:
+    resident = load_tokens(cast(Dataset, WideShards()), torch.device("cpu"))
+    assert resident.dtype is torch.int16
+    assert (resident.long() & 0xFFFF).tolist() == [0, 32_767, 32_768, 40_000, 65_535]
+
+
+def test_a_batch_of_resident_tokens_is_the_batch_of_the_shards(dataset: Dataset) -> None:
+    gathered, resident = batches_of(dataset, seed=3), batches_of(dataset, seed=3)
+    resident._resident = load_tokens(dataset, CPU.device)
+    for ours, theirs in zip(resident.train(5), gathered.train(5), strict=True):
+        assert torch.equal(ours, theirs)

@@ -239,3 +239,13 @@ def test_hydra_s_own_node_is_not_ours() -> None:
         tree.hydro = 1
     with pytest.raises(ConfigError, match=re.escape("hydro: unknown")):
         to_config(tree)
+
+
+def test_the_readme_s_grid_fits_the_default_text() -> None:
+    """enwik8's training split has 71,518,891 bytes (docs/results/quickstart.md)."""
+    text = (CONFIG_ROOT.parent / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"-m (study\.name=ladder .*?) dry_run=true", text, flags=re.DOTALL)
+    assert command is not None
+    grid = expand_grid(command[1].replace("\\\n", " ").split(), [])
+    assert len(grid) == 8
+    assert all(validate(config_of(*overrides)).tokens < 71_518_891 for overrides in grid)

@@ -1,12 +1,10 @@
 """Choosing a device: what was asked, or a message that says what is there."""
 
-import os
-
 import pytest
 import torch
 
 from train.config import Device, MachineConfig
-from train.device import ComputeDevice, default_workers, measure_peak_flops, select_device
+from train.device import ComputeDevice, measure_peak_flops, select_device
 from train.errors import ConfigError
 
 
@@ -57,18 +55,9 @@ def test_the_measured_peak_is_one_that_a_cpu_can_have() -> None:
     assert 1e8 < peak < 1e13  # FLOP/s of one thread
 
 
-@pytest.mark.usefixtures("without_cuda")
-def test_one_job_per_core_over_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    workers = [default_workers(MachineConfig(threads=threads)) for threads in (1, 2, 4, 8)]
-    assert workers == [6, 3, 1, 1]
-
-
-def test_four_jobs_per_gpu_as_far_as_cores_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    assert default_workers(MachineConfig()) == 8
-    assert default_workers(MachineConfig(device=Device.cpu)) == 16
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)))
-    assert default_workers(MachineConfig()) == 3
+def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, total = 130 << 30, 139 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    cuda = torch.device("cuda", 0)
+    assert ComputeDevice(cuda, "gpu").memory_budget() == free
+    assert ComputeDevice(cuda, "gpu", sharers=4).memory_budget() == total // 4

@@ -35,7 +35,8 @@ def test_a_missing_extra_names_the_package_and_the_command() -> None:
     error = MissingExtraError("wandb", "wandb", "tracker=wandb")
     assert str(error) == (
         "tracker=wandb needs the package wandb, which is not installed; "
-        "run: pip install 'windtunnel[wandb]'"
+        "run in the project's folder: "
+        ".venv/bin/python -m pip install -c constraints.txt -e '.[wandb]'"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from train import recording
 from train.config import (
     BudgetConfig,
     Config,
@@ -25,9 +26,10 @@ from train.config import (
     StudyConfig,
     SyntheticConfig,
 )
-from train.errors import DivergedError, LockedError
+from train.errors import DivergedError, LockedError, PreemptedError
 from train.loop import train_run
 from train.records import read_json, read_jsonl
+from train.run import Run
 from train.rundir import RunFolder
 from train.validate import validate
 
@@ -187,6 +189,45 @@ def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path: Path, name: str,
         11,
     ]
     assert_same_record(whole, resumed)
+
+
+def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop must not be reported before the step whose state was saved."""
+    real = recording.write_running
+
+    def signalled(run: Run) -> None:
+        real(run)
+        if run.step == 21:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("train.loop.write_running", signalled)
+    with pytest.raises(PreemptedError, match="after step 22"):
+        run_to_end(tiny_config(tmp_path))
+    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
+    assert folder.read_status()["step"] == 22
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000022"]
+
+
+def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    folder = run_to_end(config)
+    folder.write_status("running", step=56, total_steps=STEPS)
+    before = folder.result.read_bytes()
+    run_to_end(config)
+    assert folder.state() == "completed"
+    assert folder.result.read_bytes() == before
+    assert folder.attempt_number() == 1
+
+
+def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, budget=BudgetConfig(tokens=200 * 256))
+    config.data.allow_repeat = True
+    facts = read_json(run_to_end(config).run)["data"]
+    windows = (facts["train_tokens"] - 1) // 32
+    assert facts["epochs"] == 200 * 256 / (windows * 32)
+    assert facts["epochs"] > 1.3
 
 
 def test_rows_after_the_checkpoint_are_set_aside(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from train.config import BudgetConfig, Config
-from train.errors import ConfigError
+from train.errors import ConfigError, DataError, StorageError
 from train.identity import science
 from train.manifest import PlannedRun, manifest_entry, read_manifest, register_runs
 from train.planning import plan_run
@@ -95,3 +95,14 @@ def test_the_hash_is_of_the_runs(tmp_path: Path, runs: list[PlannedRun]) -> None
     hashes = [read_manifest(tmp_path / name)["sha256"] for name in "abc"]  # type: ignore[index]
     assert hashes[0] == hashes[1] != hashes[2]
     assert all(len(bytes.fromhex(each)) == hashlib.sha256().digest_size for each in hashes)
+
+
+def test_a_manifest_that_is_not_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{torn", encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest.json: not JSON .* move the file away"):
+        read_manifest(tmp_path)
+
+
+def test_a_study_folder_that_cannot_be_made_is_a_storage_error() -> None:
+    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be made"):
+        register_runs(Path("/proc/nowhere/x"), "x", [], extend=False)

@@ -69,6 +69,6 @@ def test_a_missing_mirror_is_found_before_data_is_made(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = make_config(tracker=TrackerConfig(kind=TrackerKind.wandb))
-    with pytest.raises(MissingExtraError, match=r"pip install 'windtunnel\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=r"-e '\.\[wandb\]'"):
         preflight([planned(config)])
     assert not Path(config.paths.data).exists()

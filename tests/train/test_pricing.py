@@ -40,7 +40,8 @@ def test_seconds_grow_with_the_steps_of_a_shape(make_config: MakeConfig) -> None
     seconds = seconds_per_run(runs)
     short, long = (seconds[run.plan.run_id] for run in runs)
     assert 0 < short < 60
-    assert long == pytest.approx(10 * short)  # one shape is timed once
+    # 3 evaluations of 1,024 tokens, forward only, are worth 4 steps of 256
+    assert long == pytest.approx(404 / 44 * short)  # one shape is timed once
 
 
 def test_every_shape_is_timed_once_smallest_first_and_long_ones_are_priced_by_rate(
@@ -62,10 +63,10 @@ def test_every_shape_is_timed_once_smallest_first_and_long_ones_are_priced_by_ra
     assert timed == [32]
     assert len(seconds) == 4
     large, small = runs[0].plan, runs[2].plan
-    assert seconds[small.run_id] == 3.0 * 40
-    # more than 5 s a step by the small one's rate, so it is not timed
+    assert seconds[small.run_id] == 3.0 * 44
+    # more than 2 s a step by the small one's rate, so it is not timed
     ratio = large.token_flops.train / small.token_flops.train
-    assert seconds[large.run_id] == pytest.approx(3.0 * ratio * 40)
+    assert seconds[large.run_id] == pytest.approx(3.0 * ratio * 44)
 
 
 def test_a_swept_rate_does_not_time_the_shape_again(
@@ -74,5 +75,5 @@ def test_a_swept_rate_does_not_time_the_shape_again(
     calls: list[object] = []
     monkeypatch.setattr(pricing, "_time_step", lambda *words: calls.append(words) or 0.5)
     runs = [planned(make_config(seed=seed)) for seed in range(3)]
-    assert set(seconds_per_run(runs).values()) == {20.0}
+    assert set(seconds_per_run(runs).values()) == {22.0}
     assert len(calls) == 1

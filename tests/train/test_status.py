@@ -92,7 +92,7 @@ def test_the_summary_counts_states_flops_and_time_left_by_hand() -> None:
     # 8e9 FLOPs took 80 s, and 8e9 of 16e9 are left
     assert summary(runs) == (
         "3 runs: 1 completed, 1 planned, 1 running; 50% of 1.6e+10 FLOPs; "
-        "about 80 job-seconds left at the rate so far"
+        "about 80 s left at the rate so far, 1 at a time"
     )
 
 

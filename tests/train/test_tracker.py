@@ -317,7 +317,7 @@ def test_a_missing_wandb_names_its_extra(tmp_path: Path, monkeypatch: pytest.Mon
         return real(name, *words, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_wandb)
-    with pytest.raises(MissingExtraError, match=r"pip install 'windtunnel\[wandb\]'") as refused:
+    with pytest.raises(MissingExtraError, match=r"-e '\.\[wandb\]'") as refused:
         build(tmp_path)
     assert refused.value.exit_code == 2
 

@@ -62,7 +62,7 @@ def fetch(root: Path) -> Path:
     Safe when several processes ask at once: the others wait for the first.
 
     Raises:
-        DataError: The file there is not enwik8, a route brought something else, or none works.
+        DataError: The file there is not enwik8, or no route brings it; each one's reason is given.
     """
     target = raw_path(root)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,10 @@ def fetch(root: Path) -> Path:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as work:
                 try:
                     raw = route(Path(work))
-                except RouteError as reason:
+                    _check("what came", len(raw), hashlib.sha256(raw).hexdigest())
+                except (RouteError, DataError) as reason:
                     reasons.append(f"  {name}: {reason}")
                     continue
-            _check(f"enwik8 from {name}", len(raw), hashlib.sha256(raw).hexdigest())
             _store(target, raw)
             return target
     raise DataError(
@@ -186,17 +186,18 @@ def _check_file(path: Path) -> None:
     """Refuse a cached file that is not enwik8."""
     size = path.stat().st_size
     if size != SIZE:
-        _check(f"{path}", size, "")
+        _check(f"{path}", size, "", "; delete it and run again")
     with path.open("rb") as file:
-        _check(f"{path}", size, hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _check(f"{path}", size, digest, "; delete it and run again")
 
 
-def _check(name: str, size: int, sha256: str) -> None:
+def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
     """Refuse anything but the known bytes."""
     if size != SIZE:
-        raise DataError(f"{name}: expected {SIZE:,} bytes, got {size:,}; delete it and run again")
+        raise DataError(f"{name}: expected {SIZE:,} bytes, got {size:,}{remedy}")
     if sha256 != SHA256:
-        raise DataError(f"{name}: expected sha256 {SHA256}, got {sha256}; delete it and run again")
+        raise DataError(f"{name}: expected sha256 {SHA256}, got {sha256}{remedy}")
 
 
 def _store(target: Path, raw: bytes) -> None:

@@ -5,13 +5,13 @@ depends on the tokens alone, not on when, where or by which path they were made.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from train.errors import DataError
+from train.identity import canonical_json
 from train.records import read_json, write_json
 
 SCHEMA = 1
@@ -92,11 +92,6 @@ class Manifest:
     def of(self, split: str) -> tuple[ShardFacts, ...]:
         """Return the shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
-
-
-def canonical_json(value: Any) -> str:  # noqa: ANN401
-    """Return the one JSON text of a value: sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -5,6 +5,7 @@ under a lock and renamed as the last act.
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from train.data.manifest import TRAIN, VALIDATION, Manifest
 from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes, Split
 from train.data.writer import SplitWriter, dtype_name
 from train.errors import ConfigError, DataError, StorageError
+from train.identity import canonical_json
 
 PREPARATION_VERSION = 1
 """Raised by every change that alters the tokens of some configuration."""
@@ -38,7 +40,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 def prepared_folder(data: DataConfig, root: Path) -> Path:
     """Return the folder of this data under the data root; it need not exist."""
-    spec = manifest.canonical_json(token_spec(data))
+    spec = canonical_json(token_spec(data))
     hash8 = hashlib.sha256(spec.encode()).hexdigest()[:8]
     return root / f"{data.name}-{data.tokenizer.value}-{hash8}"
 
@@ -88,7 +90,9 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
                     _build(data, root, folder, progress=progress)
         except OSError as error:
             raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
-    _refuse_stale(data, root, folder)
+    made = manifest.read_manifest(folder)
+    _refuse_foreign(data, made, folder)
+    _refuse_stale(data, root, made, folder)
     return folder
 
 
@@ -106,9 +110,20 @@ def check(data: DataConfig) -> None:
         tokenizer.check_vocab_size(data.tokenizer, data.vocab_size)
 
 
-def _refuse_stale(data: DataConfig, root: Path, folder: Path) -> None:
+def _refuse_foreign(data: DataConfig, made: Manifest, folder: Path) -> None:
+    """Refuse a folder that was made of other settings and put under this name."""
+    asked = json.loads(canonical_json(token_spec(data)))
+    for name in sorted(asked.keys() | made.spec.keys()):
+        if asked.get(name) != made.spec.get(name):
+            raise DataError(
+                f"{folder} was made with {name}={made.spec.get(name)!r}, and {asked.get(name)!r} "
+                f"is asked for; move it away and run again"
+            )
+
+
+def _refuse_stale(data: DataConfig, root: Path, made: Manifest, folder: Path) -> None:
     """Refuse a folder whose files have changed since; files that are gone are not missed."""
-    prepared = manifest.read_manifest(folder).source.get("files_bytes")
+    prepared = made.source.get("files_bytes")
     if prepared is None:
         return
     try:

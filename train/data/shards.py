@@ -50,6 +50,11 @@ class Dataset:
         """All ids are below this."""
         return self.manifest.vocab_size
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the ids on disk, uint16 or uint32."""
+        return DTYPES[self.manifest.dtype]
+
     def n_tokens(self, split: str) -> int:
         """Return the tokens of `train` or `validation`."""
         _check_split(split)
@@ -89,11 +94,10 @@ class Dataset:
             self._read(split, start, out_BT[row])
         return out_BT
 
-    def tokens(self, split: str) -> NDArray[Any]:
-        """Return the whole split: a memory map when it is one file, else a copy in memory."""
+    def shards(self, split: str) -> list[NDArray[Any]]:
+        """Return the split's memory maps in order, read-only, of dtype `dtype`."""
         _check_split(split)
-        arrays = self._arrays[split]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return self._arrays[split]
 
     def _read(self, split: str, start: int, out: NDArray[np.int64]) -> None:
         """Fill `out` with the tokens from `start` on, across shard borders."""

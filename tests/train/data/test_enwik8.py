@@ -68,17 +68,24 @@ def test_when_no_route_works_each_reason_and_the_way_by_hand_are_given(
 @pytest.mark.parametrize(
     ("brought", "message"),
     [
-        (RAW[:-1], rf"enwik8 from hub: expected {SIZE} bytes, got {len(RAW) - 1:,}"),
-        (RAW[:-1] + b"!", r"enwik8 from hub: expected sha256 \w{64}, got \w{64}"),
+        (RAW[:-1], rf"hub: what came: expected {SIZE} bytes, got {len(RAW) - 1:,}"),
+        (RAW[:-1] + b"!", r"hub: what came: expected sha256 \w{64}, got \w{64}"),
     ],
 )
 def test_wrong_bytes_are_refused_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought: bytes, message: str
 ) -> None:
-    use(monkeypatch, hub=lambda _: brought, package=lambda _: RAW)
+    use(monkeypatch, hub=lambda _: brought)
     with pytest.raises(DataError, match=message):
         enwik8.fetch(tmp_path)
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["enwik8.lock"]
+
+
+def test_a_route_that_brings_other_bytes_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, hub=lambda _: RAW[:-1], package=lambda _: RAW)
+    assert enwik8.fetch(tmp_path).read_bytes() == RAW
 
 
 def test_a_damaged_cached_file_is_named(tmp_path: Path) -> None:

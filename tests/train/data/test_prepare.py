@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_every_document_is_in_exactly_one_split(corpus: Path, tmp_path: Path) ->
     dataset = open_dataset(prepare(config(corpus), tmp_path / "data"))
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
     parts = {
-        split: BytesTokenizer().decode(dataset.tokens(split)).split("\n")[:-1]
+        split: BytesTokenizer().decode(np.concatenate(dataset.shards(split))).split("\n")[:-1]
         for split in (TRAIN, VALIDATION)
     }
     assert sorted(parts[TRAIN] + parts[VALIDATION]) == sorted(texts)
@@ -73,10 +74,12 @@ def test_preparation_gives_the_same_bytes_anywhere(corpus: Path, tmp_path: Path)
 
 
 def test_validation_does_not_depend_on_document_order(corpus: Path, tmp_path: Path) -> None:
-    before = open_dataset(prepare(config(corpus), tmp_path / "a")).tokens(VALIDATION)
+    before = np.concatenate(
+        open_dataset(prepare(config(corpus), tmp_path / "a")).shards(VALIDATION)
+    )
     lines = corpus.read_text().splitlines(keepends=True)
     corpus.write_text("".join(reversed(lines)))
-    after = open_dataset(prepare(config(corpus), tmp_path / "b")).tokens(VALIDATION)
+    after = np.concatenate(open_dataset(prepare(config(corpus), tmp_path / "b")).shards(VALIDATION))
     assert before.tolist() == after.tolist()
 
 
@@ -126,7 +129,7 @@ def test_byte_pairs_are_trained_on_training_documents_alone(corpus: Path, tmp_pa
     assert dataset.manifest.tokenizer_sha256 == bpe.sha256
     assert dataset.bytes_per_token(TRAIN) > 1.5
     texts = {json.loads(line)["text"] for line in corpus.read_text().splitlines()}
-    assert set(bpe.decode(dataset.tokens(VALIDATION)).split("\n")[:-1]) < texts
+    assert set(bpe.decode(np.concatenate(dataset.shards(VALIDATION))).split("\n")[:-1]) < texts
     with pytest.raises(DataError, match=r"trained the tokenizer would be held out; use .*=400"):
         prepare(dataclasses.replace(data, validation_tokens=1600), tmp_path / "data")
 
@@ -140,8 +143,8 @@ def test_synthetic_manifest_states_the_exact_entropy_rate(tmp_path: Path) -> Non
     assert rate == pytest.approx(ENTROPY_RATE, abs=1e-12)
     source = preparation.synthetic.markov_source(SYNTHETIC.synthetic, 97)
     chain = np.concatenate(list(preparation.synthetic.generate(source, tokens=20_000, seed=0)))
-    assert dataset.tokens(VALIDATION).tolist() == chain[:3000].tolist()
-    assert dataset.tokens(TRAIN).tolist() == chain[3000:].tolist()
+    assert np.concatenate(dataset.shards(VALIDATION)).tolist() == chain[:3000].tolist()
+    assert np.concatenate(dataset.shards(TRAIN)).tolist() == chain[3000:].tolist()
 
 
 ENTROPY_RATE = 3.1392499229230038
@@ -153,8 +156,8 @@ def test_copies_do_not_straddle_the_splits(tmp_path: Path) -> None:
     rows = [{"text": f"text {n % 40}"} for n in range(200)]
     path.write_text("\n".join(map(json.dumps, rows)))
     dataset = open_dataset(prepare(config(path, validation_tokens=100), tmp_path / "data"))
-    train = set(BytesTokenizer().decode(dataset.tokens(TRAIN)).split("\n"))
-    held = set(BytesTokenizer().decode(dataset.tokens(VALIDATION)).split("\n"))
+    train = set(BytesTokenizer().decode(np.concatenate(dataset.shards(TRAIN))).split("\n"))
+    held = set(BytesTokenizer().decode(np.concatenate(dataset.shards(VALIDATION))).split("\n"))
     assert train & held == {""}
 
 
@@ -259,3 +262,14 @@ def test_one_long_text_file_can_be_split(tmp_path: Path, monkeypatch: pytest.Mon
     dataset = open_dataset(prepare(config(path, validation_tokens=500), tmp_path / "data"))
     assert 500 <= dataset.n_tokens(VALIDATION) < 1000
     assert dataset.n_tokens(TRAIN) > 3000
+
+
+def test_a_folder_of_other_settings_under_the_name_is_refused(corpus: Path, tmp_path: Path) -> None:
+    folder = prepare(config(corpus), tmp_path / "data")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    facts = open_dataset(folder).manifest
+    other = replace(facts, spec={**facts.spec, "vocab_size": 300})
+    path.write_text(json.dumps({**manifest, "spec": dict(other.spec), "sha256": other.sha256}))
+    with pytest.raises(DataError, match="was made with vocab_size=300, and 256 is asked for"):
+        prepare(config(corpus), tmp_path / "data")

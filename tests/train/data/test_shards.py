@@ -51,8 +51,8 @@ def test_windows_read_across_shard_borders(tmp_path: Path) -> None:
     windows = dataset.windows(TRAIN, starts, 20)
     assert windows.dtype == np.int64
     assert windows.tolist() == [train[start : start + 20] for start in starts.tolist()]
-    assert dataset.tokens(TRAIN).tolist() == train
-    assert dataset.tokens(VALIDATION).tolist() == [1, 2, 3]
+    assert np.concatenate(dataset.shards(TRAIN)).tolist() == train
+    assert np.concatenate(dataset.shards(VALIDATION)).tolist() == [1, 2, 3]
 
 
 def test_totals_come_from_the_manifest(tmp_path: Path) -> None:

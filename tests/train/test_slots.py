@@ -1,0 +1,48 @@
+"""Where jobs run: how many at once, and which GPU each of them sees."""
+
+import os
+
+import pytest
+import torch
+
+from train.config import Device, MachineConfig
+from train.slots import job_slots, visible_gpus
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, *, cores: int, gpus: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_one_job_per_core_over_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, cores=6, gpus=0)
+    counts = [len(job_slots(MachineConfig(threads=threads))) for threads in (1, 2, 4, 8)]
+    assert counts == [6, 3, 1, 1]
+    assert job_slots(MachineConfig(threads=2))[0] == {
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+    }
+
+
+def test_jobs_are_dealt_round_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, cores=16, gpus=2)
+    slots = job_slots(MachineConfig())
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1"] * 4
+    assert {slot["WINDTUNNEL_DEVICE_SHARERS"] for slot in slots} == {"4"}
+
+
+def test_cores_and_the_config_limit_the_jobs_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, cores=3, gpus=2)
+    assert len(job_slots(MachineConfig())) == 3
+    alone = job_slots(MachineConfig(workers=1))
+    assert [slot["WINDTUNNEL_DEVICE_SHARERS"] for slot in alone] == ["1"]
+    assert len(job_slots(MachineConfig(device=Device.cpu))) == 3
+    assert "CUDA_VISIBLE_DEVICES" not in job_slots(MachineConfig(device=Device.cpu))[0]
+
+
+def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, cores=16, gpus=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a1")
+    assert visible_gpus() == ["3", "GPU-5a1"]
