@@ -65,6 +65,8 @@ def main() -> int:
         job()
     except WindTunnelError as error:
         return _fail(error)
+    except KeyboardInterrupt:  # before the loop listens: nothing to save
+        return 130
     except Exception as error:
         storage = as_storage_error(error) if isinstance(error, OSError) else None
         if storage is not None:
