@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from train.errors import CheckpointError, StorageError
-from train.records import read_json, write_json
+from train.records import SCHEMA_VERSION, read_json, write_json
 
 DAMAGE = (FileNotFoundError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError)
 """What a truncated, altered or foreign checkpoint raises."""
@@ -58,7 +58,7 @@ def save_checkpoint(
     }
     for name in files:
         _fsync(partial / name)
-    write_json(partial / "DONE.json", {"schema": 1, "step": step, "files": files})
+    write_json(partial / "DONE.json", {"schema": SCHEMA_VERSION, "step": step, "files": files})
     _fsync(partial)
     if final.exists():  # the same step again, after a resume from an older checkpoint
         shutil.rmtree(final)

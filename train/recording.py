@@ -8,7 +8,7 @@ from train.checkpoint import save_checkpoint
 from train.errors import DivergedError
 from train.evaluate import evaluate
 from train.provenance import runs_table_row
-from train.records import append_jsonl, write_json
+from train.records import SCHEMA_VERSION, append_jsonl, write_json
 from train.run import Run
 
 
@@ -107,7 +107,7 @@ def complete(run: Run) -> None:
     write_json(
         folder.result,
         {
-            "schema": 1,
+            "schema": SCHEMA_VERSION,
             "run_id": run.plan.run_id,
             "state": "completed",
             "data_sha256": run.dataset.sha256,

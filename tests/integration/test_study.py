@@ -171,7 +171,7 @@ def test_the_plan_prices_every_run_and_trains_nothing(workplace: Path) -> None:
 def test_status_prints_every_run(killed_and_finished: Path, workplace: Path) -> None:
     status = command("train.status", "study=tiny", root=workplace)
     assert status.returncode == 0, status.stderr
-    assert "15 runs: 15 completed; 100% of 7e+10 FLOPs" in status.stdout
+    assert "15 runs: 15 completed; 100% of 7.01e+10 FLOPs" in status.stdout
 
 
 def test_the_analysis_fits_the_study(killed_and_finished: Path, workplace: Path) -> None:
@@ -212,6 +212,33 @@ def test_a_study_that_cannot_be_meant_trains_nothing(
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (workplace / "runs" / "refused").exists()
+
+
+def test_a_stop_is_passed_on_and_the_command_continues(
+    workplace: Path, killed_and_finished: Path
+) -> None:
+    """A scheduler's SIGTERM reaches the jobs through their launcher, and none is left running."""
+    del killed_and_finished  # the data it prepared is used again
+    study = workplace / "runs" / "stopped"
+    words = ["study=tiny", "study.name=stopped", "budget.flops=8e9", "model.d_model=8,12"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "train", "--config-dir", str(workplace / "conf"), "-m", *words],
+        cwd=workplace,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_a_job(study, launcher)
+    launcher.send_signal(signal.SIGTERM)
+    _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 75, errors
+    assert "stopped by SIGTERM with jobs under way; the same command continues" in errors
+    stopped = study_status(study)
+    assert "preempted" in {run.state for run in stopped}
+    assert not {"running", "stale", "failed"} & {run.state for run in stopped}
+    again = train("-m", *words, root=workplace)
+    assert again.returncode == 0, again.stderr
+    assert [run.state for run in study_status(study)] == ["completed"] * 2
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(workplace: Path) -> None:

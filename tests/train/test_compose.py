@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from train import pricing
 from train.compose import (
     CONFIG_ROOT,
     explain,
@@ -24,6 +25,7 @@ from train.config import Config, ScheduleShape
 from train.errors import ConfigError
 from train.grid import expand_grid
 from train.manifest import PlannedRun
+from train.plan_report import print_plan
 from train.study import plan_grid
 from train.validate import validate
 
@@ -109,6 +111,22 @@ def test_every_study_plans_its_whole_grid(option: str) -> None:
     points = sum(math.prod(len(axis) for axis in block.values()) for block in study.grid)
     assert len(runs) == max(1, points) <= study.max_runs
     assert {run.config.study.name for run in runs} == {option}
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "study"])
+def test_every_study_dry_runs(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        pricing, "_time_step", lambda *words: 0.01
+    )  # the price's clock, not its sum
+    study = composed(f"study={option}").study
+    runs = plan_study(f"study={option}", *([] if study.grid else [BUDGET]))
+    print_plan(runs)
+    printed = capsys.readouterr().out
+    assert all(run.plan.run_id in printed for run in runs)
+    assert f"{len(runs)} runs on " in printed
+    assert "of disk at most" in printed
 
 
 @pytest.mark.parametrize(
