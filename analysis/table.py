@@ -116,7 +116,7 @@ def _with_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """Check that the required columns are there and make their values numbers."""
     missing = [name for name in REQUIRED_COLUMNS if name not in frame.columns]
     if missing:
-        have = [str(name) for name in frame.columns]
+        have = [str(name) for name in frame.columns if name not in REQUIRED_COLUMNS]
         told = "; ".join(f"'{name}' is missing{near_names(name, have)}" for name in missing)
         raise InputError(f"a runs table needs the columns {', '.join(REQUIRED_COLUMNS)}: {told}")
     if len(frame) == 0:
