@@ -37,6 +37,8 @@ def main(words: Sequence[str]) -> int:
 def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     options = parse_options(words)
     table = _load(options)
+    out = _out_folder(options)
+    out.mkdir(parents=True, exist_ok=True)  # before the work, so that its answer has a place
     text.print_inputs(stdout, table)
     surveyed = survey(table, options)
     text.print_valleys(stdout, surveyed)
@@ -45,8 +47,6 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
         analysis = analyse(surveyed, bar.advance)
     finally:
         bar.close()
-    out = _out_folder(options)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "fits.json", to_json(analysis))
     text.print_verdict(stdout, analysis, str(out))
     text.print_answer(stdout, analysis)

@@ -16,6 +16,7 @@ from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.plan_report import print_plan
 from train.preflight import preflight
+from train.records import read_json
 from train.rundir import RunFolder
 from train.validate import validate
 
@@ -54,6 +55,7 @@ def run_job(tree: DictConfig) -> None:
     if os.environ.get(STUDY_JOB):
         _write_to(RunFolder(study_folder / run.plan.run_id).log)
     train_run(config, run.plan)
+    _say_how_it_ended(RunFolder(study_folder / run.plan.run_id))
 
 
 def main() -> int:
@@ -80,6 +82,16 @@ def main() -> int:
 def _fail(error: WindTunnelError) -> int:
     sys.stderr.write(f"error: {error}\n")
     return error.exit_code
+
+
+def _say_how_it_ended(folder: RunFolder) -> None:
+    """One line on standard output, also for a run that was finished before."""
+    line = f"{folder.path}: {folder.state()}"
+    if folder.result.exists():
+        row = read_json(folder.result)["row"]
+        line += f", validation loss {row['loss']:.4f} nats per token"
+        line += f" ({row['bits_per_byte']:.4f} bits per byte)"
+    sys.stdout.write(line + "\n")
 
 
 def _write_to(log: Path) -> None:

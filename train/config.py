@@ -221,16 +221,20 @@ class EvalConfig:
     """Validation tokens used: the same first ones for every run, at most what is held out."""
 
 
+SCRATCH = "scratch"
+"""The study of single jobs and plain sweeps that were given no other name."""
+
+
 @dataclass(kw_only=True)
 class StudyConfig:
     """A question with its grid."""
 
-    name: str = "scratch"
+    name: str = SCRATCH
     """Folder under paths.runs, and the W&B group."""
     question: str = ""
     """What the study asks, in a sentence."""
     extend: bool = False
-    """Whether a launch may add runs to a study that was planned with another grid."""
+    """Whether a launch may add runs to a study that was planned with another grid; scratch may."""
     max_runs: int = 10_000
     """Largest grid that is accepted."""
     grid: list[dict[str, Any]] = field(default_factory=list)

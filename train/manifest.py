@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from train.config import Config
+from train.config import SCRATCH, Config
 from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json, science
 from train.planning import RunPlan
@@ -74,7 +74,7 @@ def register_runs(
         manifest = read_manifest(study_folder)
         known = {entry["run_id"]: entry for entry in manifest["runs"]} if manifest else {}
         new = [run for run in runs if run.plan.run_id not in known]
-        if manifest and new and not extend:
+        if manifest and new and not extend and study != SCRATCH:
             names = ", ".join(run.plan.run_id for run in new[:3])
             raise ConfigError(
                 f"study.name={study}: {study_folder} was planned with another grid; {len(new)} of "

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.config import Config
-from train.data.prepare import prepared_folder
+from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.device import select_device
 from train.identity import short_count
@@ -16,6 +16,7 @@ from train.pricing import disk_bytes, memory_bytes, seconds_per_run
 from train.records import FINISHED_STATES
 from train.rundir import RunFolder
 from train.slots import job_slots
+from train.tracker import require_tracker
 from train.validate import check_enough_tokens
 
 COLUMNS = (
@@ -42,6 +43,8 @@ def print_plan(runs: list[PlannedRun]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 220)
     machine = runs[0].config.machine
     compute = select_device(machine)
+    for run in runs:
+        require_tracker(run.config.tracker)
     seconds = seconds_per_run(runs)
     table = Table(box=None, pad_edge=False)
     for name in COLUMNS:
@@ -93,6 +96,7 @@ def data_lines(runs: list[PlannedRun]) -> list[str]:
 def _data_line(folder: Path, config: Config, run: PlannedRun) -> str:
     if not folder.exists():
         return f"data {config.data.name}: not prepared yet; its length is checked when it is"
+    prepare(config.data, Path(config.paths.data))  # it is there: only compared with the settings
     n_tokens = open_dataset(folder).n_tokens("train")
     epochs = check_enough_tokens(
         run.plan,

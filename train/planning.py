@@ -63,7 +63,7 @@ def plan_run(config: Config) -> RunPlan:
     params = count_params(shape)
     per_token = flops_per_token(shape, config.budget.convention)
     asked_tokens = budget_tokens(config.budget, params=params, flops_per_token=per_token)
-    steps = whole_steps(asked_tokens, optimizer.batch_tokens)
+    steps = whole_steps(asked_tokens, optimizer.batch_tokens, budget=_given(config.budget))
     lr = peak_lr(optimizer, n_params_standard=params.standard)
     return RunPlan(
         run_id=run_id(config, rung=shape.rung, tokens=steps * optimizer.batch_tokens, lr=lr),
@@ -87,19 +87,7 @@ def budget_tokens(budget: BudgetConfig, *, params: ParamCounts, flops_per_token:
     Raises:
         ConfigError: None or several forms are given, or the value is not positive.
     """
-    forms = {
-        "tokens": budget.tokens,
-        "flops": budget.flops,
-        "tokens_per_param": budget.tokens_per_param,
-    }
-    given = {name: value for name, value in forms.items() if value is not None}
-    if len(given) != 1:
-        found = ", ".join(f"budget.{name}={value:g}" for name, value in given.items()) or "none"
-        raise ConfigError(
-            f"budget: exactly one of budget.tokens, budget.flops, budget.tokens_per_param "
-            f"must be given, got {found}" + ("; set the others to null" if given else "")
-        )
-    ((name, value),) = given.items()
+    name, value = _given(budget)
     if not 0 < value < float("inf"):
         raise ConfigError(f"budget.{name}={value:g}: must be positive and finite")
     return {
@@ -109,8 +97,34 @@ def budget_tokens(budget: BudgetConfig, *, params: ParamCounts, flops_per_token:
     }[name]
 
 
-def whole_steps(asked_tokens: float, batch_tokens: int) -> int:
+def _given(budget: BudgetConfig) -> tuple[str, float]:
+    """The one form of the budget that is given, and its value."""
+    forms = {
+        "tokens": budget.tokens,
+        "flops": budget.flops,
+        "tokens_per_param": budget.tokens_per_param,
+    }
+    given = {name: value for name, value in forms.items() if value is not None}
+    if len(given) != 1:
+        found = ", ".join(f"budget.{name}={value:g}" for name, value in given.items()) or "none"
+        remedy = "; set the others to null" if given else ", for example budget.flops=1e13"
+        raise ConfigError(
+            f"budget: exactly one of budget.tokens, budget.flops, budget.tokens_per_param "
+            f"must be given, got {found}{remedy}"
+        )
+    ((name, value),) = given.items()
+    return name, value
+
+
+def whole_steps(
+    asked_tokens: float, batch_tokens: int, *, budget: tuple[str, float] | None = None
+) -> int:
     """Whole optimiser steps nearest to the asked tokens.
+
+    Args:
+        asked_tokens: What the budget comes to.
+        batch_tokens: Tokens per step.
+        budget: The form and value that the user gave, for the advice; tokens when left out.
 
     Raises:
         ConfigError: Fewer tokens than one batch, or the rounding moves them by over 0.5 %.
@@ -126,11 +140,12 @@ def whole_steps(asked_tokens: float, batch_tokens: int) -> int:
     steps = round(asked_tokens / batch_tokens)
     rounding = steps * batch_tokens / asked_tokens - 1.0
     if abs(rounding) > LARGEST_ROUNDING:
+        form, value = budget or ("tokens", asked_tokens)
+        nearest = steps * batch_tokens if form == "tokens" else f"{value * (1 + rounding):.6g}"
         raise ConfigError(
             f"the budget asks for {asked_tokens:.6g} tokens = {asked_tokens / batch_tokens:.3f} "
             f"steps of {batch_tokens}; whole steps would change it by {rounding:+.2%} "
-            f"(at most 0.5 %); use a smaller optimizer.batch_tokens "
-            f"or budget.tokens={steps * batch_tokens}"
+            f"(at most 0.5 %); use a smaller optimizer.batch_tokens or budget.{form}={nearest}"
         )
     return steps
 

@@ -56,7 +56,7 @@ class RunProgress:
     def update(self, step: int, row: Mapping[str, Any]) -> None:
         """Show where the run is; `row` is a row of metrics.jsonl."""
         speed = short_count(row["tokens_per_second"])
-        facts = f"loss {row['loss']:.4f}  {speed} tokens/s  mfu {row['mfu']:.0%}"
+        facts = f"train loss {row['loss']:.4f}  {speed} tokens/s  mfu {row['mfu']:.0%}"
         self._bar.update(self._task, completed=step, facts=facts)
         now = time.monotonic()
         if self._bar.disable and (now - self._last_line > LOG_SECONDS or step == self._total):

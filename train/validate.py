@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
-from train.config import Config, ScheduleConfig, ScheduleShape
+from train.config import Config, ScheduleConfig, ScheduleShape, Source
 from train.data.prepare import check as check_data
 from train.data.sampler import epochs, n_windows
 from train.errors import ConfigError
@@ -22,6 +22,11 @@ def validate(config: Config) -> RunPlan:
     """
     _check_names(config)
     check_data(config.data)
+    if config.data.files and config.data.source is not Source.files:
+        raise ConfigError(
+            f"data.files is given, and data.source={config.data.source.name} does not read it; "
+            f"add data=files"
+        )
     _check_ranges(config)
     _check_batch(config)
     _check_warmup_form(config.schedule)

@@ -267,5 +267,5 @@ def test_the_readme_s_grid_fits_the_default_text() -> None:
     command = re.search(r"-m (study\.name=ladder .*?) dry_run=true", text, flags=re.DOTALL)
     assert command is not None
     grid = expand_grid(command[1].replace("\\\n", " ").split(), [])
-    assert len(grid) == 8
+    assert len(grid) == 15
     assert all(validate(config_of(*overrides)).tokens < 71_518_891 for overrides in grid)

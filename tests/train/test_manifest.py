@@ -79,6 +79,14 @@ def test_another_grid_is_refused_and_leaves_the_manifest(
     assert (tmp_path / "manifest.json").read_bytes() == before
 
 
+def test_scratch_takes_any_run(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "scratch", runs[:1], extend=False)
+    register_runs(tmp_path, "scratch", runs[1:], extend=False)
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert len(manifest["runs"]) == len(runs)
+
+
 def test_extending_appends_and_keeps_what_was_there(tmp_path: Path, runs: list[PlannedRun]) -> None:
     register_runs(tmp_path, "s", runs[:2], extend=False)
     register_runs(tmp_path, "s", runs[1:], extend=True)

@@ -178,3 +178,9 @@ def test_the_plan_uses_the_standard_count_for_the_rule(make_config: MakeConfig) 
     plan = plan_run(make_config(optimizer=optimizer, model=ModelConfig(d_model=64)))
     n_params = 2 * 12 * 64**2 + 64 * 64
     assert plan.lr == pytest.approx(0.002 * (n_params / 1e6) ** -0.5)
+
+
+def test_the_rounding_advice_is_in_the_form_that_was_given() -> None:
+    with pytest.raises(ConfigError, match=r"or budget\.flops=1\.00663e\+09$"):
+        whole_steps(1e9 / 61_440, 512, budget=("flops", 1e9))
+    # 1e9 FLOPs at 6 * 10,240 are 31.79 steps of 512; 32 steps are 1.00663e9

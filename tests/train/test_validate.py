@@ -211,6 +211,13 @@ def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config: 
     assert check_enough_tokens(plan, allow_repeat=True, **short) == 10_240 / 10_208
 
 
+def test_files_that_the_source_does_not_read_are_refused(make_config: MakeConfig) -> None:
+    config = make_config()
+    config.data.files = ["corpus/*.txt"]
+    with pytest.raises(ConfigError, match="synthetic does not read it; add data=files"):
+        validate(config)
+
+
 def test_data_shorter_than_a_window_is_refused(make_config: MakeConfig) -> None:
     plan = validate(make_config())
     with pytest.raises(DataError, match="32 tokens are fewer than one window"):
