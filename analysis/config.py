@@ -1,19 +1,11 @@
-"""The choices of one analysis, read from plain `key=value` words.
+"""The choices of one analysis, and the rules across them."""
 
-One dataclass is the whole surface: what is not a field here is an unknown key and is refused with
-the nearest name. OmegaConf turns words into types; no Hydra is needed.
-"""
-
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from analysis.errors import OptionError, near_names
+from analysis.errors import OptionError
+from analysis.words import read_words
 
 
 class Method(Enum):
@@ -42,9 +34,12 @@ class Convention(Enum):
 
 
 class Form(Enum):
-    """The surface's formula; Kaplan's joint form and Skaling's are not there yet."""
+    """The surface's formula; forms.py has them."""
 
     chinchilla = "chinchilla"
+    kaplan = "kaplan"
+    kaplan_e = "kaplan_e"
+    skaling = "skaling"
 
 
 @dataclass(kw_only=True)
@@ -62,7 +57,8 @@ class ParametricOptions:
     loss: Loss = Loss.huber
     """huber and lad act on log residuals, mse on nats."""
     form: Form = Form.chinchilla
-    """chinchilla: L = E + A / N**alpha + B / D**beta."""
+    """chinchilla: L = E + A / N**alpha + B / D**beta; kaplan: Kaplan et al.'s joint form, which has
+    no E; kaplan_e: the same with one; skaling: L = E + A (N**-alpha + R D**-beta)**k."""
     delta: float = 1e-3
     """Nats of log loss at which huber turns from squares to absolute values."""
 
@@ -103,42 +99,9 @@ def parse_options(words: Sequence[str]) -> Options:
     Raises:
         OptionError: A word is not `key=value`, a key or value is not known, or a rule is broken.
     """
-    config = OmegaConf.structured(Options)
-    for word in words:
-        key, separator, value = word.partition("=")
-        if not separator:
-            raise OptionError(f"'{word}' is not key=value, for example study=quickstart")
-        _check_key(key)
-        try:
-            # A filter or a path is text whatever it looks like; the rest is typed by its field.
-            OmegaConf.update(config, key, value if value != "null" else None)
-        except OmegaConfBaseException as error:
-            raise OptionError(_value_message(key, value, str(error))) from None
-    options: Options = OmegaConf.to_object(config)  # type: ignore[assignment]
+    options = read_words(Options, words, "study=quickstart")
     _check_rules(options)
     return options
-
-
-def _known_keys(cls: type = Options, prefix: str = "") -> dict[str, Any]:
-    keys: dict[str, Any] = {}
-    for item in dataclasses.fields(cls):
-        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
-            keys |= _known_keys(item.type, f"{prefix}{item.name}.")
-        else:
-            keys[prefix + item.name] = item.type
-    return keys
-
-
-def _check_key(key: str) -> None:
-    if key not in _known_keys():
-        raise OptionError(f"unknown key '{key}'{near_names(key, _known_keys())}")
-
-
-def _value_message(key: str, value: str, detail: str) -> str:
-    kind = _known_keys()[key]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"{key}={value} is not a choice{near_names(value, [item.name for item in kind])}"
-    return f"{key}={value} cannot be read: {detail.splitlines()[0]}"
 
 
 def _check_rules(options: Options) -> None:

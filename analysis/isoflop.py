@@ -20,7 +20,7 @@ from analysis.bootstrap import Interval, percentile_interval
 from analysis.budgets import Cells, group_budgets
 from analysis.config import Method
 from analysis.errors import RefusedError
-from analysis.powerlaw import PowerLaw, fit_many, fit_power_law
+from analysis.powerlaw import Law, PowerLaw, fit_power_law, law_of_draws
 from analysis.valley import MIN_SIZES, Window
 
 Floats = NDArray[np.float64]
@@ -54,25 +54,6 @@ class Valley:
     losses: Floats
     window: Window | None
     n_opt_ci: Interval | None
-
-
-@dataclass(frozen=True)
-class Law:
-    """A power law through the valleys, with the bootstrap's draws of it."""
-
-    fit: PowerLaw
-    interval: Interval
-    exponents: Floats
-    heights: Floats
-    """Log of the law at the pivot, by draw."""
-
-    def band(self, flops: Floats) -> tuple[Floats, Floats]:
-        """Return the 95 % band of the law."""
-        log_y = self.heights[:, None] + self.exponents[:, None] * (
-            np.log(flops) - self.fit.log_pivot
-        )
-        low, high = np.nanpercentile(log_y, [2.5, 97.5], axis=0)
-        return np.exp(low), np.exp(high)
 
 
 @dataclass(frozen=True)
@@ -171,8 +152,8 @@ def fit_isoflop(survey: Survey, cells: Cells, seed: int) -> IsoflopFit:
     log_d = np.stack([_log_tokens(v, log_n[:, k]) for k, v in enumerate(used)], axis=1)
     return IsoflopFit(
         method=survey.method,
-        n_law=_law(n_fit, flops, log_n),
-        d_law=_law(d_fit, flops, log_d),
+        n_law=law_of_draws(n_fit, flops, log_n),
+        d_law=law_of_draws(d_fit, flops, log_d),
         valleys=valleys,
         noise=survey.noise.sd,
         noise_source=survey.noise.source,
@@ -277,11 +258,6 @@ def _log_tokens(valley: Valley, log_n: Floats) -> Floats:
     x, y = np.log(valley.n_params), np.log(valley.tokens)
     inside = np.interp(log_n, x, y)
     return inside - (log_n - np.clip(log_n, x[0], x[-1]))
-
-
-def _law(fit: PowerLaw, flops: Floats, log_y: Floats) -> Law:
-    exponents, heights = fit_many(np.log(flops), log_y, fit.log_pivot)
-    return Law(fit, percentile_interval(exponents), exponents, heights)
 
 
 def _too_few(valleys: tuple[Valley, ...]) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.bootstrap import Interval, percentile_interval
+
 Floats = NDArray[np.float64]
 
 
@@ -26,6 +28,26 @@ class PowerLaw:
     def at(self, x: Floats) -> Floats:
         """Evaluate the law."""
         return np.exp(self.log_center + self.exponent * (np.log(x) - self.log_pivot))
+
+
+@dataclass(frozen=True)
+class Law:
+    """A power law with its 95 % interval, and the bootstrap's draws of it."""
+
+    fit: PowerLaw
+    interval: Interval
+    exponents: Floats
+    """By draw; NaN where a draw left fewer than 3 points."""
+    heights: Floats
+    """Log of the law at the pivot, by draw."""
+
+    def band(self, flops: Floats) -> tuple[Floats, Floats]:
+        """Return the 95 % band of the law."""
+        log_y = self.heights[:, None] + self.exponents[:, None] * (
+            np.log(flops) - self.fit.log_pivot
+        )
+        low, high = np.nanpercentile(log_y, [2.5, 97.5], axis=0)
+        return np.exp(low), np.exp(high)
 
 
 def fit_power_law(x: Floats, y: Floats) -> PowerLaw:
@@ -61,3 +83,9 @@ def fit_many(log_x: Floats, log_y: Floats, at: float) -> tuple[Floats, Floats]:
     slope = (dx * y).sum(axis=1) / np.where(enough, spread, 1.0)
     height = mean_y + slope * (at - mean_x)
     return np.where(enough, slope, np.nan), np.where(enough, height, np.nan)
+
+
+def law_of_draws(fit: PowerLaw, x: Floats, log_y: Floats) -> Law:
+    """Refit the law to each draw, shape (draws, points), for its interval."""
+    exponents, heights = fit_many(np.log(x), log_y, fit.log_pivot)
+    return Law(fit, percentile_interval(exponents), exponents, heights)
