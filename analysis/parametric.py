@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from analysis import surface
 from analysis.bootstrap import Interval, percentile_interval, resample_counts
-from analysis.config import Loss
-from analysis.errors import RefusedError
+from analysis.config import Form, Loss
+from analysis.errors import OptionError, RefusedError
 from analysis.starts import find_starts
 from analysis.surface import Points, Solved
 
@@ -40,29 +40,37 @@ NAMES = ("E", "A", "B", "alpha", "beta", "a")
 
 
 @dataclass(frozen=True)
-class ParametricFit:
-    """The surface, and the bootstrap's draws of it."""
+class SurfaceFit:
+    """The surface at its certified optimum."""
 
+    form: Form
     values: dict[str, float]
     """E, A, B, alpha, beta and a = beta / (alpha + beta)."""
-    intervals: dict[str, Interval]
-    """95 % percentile intervals of the same."""
     loss: Loss
     delta: float
     objective: float
     """Sum over runs of Huber terms, absolute log residuals, or squared nats."""
+    converged: bool
+    """Whether a full Newton step would lower the objective by less than one part in 1e13."""
+    gradient: float
+    """Cosine between the runs' scores and the surface's tangent space: 0 at an optimum, at most 1,
+    whatever the units (MINPACK's gtol)."""
+    condition: float
+    """Condition number of the Gauss-Newton matrix at the optimum, in centred logs."""
     n_starts: int
     starts_moved: int
     """Starts that left their place and reached this optimum."""
+    starts_reached: int
+    """Starts whose end is this optimum."""
     n_basins: int
-    """Distinct optima that the starts reached."""
+    """Distinct optima that the starts reached, of those within a factor 2 of the best."""
     n_runs: int
     residuals: Floats
     """Shape (runs,). Log prediction minus log loss, in the order of the runs."""
-    draws: Floats
-    """Shape (resamples that converged, 6), columns NAMES."""
-    n_failed: int
-    """Resamples whose refit did not converge; they are in no interval."""
+    theta: Floats
+    """Shape (5,). log E, log A', log B', alpha, beta, with A' and B' at `centers`."""
+    centers: tuple[float, float]
+    """Means of log N and of log D."""
 
     @property
     def b(self) -> float:
@@ -71,13 +79,129 @@ class ParametricFit:
 
     @property
     def residual_sd(self) -> float:
-        """Sd of log residuals, 5 parameters spent."""
-        return float(np.sqrt(self.residuals @ self.residuals / (self.n_runs - 5)))
+        """Sd of log residuals, one degree of freedom spent on each parameter."""
+        return float(np.sqrt(self.residuals @ self.residuals / (self.n_runs - len(self.theta))))
 
     def predict(self, n_params: Floats, tokens: Floats) -> Floats:
         """Return the surface's loss in nats."""
-        v = self.values
-        return v["E"] + v["A"] / n_params ** v["alpha"] + v["B"] / tokens ** v["beta"]
+        x, y = np.log(n_params) - self.centers[0], np.log(tokens) - self.centers[1]
+        shape = np.broadcast(x, y).shape
+        x, y = np.broadcast_to(x, shape).ravel(), np.broadcast_to(y, shape).ravel()
+        log_loss = surface.log_prediction(self.theta[None], x, y)[0]
+        return np.asarray(np.exp(log_loss).reshape(shape), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ParametricFit(SurfaceFit):
+    """The certified surface, and the bootstrap's draws of it."""
+
+    intervals: dict[str, Interval]
+    """95 % percentile intervals of the values."""
+    draws: Floats
+    """Shape (resamples that converged, 6), columns NAMES."""
+    n_failed: int
+    """Resamples whose refit did not converge; they are in no interval."""
+
+
+def fit_surface(
+    n_params: Floats,
+    tokens: Floats,
+    nats: Floats,
+    *,
+    form: Form = Form.chinchilla,
+    loss: Loss = Loss.huber,
+    delta: float = 1e-3,
+    weights: Floats | None = None,
+) -> SurfaceFit:
+    """Fit the surface's global optimum, without resampling.
+
+    Args:
+        n_params: Shape (runs,). Parameters per run.
+        tokens: Shape (runs,). Training tokens per run.
+        nats: Shape (runs,). Final loss, nats per token.
+        form: The surface's formula.
+        loss: Cost of a residual.
+        delta: For huber, nats of log loss.
+        weights: Shape (runs,). How often each run counts; 2 is the same as the run given twice.
+
+    Returns:
+        The converged global fit.
+
+    Raises:
+        RefusedError: The runs do not identify the surface, or no start converged on one.
+
+    Source:
+        Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3. The objective is the *sum* of Huber
+        terms: with their mean, default tolerances stop at the second iteration.
+    """
+    return _certify(n_params, tokens, nats, form, loss, delta, weights)[0]
+
+
+def _certify(
+    n_params: Floats,
+    tokens: Floats,
+    nats: Floats,
+    form: Form,
+    loss: Loss,
+    delta: float,
+    weights: Floats | None,
+) -> tuple[SurfaceFit, Points, Floats]:
+    """Return the fit, the centred points, and the ends of its two best basins."""
+    if form is not Form.chinchilla:
+        raise OptionError(f"parametric.form={form.name} cannot be fitted; use chinchilla")
+    check_design(n_params, tokens)
+    log_n, log_d = np.log(n_params), np.log(tokens)
+    centers = (float(log_n.mean()), float(log_d.mean()))
+    points = Points(log_n - centers[0], log_d - centers[1], np.log(nats))
+    counts = np.ones((1, len(nats))) if weights is None else weights[None]
+    starts = find_starts(points)
+    # Least squares crosses flat ridges on which sharp costs crawl: its best end is a start too.
+    smooth = surface.solve(starts, points, counts, surface.huber(SMOOTH_DELTA))
+    origin = int(np.argmin(smooth.value))
+    ends = _descend(np.concatenate([smooth.theta[[origin]], starts]), points, counts, loss, delta)
+    best, reached, basins = _choose(ends)
+    moved = np.abs(ends.theta - np.concatenate([starts[[origin]], starts])).max(axis=1) > 1e-6
+    theta = ends.theta[best]
+    values = _named(theta[None], centers)[0]
+    _check_values(values)
+    gradient, condition = _certificate(theta, points, counts, loss, delta)
+    fit = SurfaceFit(
+        form=form,
+        values=dict(zip(NAMES, map(float, values), strict=True)),
+        loss=loss,
+        delta=delta,
+        objective=float(ends.value[best]),
+        converged=True,
+        gradient=gradient,
+        condition=condition,
+        n_starts=len(ends.theta),
+        starts_moved=int((reached & moved).sum()),
+        starts_reached=int(reached.sum()),
+        n_basins=len(basins),
+        n_runs=len(nats),
+        residuals=surface.log_prediction(theta[None], points.x, points.y)[0] - points.log_loss,
+        theta=theta,
+        centers=centers,
+    )
+    return fit, points, ends.theta[basins]
+
+
+def _certificate(
+    theta: Floats, points: Points, counts: Floats, loss: Loss, delta: float
+) -> tuple[float, float]:
+    """Return the projected gradient and the condition number at theta."""
+    phi: surface.Phi = surface.squares_in_nats
+    if loss is not Loss.mse:
+        phi = surface.huber(delta if loss is Loss.huber else LAD_DELTAS[-1])
+    local = surface.expand(theta[None], points, counts, phi)
+    prediction = surface.log_prediction(theta[None], points.x, points.y)
+    slope = phi(prediction, points.log_loss)[1]
+    size = float(np.sqrt((counts * slope * slope).sum()))
+    metric = local.metric[0]
+    along = local.gradient[0] @ np.linalg.pinv(metric, hermitian=True) @ local.gradient[0]
+    values = np.linalg.eigvalsh(metric)
+    condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
+    return float(np.sqrt(max(along, 0.0))) / max(size, 1e-300), condition
 
 
 def fit_parametric(
@@ -85,6 +209,7 @@ def fit_parametric(
     tokens: Floats,
     *,
     nats: Floats,
+    form: Form = Form.chinchilla,
     loss: Loss = Loss.huber,
     delta: float = 1e-3,
     resamples: int = 4000,
@@ -97,6 +222,7 @@ def fit_parametric(
         n_params: Shape (runs,). Parameters per run.
         tokens: Shape (runs,). Training tokens per run.
         nats: Shape (runs,). Final loss, nats per token.
+        form: The surface's formula.
         loss: Cost of a residual.
         delta: For huber, nats of log loss.
         resamples: Bootstrap refits, each warm-started from the optimum (and the next basin).
@@ -104,43 +230,17 @@ def fit_parametric(
         progress: Called with the number of refits just done.
 
     Returns:
-        The converged global fit.
+        The converged global fit and its intervals.
 
     Raises:
-        RefusedError: The runs do not identify the surface, or no start converged on one.
-
-    Source:
-        Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3. The objective is the *sum* of Huber
-        terms: with their mean, default tolerances stop at the second iteration.
+        RefusedError: As fit_surface, or most refits did not converge.
     """
-    check_design(n_params, tokens)
-    log_n, log_d = np.log(n_params), np.log(tokens)
-    centers = (float(log_n.mean()), float(log_d.mean()))
-    points = Points(log_n - centers[0], log_d - centers[1], np.log(nats))
-    once = np.ones((1, len(nats)))
-    starts = find_starts(points)
-    # Least squares crosses flat ridges on which sharp costs crawl: its best end is a start too.
-    smooth = surface.solve(starts, points, once, surface.huber(SMOOTH_DELTA))
-    starts = np.concatenate([smooth.theta[[np.argmin(smooth.value)]], starts])
-    ends = _descend(starts, points, once, loss, delta)
-    best, reached, basins = _choose(ends)
-    moved = np.abs(ends.theta - starts).max(axis=1) > 1e-6
-    values = _named(ends.theta[best : best + 1], centers)[0]
-    _check_values(values)
-    draws, failed = _bootstrap(ends.theta[basins], points, loss, delta, resamples, seed, progress)
-    named = _named(draws, centers)
-    residual = points.log_loss - surface.log_prediction(ends.theta[[best]], points.x, points.y)[0]
+    fit, points, optima = _certify(n_params, tokens, nats, form, loss, delta, None)
+    draws, failed = _bootstrap(optima, points, loss, delta, resamples, seed, progress)
+    named = _named(draws, fit.centers)
     return ParametricFit(
-        values=dict(zip(NAMES, map(float, values), strict=True)),
+        **vars(fit),
         intervals={name: percentile_interval(named[:, k]) for k, name in enumerate(NAMES)},
-        loss=loss,
-        delta=delta,
-        objective=float(ends.value[best]),
-        n_starts=len(starts),
-        starts_moved=int((reached & moved).sum()),
-        n_basins=len(basins),
-        n_runs=len(nats),
-        residuals=residual,
         draws=named,
         n_failed=failed,
     )
