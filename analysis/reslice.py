@@ -45,15 +45,13 @@ def reslice(cells: pd.DataFrame, planned: Floats) -> pd.DataFrame:
     """
     kept = (cells["lr_edge"] == "").to_numpy()
     frame, planned = cells[kept], planned[kept]
-    curves = {
-        size: rows.sort_values("flops")
-        for size, rows in frame.groupby("n_params")
+    curves = [
+        rows.sort_values("flops")
+        for _, rows in frame.groupby("n_params")
         if len(rows) >= MIN_HORIZONS
-    }
-    slices = _slices(frame, planned)
-    rows = [
-        row for at in slices for size, curve in curves.items() if (row := _cut(size, curve, at))
     ]
+    slices = _slices(frame, planned)
+    rows = [row for at in slices for curve in curves if (row := _cut(curve, at))]
     counts = pd.Series([row["flops"] for row in rows], dtype=float).value_counts()
     if int((counts >= MIN_SIZES).sum()) < MIN_SLICES:
         raise RefusedError(
@@ -76,7 +74,7 @@ def _slices(frame: pd.DataFrame, planned: Floats) -> Floats:
     return np.unique(best)
 
 
-def _cut(size: float, curve: pd.DataFrame, at: float) -> dict[str, float] | None:
+def _cut(curve: pd.DataFrame, at: float) -> dict[str, float] | None:
     """Return a size's cell at C = at, or None where no runs lie on both sides."""
     log_c = np.log(curve["flops"].to_numpy(float))
     x = float(np.log(at))
@@ -88,4 +86,9 @@ def _cut(size: float, curve: pd.DataFrame, at: float) -> dict[str, float] | None
         float(np.exp(PchipInterpolator(log_c, np.log(curve[name].to_numpy(float)))(x)))
         for name in names
     )
-    return {"n_params": float(size), "tokens": tokens, "flops": at, "loss": loss}
+    return {
+        "n_params": float(curve["n_params"].iloc[0]),
+        "tokens": tokens,
+        "flops": at,
+        "loss": loss,
+    }
