@@ -10,10 +10,12 @@ from rich.console import Console
 from analysis import console as text
 from analysis.config import Options, parse_options
 from analysis.errors import AnalysisError, OptionError
-from analysis.fits import Analysis, Refusal, analyse, survey, to_json
+from analysis.fits import Analysis, Refusal, analyse, survey
+from analysis.fits_json import to_json
 from analysis.load import load_table
 from analysis.study import load_study
 from analysis.table import RunsTable, in_table_order
+from analysis.words import describe, wants_help
 from train.records import write_json
 
 EXIT_DONE, EXIT_REFUSED, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 2, 3, 130
@@ -22,6 +24,9 @@ EXIT_DONE, EXIT_REFUSED, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 2, 3, 130
 def main(words: Sequence[str]) -> int:
     """Run one analysis and return its exit code."""
     stdout, stderr = Console(), Console(stderr=True)
+    if wants_help(words):
+        text.say(stdout, f"{__doc__}\n\n{describe(Options)}")
+        return EXIT_DONE
     try:
         return _run(words, stdout, stderr)
     except AnalysisError as error:

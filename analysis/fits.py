@@ -1,23 +1,21 @@
-"""Run every approach on one table, and write what came out as fits.json.
+"""Run every approach on one table.
 
 An approach that cannot be fitted is a Refusal with its reason, never a number.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from analysis import isoflop, parametric
 from analysis.budgets import Cells, group_budgets, make_cells
-from analysis.config import Loss, Options
+from analysis.config import Options
 from analysis.conventions import in_convention
 from analysis.errors import RefusedError
 from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit, Progress
 from analysis.table import RunsTable
 from analysis.verdict import Verdict, judge
-from train.records import SCHEMA_VERSION
 
 NO_ENVELOPE = (
     "the envelope of training curves is not part of this version; use isoflop and parametric"
@@ -120,81 +118,3 @@ def _fit_parametric(
         )
     except RefusedError as error:
         return Refusal(str(error))
-
-
-def to_json(analysis: Analysis) -> dict[str, Any]:
-    """Return fits.json's content."""
-    table = analysis.table
-    return {
-        "schema": SCHEMA_VERSION,
-        "inputs": {
-            "rows": table.n_rows,
-            "used": len(table.frame),
-            "excluded": [
-                {"run_id": item.run_id, "reason": item.reason, "detail": item.detail}
-                for item in table.excluded
-            ],
-            "sha256": table.sha256,
-        },
-        "conventions": {
-            "n_params": analysis.options.convention.name,
-            "flops": analysis.flops_counting,
-        },
-        "isoflop": _isoflop_json(analysis.isoflop),
-        "parametric": _parametric_json(analysis.parametric),
-        "envelope": {"refused": NO_ENVELOPE},
-        "verdict": {
-            "agree": analysis.verdict.agree,
-            "trust": analysis.verdict.trust,
-            "notes": list(analysis.verdict.notes),
-        },
-    }
-
-
-def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
-    if isinstance(fit, Refusal):
-        return {"refused": fit.why}
-    return {
-        "a": fit.n_law.fit.exponent,
-        "a_ci": list(fit.n_law.interval),
-        "b": fit.d_law.fit.exponent,
-        "b_ci": list(fit.d_law.interval),
-        "k_n": fit.n_law.fit.coefficient,
-        "k_d": fit.d_law.fit.coefficient,
-        "method": fit.method.name,
-        "noise": fit.noise,
-        "valleys": [
-            {
-                "flops": v.flops,
-                "n_opt": v.n_opt,
-                "d_opt": v.d_opt,
-                "loss": v.loss,
-                "bracketed": v.bracketed,
-                "sizes": len(v.n_params),
-                **({"why": v.why} if v.why else {}),
-            }
-            for v in fit.valleys
-        ],
-    }
-
-
-def _parametric_json(fit: ParametricFit | Refusal) -> dict[str, Any]:
-    if isinstance(fit, Refusal):
-        return {"refused": fit.why}
-    b_low, b_high = (1.0 - end for end in reversed(fit.intervals["a"]))
-    return {
-        **{name: fit.values[name] for name in parametric.NAMES},
-        **{f"{name}_ci": list(fit.intervals[name]) for name in parametric.NAMES},
-        "b": fit.b,
-        "b_ci": [b_low, b_high],
-        "loss": fit.loss.name,
-        **({"delta": fit.delta} if fit.loss is Loss.huber else {}),
-        "objective": fit.objective,
-        "converged": True,
-        "starts": fit.n_starts,
-        "starts_moved": fit.starts_moved,
-        "basins": fit.n_basins,
-        "runs": fit.n_runs,
-        "resamples": len(fit.draws),
-        "resamples_failed": fit.n_failed,
-    }

@@ -74,10 +74,18 @@ def describe(schema: type, prefix: str = "") -> str:
         if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
             lines.append(describe(item.type, f"{prefix}{item.name}."))
             continue
-        default = item.default.name if isinstance(item.default, Enum) else item.default
-        shown = "" if default is None or default is dataclasses.MISSING else f"={default}"
+        shown = _default(item.default)
         lines.append(f"  {prefix}{item.name}{shown}\n      {documented.get(item.name, '')}")
     return "\n".join(lines)
+
+
+def _default(value: Any) -> str:  # noqa: ANN401
+    """Return `=default`, with the choices where there are some; nothing for a key without one."""
+    if isinstance(value, Enum):
+        return f"={value.name}  ({'|'.join(item.name for item in type(value))})"
+    if value is None or value is dataclasses.MISSING:
+        return ""
+    return f"={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _field_docs(schema: type) -> dict[str, str]:

@@ -1,0 +1,86 @@
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from analysis.errors import OptionError
+from analysis.words import describe, read_words, wants_help
+
+
+class Colour(Enum):
+    red = "red"
+    green = "green"
+
+
+@dataclass(kw_only=True)
+class Inner:
+    """Nested choices."""
+
+    colour: Colour = Colour.red
+    """What it is
+    painted with."""
+
+
+@dataclass(kw_only=True)
+class Outer:
+    """A command."""
+
+    name: str | None = None
+    """Whose it is."""
+    count: int = 3
+    """How many."""
+    quiet: bool = False
+    """Say nothing."""
+    inner: Inner = field(default_factory=Inner)
+    """Nested."""
+
+
+def read(*words: str) -> Outer:
+    return read_words(Outer, words, "name=x")
+
+
+def test_words_are_typed_by_their_fields() -> None:
+    got = read("name=12", "count=4", "quiet=true", "inner.colour=green")
+    assert got == Outer(name="12", count=4, quiet=True, inner=Inner(colour=Colour.green))
+
+
+def test_a_value_may_hold_equal_signs_and_null_is_none() -> None:
+    assert read("name=a=b==c").name == "a=b==c"
+    assert read("name=x", "name=null").name is None
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("name", "'name' is not key=value, for example name=x"),
+        ("nmae=3", "unknown key 'nmae'; did you mean name"),
+        ("inner=3", "unknown key 'inner'; did you mean inner.colour"),
+        ("count=many", "count=many cannot be read"),
+        ("inner.colour=grene", "inner.colour=grene is not a choice; did you mean green"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(word: Any, message: Any) -> None:
+    with pytest.raises(OptionError, match=message):
+        read(word)
+
+
+def test_the_help_shows_every_key_with_its_default_choices_and_text() -> None:
+    assert describe(Outer).splitlines() == [
+        "  name",
+        "      Whose it is.",
+        "  count=3",
+        "      How many.",
+        "  quiet=false",
+        "      Say nothing.",
+        "  inner.colour=red  (red|green)",
+        "      What it is painted with.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [(["--help"], True), (["a=b", "-h"], True), (["help=1"], False), ([], False)],
+)
+def test_help_is_asked_for_by_its_usual_names(words: Any, asked: Any) -> None:
+    assert wants_help(words) is asked
