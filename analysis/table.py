@@ -156,6 +156,11 @@ def _repeated(frame: pd.DataFrame, alive: NDArray[np.bool_]) -> NDArray[np.bool_
     return out
 
 
+def clusters(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Number the runs from 0 in order of appearance, shape (rows,): what resampling draws."""
+    return np.asarray(pd.factorize(frame["run_id"])[0], dtype=np.int64)
+
+
 def check_units(frame: pd.DataFrame) -> list[str]:
     """Check N, D and C against each other.
 
