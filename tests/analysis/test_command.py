@@ -17,7 +17,10 @@ from analysis.__main__ import main
 from train.records import RUNS_TABLE_COLUMNS
 
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
-NAMES = ["isoflop_curves", "n_opt", "d_opt", "loss_compute", "training_curves", "overview"]
+NAMES = [
+    "exponents", "isoflop_curves", "n_opt", "d_opt", "overview", "loss_compute", "contours",
+    "residuals", "training_curves",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_the_report_is_one_file_with_the_answer_first(finished: Path) -> None:
     page = Page()
     page.feed((finished / "report.html").read_text())
     assert all(source.startswith("data:") for source in page.sources)
-    assert sum(source.startswith("data:image/png") for source in page.sources) == 5
+    assert sum(source.startswith("data:image/png") for source in page.sources) == len(NAMES) - 1
     text = page.text
     fits = json.loads((finished / "fits.json").read_text())
     assert text.index(f"{fits['isoflop']['a']:.3f}") < text.index("How far to trust this")

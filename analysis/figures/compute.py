@@ -1,0 +1,105 @@
+"""Loss against compute, of final losses and of whole training curves with their envelope."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis import style
+from analysis.curves import Curve
+from analysis.isoflop import Valley
+
+Floats = NDArray[np.float64]
+
+LOSS = "Every run (pale), and the loss at each valley, against compute."
+TRAINING = (
+    "Training loss of every run against the compute spent so far, coloured by size; dots are final "
+    "losses."
+)
+CONTACTS = " Ringed points are where the lower hull of all curves touches one: the envelope."
+
+
+def draw_loss(
+    ax: Axes,
+    flops: Floats,
+    losses: Floats,
+    valleys: tuple[Valley, ...],
+    best: tuple[Floats, Floats, float] | None,
+) -> None:
+    """Draw loss against compute.
+
+    Args:
+        ax: Drawn into.
+        flops: Shape (cells,). Training FLOPs.
+        losses: Shape (cells,). Nats per token.
+        valleys: One a budget.
+        best: C, the surface's loss at its optimum there, and its E; None without a surface.
+    """
+    ax.plot(
+        flops,
+        losses,
+        "o",
+        color=style.FAINT,
+        ms=3.5,
+        mew=0,
+        alpha=0.6,
+        label="runs",
+        rasterized=style.raster(len(flops)),
+    )
+    if best is not None:
+        label = f"surface at its optimum (E = {best[2]:.3g})"
+        ax.plot(*best[:2], color=style.SURFACE, lw=1.7, ls=(0, (1, 1.2)), label=label)
+    for bracketed, face, label in (
+        (True, style.OURS, "valleys"),
+        (False, style.PAPER, "not bracketed"),
+    ):
+        chosen = [v for v in valleys if v.bracketed is bracketed]
+        if chosen:
+            x, y = [v.flops for v in chosen], [v.loss for v in chosen]
+            ax.plot(x, y, "D", mfc=face, mec=style.INK, mew=1.0, ms=6.5, zorder=5, label=label)
+    style.log_axis(ax.xaxis, "flops")
+    ax.set(xlabel="compute C (FLOPs)", ylabel="validation loss (nats per token)")
+    ax.set_title("Loss against compute")
+    ax.legend(loc="upper right")
+
+
+def draw_training(
+    figure: Figure, ax: Axes, curves: list[Curve], contacts: tuple[Floats, Floats] | None
+) -> None:
+    """Draw training curves.
+
+    Args:
+        figure: Holds the colour bar.
+        ax: Drawn into.
+        curves: One a run.
+        contacts: FLOPs and loss where the envelope touches a curve; None without an envelope.
+    """
+    sizes = np.array([c.n_params for c in curves])
+    cmap, norm = style.budget_colors(sizes)
+    colors = cmap(norm(sizes))
+    lines = [np.column_stack([c.flops, c.loss]) for c in curves]
+    many = style.raster(sum(len(line) for line in lines) // 20)
+    ax.add_collection(
+        LineCollection(lines, colors=colors, linewidths=0.9, alpha=0.75, rasterized=many)
+    )
+    ends = np.array([[c.flops[-1], c.loss[-1]] for c in curves])
+    ax.scatter(
+        ends[:, 0], ends[:, 1], c=colors, s=14, lw=0, zorder=3, rasterized=style.raster(len(ends))
+    )
+    if contacts is not None:
+        order = np.argsort(contacts[0])
+        x, y = contacts[0][order], contacts[1][order]
+        ax.plot(x, y, "-", color=style.INK, lw=1.0, zorder=4)
+        ax.plot(x, y, "o", mfc="none", mec=style.INK, mew=1.2, ms=6.5, zorder=5, label="envelope")
+        ax.legend(loc="upper right")
+    tops = max(c.loss[len(c.loss) // 3] for c in curves)
+    bottom = float(min(c.loss.min() for c in curves))
+    ax.set_ylim(bottom - 0.05 * (tops - bottom), tops)
+    seen = [c.flops[c.loss <= tops] for c in curves]
+    low, high = min(f[0] for f in seen if len(f)), ends[:, 0].max()
+    ax.set_xlim(low / 1.3, high * 1.3)
+    style.log_axis(ax.xaxis, "flops")
+    ax.set(xlabel="compute spent (FLOPs)", ylabel="training loss (nats per token)")
+    ax.set_title("Training curves")
+    style.color_bar(figure, ax, (cmap, norm), "count", "parameters N")
