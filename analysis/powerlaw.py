@@ -1,4 +1,9 @@
-"""y = coefficient * x**exponent by least squares on logarithms."""
+"""y = coefficient * x**exponent by least squares on logarithms.
+
+Points of unequal precision are weighted by `sd`, the standard deviation of log y, and by nothing
+else: there is no argument that takes 1 / sd or 1 / variance, and values that can only be one of
+those are refused.
+"""
 
 from dataclasses import dataclass
 
@@ -50,42 +55,85 @@ class Law:
         return np.exp(low), np.exp(high)
 
 
-def fit_power_law(x: Floats, y: Floats) -> PowerLaw:
-    """Fit by unweighted least squares in log-log; needs two distinct x."""
+def fit_power_law(x: Floats, y: Floats, *, sd: Floats | None = None) -> PowerLaw:
+    """Fit in log-log; needs two distinct x.
+
+    Args:
+        x: Shape (points,).
+        y: Shape (points,).
+        sd: Shape (points,). Standard deviation of log y; each squared residual is divided by its
+            square. None weights all points alike.
+
+    Raises:
+        ValueError: `sd` is not positive and finite, or exceeds the whole range of log y, as 1 / sd
+            and 1 / variance do.
+
+    Source:
+        Porian et al. 2024 (arXiv:2406.19146) fit their exponents so. Their released code passes
+        1 / variance where SciPy's curve_fit takes standard deviations, for another fit: the
+        mistake that the check is for.
+    """
     log_x, log_y = np.log(x), np.log(y)
-    pivot, center = log_x.mean(), log_y.mean()
-    exponent = (log_x - pivot) @ (log_y - center) / ((log_x - pivot) @ (log_x - pivot))
-    residual = log_y - center - exponent * (log_x - pivot)
+    weights = weights_of(sd, log_y)
+    share = weights / weights.sum()
+    pivot, center = share @ log_x, share @ log_y
+    dx = log_x - pivot
+    exponent = (share * dx) @ (log_y - center) / ((share * dx) @ dx)
+    residual = log_y - center - exponent * dx
     freedom = len(x) - 2
-    scatter = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("nan")
+    squares = float((weights * residual) @ residual)
+    scatter = float(np.sqrt(squares / freedom)) if freedom > 0 else float("nan")
     return PowerLaw(float(exponent), float(pivot), float(center), scatter)
 
 
-def fit_many(log_x: Floats, log_y: Floats, at: float) -> tuple[Floats, Floats]:
+def weights_of(sd: Floats | None, log_y: Floats) -> Floats:
+    """Return 1 / variance with mean 1, or ones.
+
+    Raises:
+        ValueError: See fit_power_law.
+    """
+    if sd is None:
+        return np.ones_like(log_y)
+    if sd.shape != log_y.shape or not (np.isfinite(sd) & (sd > 0)).all():
+        raise ValueError(f"sd must be {len(log_y)} positive standard deviations of log y, not {sd}")
+    span = float(np.ptp(log_y))
+    if span > 0 and float(np.median(sd)) > span:
+        raise ValueError(
+            f"the median sd, {float(np.median(sd)):.3g}, exceeds the range of log y, {span:.3g}: "
+            "give standard deviations of log y, not 1 / sd and not 1 / variance"
+        )
+    weights = sd**-2.0
+    return np.asarray(weights / weights.mean(), dtype=np.float64)
+
+
+def fit_many(
+    log_x: Floats, log_y: Floats, at: float, sd: Floats | None = None
+) -> tuple[Floats, Floats]:
     """Fit one line to each row of log_y, leaving out its NaN points.
 
     Args:
         log_x: Shape (points,).
         log_y: Shape (draws, points); NaN marks a point that the draw lacks.
         at: The log x at which the line's height is wanted.
+        sd: Shape (points,). As in fit_power_law.
 
     Returns:
         Exponents and heights at `at`, both shape (draws,); NaN where fewer than 3 points are left.
     """
     have = np.isfinite(log_y)
-    count = have.sum(axis=1)
-    enough = count >= 3
-    safe = np.where(enough, count, 1)
+    enough = have.sum(axis=1) >= 3
+    weights = np.where(have, 1.0 if sd is None else sd**-2.0 / (sd**-2.0).mean(), 0.0)
+    total = np.where(enough, weights.sum(axis=1), 1.0)
     y = np.where(have, log_y, 0.0)
-    mean_x, mean_y = (have @ log_x) / safe, y.sum(axis=1) / safe
-    dx = np.where(have, log_x - mean_x[:, None], 0.0)
-    spread = (dx * dx).sum(axis=1)
+    mean_x, mean_y = (weights @ log_x) / total, (weights * y).sum(axis=1) / total
+    dx = weights * (log_x - mean_x[:, None])
+    spread = dx @ log_x
     slope = (dx * y).sum(axis=1) / np.where(enough, spread, 1.0)
     height = mean_y + slope * (at - mean_x)
     return np.where(enough, slope, np.nan), np.where(enough, height, np.nan)
 
 
-def law_of_draws(fit: PowerLaw, x: Floats, log_y: Floats) -> Law:
+def law_of_draws(fit: PowerLaw, x: Floats, log_y: Floats, sd: Floats | None = None) -> Law:
     """Refit the law to each draw, shape (draws, points), for its interval."""
-    exponents, heights = fit_many(np.log(x), log_y, fit.log_pivot)
+    exponents, heights = fit_many(np.log(x), log_y, fit.log_pivot, sd)
     return Law(fit, percentile_interval(exponents), exponents, heights)
