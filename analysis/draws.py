@@ -4,15 +4,17 @@
 of the runs and how C follows from N and D. Both are written here and read in fits_file.py.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.frontier import SIX_ND, CostLaw, names_of_draws, tail_of
-from analysis.parametric import ParametricFit
+from analysis.frontier import SIX_ND, CostLaw, tail_of
 from analysis.powerlaw import Law
+
+if TYPE_CHECKING:
+    from analysis.parametric import ParametricFit
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +32,7 @@ EXACT = 0.02
 
 
 def draws_for_json(
-    parametric: ParametricFit | None,
+    parametric: "ParametricFit | None",
     isoflop: tuple[Law, Law] | None,
     envelope: tuple[Law, Law] | None,
 ) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def draws_for_json(
     """
     out: dict[str, Any] = {}
     if parametric is not None:
-        names = names_of_draws(parametric)
+        names = parametric.names
         a = parametric.draws[:, names.index("a")]
         keep = [k for k, name in enumerate(names) if name != "a"]
         out["parametric"] = {

@@ -8,13 +8,16 @@ Shapes: S surfaces, P points.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.bootstrap import Interval
 from analysis.config import Form
-from analysis.parametric import NAMES, ParametricFit, SurfaceFit
+
+if TYPE_CHECKING:  # a prediction needs no solver
+    from analysis.parametric import ParametricFit, SurfaceFit
 
 Floats = NDArray[np.float64]
 
@@ -102,6 +105,10 @@ class Surfaces:
         """Return S."""
         return len(self.p)
 
+    def take(self, count: int) -> "Surfaces":
+        """Return the first surfaces."""
+        return Surfaces(*(field[:count] for field in vars(self).values()))
+
     def exponent(self, cost: CostLaw = SIX_ND) -> Floats:
         """Return a of N_opt ~ C**a: q / (p + q) where C is 6 N D."""
         return self.q / (self.p + cost.power * self.q)
@@ -136,17 +143,17 @@ class Surfaces:
         return np.asarray(log_c, dtype=np.float64)
 
 
-def surfaces_of(fit: SurfaceFit) -> Surfaces:
+def surfaces_of(fit: "SurfaceFit") -> Surfaces:
     """Return the fitted surface, S = 1."""
     return Surfaces.of(fit.form, fit.values)
 
 
-def optimal_size(fit: SurfaceFit, flops: Floats) -> Floats:
+def optimal_size(fit: "SurfaceFit", flops: Floats) -> Floats:
     """Return N that minimises the surface at C = 6 N D."""
     return np.asarray(np.exp(surfaces_of(fit).log_optimal_size(flops)[0]), dtype=np.float64)
 
 
-def optimal_band(fit: ParametricFit, flops: Floats, what: str) -> tuple[Floats, Floats]:
+def optimal_band(fit: "ParametricFit", flops: Floats, what: str) -> tuple[Floats, Floats]:
     """Return the 95 % band of the surface's optimal N or D (`what`)."""
     draws = draws_of(fit)
     tail = tail_of(draws.exponent(), fit.intervals["a"])
@@ -157,14 +164,9 @@ def optimal_band(fit: ParametricFit, flops: Floats, what: str) -> tuple[Floats, 
     return flops / (6.0 * np.exp(high)), flops / (6.0 * np.exp(low))
 
 
-def draws_of(fit: ParametricFit) -> Surfaces:
+def draws_of(fit: "ParametricFit") -> Surfaces:
     """Return the bootstrap's surfaces."""
-    return Surfaces.of_draws(fit.form, names_of_draws(fit), fit.draws)
-
-
-def names_of_draws(fit: ParametricFit) -> tuple[str, ...]:
-    """Return the names of the draws' columns."""
-    return NAMES
+    return Surfaces.of_draws(fit.form, fit.names, fit.draws)
 
 
 def tail_of(draws: Floats, interval: Interval) -> float:
