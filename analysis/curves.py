@@ -4,7 +4,7 @@ Compute is counted as in the runs table: at a share of its tokens a run has spen
 FLOPs, so a curve follows whatever convention its row was counted in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _from_folders(
     return curves
 
 
-def _points(rows: list[dict[str, Any]], row: dict[str, Any]) -> tuple[Floats, Floats]:
+def _points(rows: list[dict[str, Any]], row: Mapping[Any, Any]) -> tuple[Floats, Floats]:
     """Return shares of the run's tokens, strictly ascending, and losses."""
     pairs = [
         (r.get("tokens"), r.get("loss"))
@@ -161,7 +161,9 @@ def _from_rows(frame: pd.DataFrame) -> list[Curve]:
     return [replace(curve, source=FINALS) if len(curve.loss) < 2 else curve for curve in curves]
 
 
-def _curve(row: dict[str, Any], flops: Floats, tokens: Floats, loss: Floats, source: str) -> Curve:
+def _curve(
+    row: Mapping[Any, Any], flops: Floats, tokens: Floats, loss: Floats, source: str
+) -> Curve:
     schedule = row.get("schedule")
     return Curve(
         run_id=str(row["run_id"]),

@@ -90,18 +90,28 @@ def rank_runs(x: list[Floats], y: list[Floats]) -> Ranking | None:
     chunk = max(1, ELEMENTS // len(flat_x))
     best = []
     for start in range(0, SLOPES, chunk):
-        height = flat_y[:, None] - flat_x[:, None] * slopes[start : start + chunk]
-        touched = np.minimum.reduceat(height, begins, axis=0)
-        first = np.argpartition(touched, ranks - 1, axis=0)[:ranks]
-        order = np.argsort(np.take_along_axis(touched, first, axis=0), axis=0, kind="stable")
-        best.append(np.take_along_axis(first, order, axis=0))
-    run = np.concatenate(best, axis=1).T
+        height = flat_y - slopes[start : start + chunk, None] * flat_x
+        lowest = np.minimum.reduceat(height, begins, axis=1) if len(flat_x) > len(x) else height
+        first = np.argpartition(lowest, ranks - 1, axis=1)[:, :ranks]
+        order = np.argsort(np.take_along_axis(lowest, first, axis=1), axis=1, kind="stable")
+        best.append(np.take_along_axis(first, order, axis=1))
+    run = np.concatenate(best)
     at = np.empty(run.shape)
     for k in np.unique(run):
         where = np.nonzero(run == k)
-        edge = np.diff(y[k]) / np.diff(x[k])
-        at[where] = x[k][np.searchsorted(edge, slopes[where[0]])]
+        at[where] = _where_sloped(x[k], y[k], slopes[where[0]])
     return Ranking(run.astype(np.int64), at)
+
+
+def _where_sloped(x: Floats, y: Floats, slopes: Floats) -> Floats:
+    """Return where a convex curve has a slope: a chord's is that of the curve at its middle.
+
+    The curve's ends are met by all slopes beyond those of its first and last chords.
+    """
+    if len(x) == 1:
+        return np.full(len(slopes), x[0])
+    chords, middles = np.diff(y) / np.diff(x), 0.5 * (x[1:] + x[:-1])
+    return np.asarray(np.interp(slopes, chords, middles, left=x[0], right=x[-1]))
 
 
 def touched(ranking: Ranking, present: NDArray[np.bool_]) -> tuple[Ints, Floats]:
