@@ -4,6 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 make_environment '[dev]'
+find_browser
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 "$PYTHON" -m ruff format --check --quiet .
 "$PYTHON" -m ruff check --quiet .

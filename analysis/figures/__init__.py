@@ -21,8 +21,8 @@ class Drawn:
     caption: str
     path: Path
     """The PNG."""
-    wide: bool
-    """Whether it needs the page's whole width."""
+    width: float
+    """Inches."""
 
 
 def draw_figures(analysis: Analysis, folder: Path) -> list[Drawn]:
@@ -40,6 +40,6 @@ def draw_figures(analysis: Analysis, folder: Path) -> list[Drawn]:
             path = style.save(figure, folder, recipe.name, analysis.table.stamp)
             if recipe.section:
                 drawn.append(
-                    Drawn(recipe.name, recipe.section, recipe.caption, path, recipe.size[0] > 8)
+                    Drawn(recipe.name, recipe.section, recipe.caption, path, recipe.size[0])
                 )
     return drawn

@@ -27,7 +27,7 @@ _REACH = 1.6
 
 _DOTS = (1.0, 1.2)
 
-_PLAIN = (7.2, 4.8)
+_PLAIN = (6.4, 4.4)
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ def recipes(analysis: Analysis) -> Iterator[Recipe]:
 def _answer(analysis: Analysis) -> Iterator[Recipe]:
     rows = exponent_rows(analysis)
     if any(not row.refused for row in rows):
-        size = (7.6, exponents.height(rows))
+        size = (6.4, exponents.height(rows))
         draw = partial(_draw_exponents, rows)
-        yield Recipe("exponents", "answer", exponents.CAPTION, size, draw)
+        yield Recipe("exponents", "exponents", exponents.CAPTION, size, draw)
     draw = partial(_draw_curves, analysis)
-    yield Recipe("isoflop_curves", "answer", valleys.CAPTION, _PLAIN, draw)
+    yield Recipe("isoflop_curves", "exponents", valleys.CAPTION, _PLAIN, draw)
     if optimum_lines(analysis, "N"):
         for name, what in (("n_opt", "N"), ("d_opt", "D")):
             caption = optimum.CAPTION.format(what=what)
-            yield Recipe(name, "answer", caption, _PLAIN, partial(_draw_optimum, analysis, what))
-        yield Recipe("overview", "", "", (13.0, 4.8), partial(_draw_overview, analysis))
+            yield Recipe(name, "exponents", caption, _PLAIN, partial(_draw_optimum, analysis, what))
+        yield Recipe("overview", "", "", (12.6, 4.6), partial(_draw_overview, analysis))
     draw = partial(_draw_loss, analysis)
-    yield Recipe("loss_compute", "answer", compute.LOSS, _PLAIN, draw)
+    yield Recipe("loss_compute", "exponents", compute.LOSS, _PLAIN, draw)
 
 
 def _surface(analysis: Analysis) -> Iterator[Recipe]:
@@ -79,7 +79,7 @@ def _surface(analysis: Analysis) -> Iterator[Recipe]:
     draw = partial(_draw_contours, fit, n, d, c)
     yield Recipe("contours", "surface", surface.CONTOURS, _PLAIN, draw)
     draw = partial(surface.draw_residuals, fit=fit, n_params=n, tokens=d, flops=c, losses=nats)
-    yield Recipe("residuals", "surface", surface.RESIDUALS, (11.0, 3.9), draw)
+    yield Recipe("residuals", "surface", surface.RESIDUALS, (10.6, 3.8), draw)
 
 
 def exponent_rows(analysis: Analysis) -> list[Row]:

@@ -1,0 +1,135 @@
+"""The page in a real browser, light and dark, wide and narrow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium, visit
+from study_folders import isoflop_table, write_study
+
+from analysis.__main__ import main
+
+SCREENS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 420)]
+
+FIGURES = """() => [...document.querySelectorAll("figure svg, figure img")].map(e => {
+  const box = e.getBoundingClientRect();
+  const ink = e.querySelectorAll("path, use, image").length;
+  return {name: e.closest("figure").id, width: box.width, height: box.height, ink};
+})"""
+
+LOST = """() => [...document.querySelectorAll("use")].filter(e => {
+  const target = e.getAttribute("xlink:href") || e.getAttribute("href");
+  return !document.querySelector(target.replace(/[.:]/g, "\\\\$&"));
+}).length"""
+
+CONTRAST = """() => {
+  const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => { const f = v => (v /= 255) <= .03928 ? v / 12.92 :
+    ((v + .055) / 1.055) ** 2.4; return .2126 * f(r) + .7152 * f(g) + .0722 * f(b); };
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length == 3 || c[3] > 0) return c; }
+    return [255, 255, 255]; };
+  const worst = [];
+  const all = "h1, h2, h3, p, li, td, th, figcaption, a, .big, span";
+  for (const e of document.querySelectorAll(all)) {
+    if (!e.textContent.trim()) continue;
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+    worst.push([(a + .05) / (b + .05), e.tagName + ": " + e.textContent.trim().slice(0, 40)]);
+  }
+  return worst.sort((x, y) => x[0] - y[0])[0];
+}"""
+
+INK = """() => [...document.querySelectorAll("figure svg")].map(svg => {
+  const patch = svg.querySelector("[id$=patch_1] path");
+  const label = svg.querySelector("[id*=text_] g, [id*=text_] use, [id*=text_] path");
+  return [getComputedStyle(patch).fill, getComputedStyle(label.closest("g")).fill];
+})"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: Any) -> Path:
+    """Return the page of a study with every run's training curve."""
+    runs = tmp_path_factory.mktemp("runs")
+    write_study(runs, table=isoflop_table(noise=0.001))
+    assert main(["study=tunnel", f"runs={runs}", "bootstrap=200"]) == 0
+    return runs / "tunnel" / "analysis" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=SCREENS, ids=lambda s: f"{s[0]}-{s[1]}")
+def seen(request: Any, browser: Any, report: Path) -> Iterator[Any]:
+    """Return the loaded page on one kind of screen."""
+    scheme, width = request.param
+    opened = visit(browser, report, scheme=scheme, width=width)
+    yield opened
+    opened.page.context.close()
+
+
+def test_the_page_loads_alone_and_without_an_error(seen: Any, report: Path) -> None:
+    assert seen.errors == []
+    assert seen.failed == []
+    assert [url for url in seen.requests if not url.startswith("data:")] == [report.as_uri()]
+
+
+def test_every_figure_is_there(seen: Any, report: Path) -> None:
+    figures = seen.page.evaluate(FIGURES)
+    drawn = {path.stem for path in (report.parent / "figures").glob("*.svg")} - {"overview"}
+    assert {figure["name"] for figure in figures} == {f"figure-{name}" for name in drawn}
+    for figure in figures:
+        assert figure["width"] > 250, figure
+        assert figure["height"] > 80, figure
+        assert figure["ink"] > 20, figure
+    assert seen.page.evaluate(LOST) == 0
+
+
+def test_the_page_does_not_scroll_sideways(seen: Any) -> None:
+    width = seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+
+
+def test_the_answer_is_above_the_fold(seen: Any) -> None:
+    answer = seen.page.locator(".big").first
+    assert answer.inner_text().replace("\n", "").startswith("Nopt ~ C0.")
+    box = answer.bounding_box()
+    assert box["y"] + box["height"] < 400
+
+
+def test_text_stands_out_from_its_ground(seen: Any) -> None:
+    ratio, where = seen.page.evaluate(CONTRAST)
+    assert ratio >= 4.5, f"{where}: contrast {ratio:.2f}"
+
+
+def test_figures_follow_the_theme(seen: Any) -> None:
+    dark = seen.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    for paper, ink in seen.page.evaluate(INK):
+        assert paper == ("rgb(27, 31, 39)" if dark else "rgb(255, 255, 255)")
+        assert ink != paper
+
+
+def test_wide_tables_and_figures_scroll_in_their_own_box(browser: Any, report: Path) -> None:
+    narrow = visit(browser, report, scheme="light", width=420)
+    inside = narrow.page.evaluate(
+        "() => [...document.querySelectorAll('.scroll, .plot')].filter("
+        "e => e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX !== 'auto').length"
+    )
+    assert inside == 0
+    assert narrow.page.evaluate(
+        "() => { const e = document.querySelector('#figure-residuals .plot');"
+        "return e.scrollWidth > e.clientWidth }"
+    )
+    narrow.page.context.close()
+
+
+def test_every_entry_of_the_contents_leads_to_a_section(browser: Any, report: Path) -> None:
+    opened = visit(browser, report, scheme="light", width=1280)
+    links = opened.page.eval_on_selector_all("a[href^='#']", "all => all.map(e => e.hash.slice(1))")
+    assert {"exponents", "surface", "provenance"} <= set(links)
+    missing = [link for link in links if opened.page.query_selector(f"[id='{link}']") is None]
+    assert missing == []
+    opened.page.context.close()
