@@ -1,4 +1,4 @@
-"""Approach 3: fit L(N, D) = E + A/N**alpha + B/D**beta, with its interval, or say why not.
+"""Approach 3: fit a surface L(N, D), with its intervals, or say why not.
 
 What is fitted is the global minimum: starts from every basin of a grid, then exact Newton steps.
 N and D are the arrays handed in; which convention they count is the caller's business.
@@ -10,33 +10,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import surface
+from analysis import newton, surface
 from analysis.bootstrap import Interval, percentile_interval, resample_counts
 from analysis.config import Form, Loss
-from analysis.errors import OptionError, RefusedError
+from analysis.errors import InputError, RefusedError
+from analysis.forms import FORMULAS, Centers, Formula
+from analysis.identifiable import check_design, check_exponents, check_runs
+from analysis.newton import Solved
+from analysis.objective import Objective, certificate, cost, descend
+from analysis.profile import Profile, profile_intervals
+from analysis.refits import Reference, refit_resamples
 from analysis.starts import find_starts
-from analysis.surface import Points, Solved
+from analysis.surface import Points
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Progress = Callable[[int], None]
 
-MIN_RUNS = 6
-"""One more than the surface has parameters."""
-
-MIN_SIZES = 3
-"""Sizes below which E, A and alpha trade off freely; the same for token counts."""
-
-MIN_SPREAD = 0.1
-"""Natural-log sd of the runs across the line that fits (log N, log D) best; below it N and D
-move together, and A/N**alpha cannot be told from B/D**beta."""
-
-LAD_DELTAS = (1e-3, 1e-5, 1e-7, 1e-9)
-"""Huber thresholds on the way to absolute deviations."""
+NAMES = FORMULAS[Form.chinchilla].names
 
 SMOOTH_DELTA = 1.0
 """Nats of log loss below which every residual lies: Huber is then plain least squares."""
 
-NAMES = ("E", "A", "B", "alpha", "beta", "a")
+LIKELY_WEIGHTS = (0.01, 100.0)
+"""Mean of weights that count runs. 1 / variance of a loss is 1e4 and more."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class SurfaceFit:
 
     form: Form
     values: dict[str, float]
-    """E, A, B, alpha, beta and a = beta / (alpha + beta)."""
+    """The form's published parameters (FORMULAS[form].names), last a of N_opt ~ C**a."""
     loss: Loss
     delta: float
     objective: float
@@ -54,7 +51,7 @@ class SurfaceFit:
     """Whether a full Newton step would lower the objective by less than one part in 1e13."""
     gradient: float
     """Cosine between the runs' scores and the surface's tangent space: 0 at an optimum, at most 1,
-    whatever the units (MINPACK's gtol)."""
+    whatever the units."""
     condition: float
     """Condition number of the Gauss-Newton matrix at the optimum, in centred logs."""
     n_starts: int
@@ -68,9 +65,19 @@ class SurfaceFit:
     residuals: Floats
     """Shape (runs,). Log prediction minus log loss, in the order of the runs."""
     theta: Floats
-    """Shape (5,). log E, log A', log B', alpha, beta, with A' and B' at `centers`."""
-    centers: tuple[float, float]
-    """Means of log N and of log D."""
+    """Shape (P,). The form's free parameters, in logs relative to `centers`."""
+    centers: Centers
+    """Means of log N, log D and log loss."""
+
+    @property
+    def formula(self) -> Formula:
+        """The form's equation, names and derivatives."""
+        return FORMULAS[self.form]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the values, in the order of the draws' columns."""
+        return self.formula.names
 
     @property
     def b(self) -> float:
@@ -84,11 +91,10 @@ class SurfaceFit:
 
     def predict(self, n_params: Floats, tokens: Floats) -> Floats:
         """Return the surface's loss in nats."""
-        x, y = np.log(n_params) - self.centers[0], np.log(tokens) - self.centers[1]
-        shape = np.broadcast(x, y).shape
-        x, y = np.broadcast_to(x, shape).ravel(), np.broadcast_to(y, shape).ravel()
-        log_loss = surface.log_prediction(self.theta[None], x, y)[0]
-        return np.asarray(np.exp(log_loss).reshape(shape), dtype=np.float64)
+        log_n, log_d = np.broadcast_arrays(np.log(n_params), np.log(tokens))
+        x, y = (log_n - self.centers[0]).ravel(), (log_d - self.centers[1]).ravel()
+        log_loss = self.formula.log_prediction(self.theta[None], x, y)[0] + self.centers[2]
+        return np.asarray(np.exp(log_loss).reshape(log_n.shape), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,20 @@ class ParametricFit(SurfaceFit):
     """The certified surface, and the bootstrap's draws of it."""
 
     intervals: dict[str, Interval]
-    """95 % percentile intervals of the values."""
+    """95 % bootstrap intervals of the values."""
     draws: Floats
-    """Shape (resamples that converged, 6), columns NAMES."""
+    """Shape (resamples that converged, names). The values of each draw."""
     n_failed: int
     """Resamples whose refit did not converge; they are in no interval."""
+    n_clusters: int
+    """What was resampled: runs, or runs' clusters of checkpoints."""
+    profiles: dict[str, Profile]
+    """Profile-likelihood interval of every value, and whether it is identified."""
+
+    @property
+    def not_identified(self) -> tuple[str, ...]:
+        """Names of the values that these runs do not bound on both sides."""
+        return tuple(name for name, item in self.profiles.items() if not item.identified)
 
 
 def fit_surface(
@@ -122,183 +137,113 @@ def fit_surface(
         form: The surface's formula.
         loss: Cost of a residual.
         delta: For huber, nats of log loss.
-        weights: Shape (runs,). How often each run counts; 2 is the same as the run given twice.
+        weights: Shape (runs,). How often each run counts: 2 is the run given twice, 0 is the run
+            left out. Not standard deviations and not their inverses.
 
     Returns:
         The converged global fit.
 
     Raises:
+        InputError: A value is not positive, or the weights cannot be counts.
         RefusedError: The runs do not identify the surface, or no start converged on one.
 
     Source:
         Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3. The objective is the *sum* of Huber
         terms: with their mean, default tolerances stop at the second iteration.
     """
-    return _certify(n_params, tokens, nats, form, loss, delta, weights)[0]
+    return certify(n_params, tokens, nats, form, loss, delta, weights)[0]
 
 
-def _certify(
+def certify(
     n_params: Floats,
     tokens: Floats,
     nats: Floats,
     form: Form,
     loss: Loss,
     delta: float,
-    weights: Floats | None,
-) -> tuple[SurfaceFit, Points, Floats]:
-    """Return the fit, the centred points, and the ends of its two best basins."""
-    if form is not Form.chinchilla:
-        raise OptionError(f"parametric.form={form.name} cannot be fitted; use chinchilla")
-    check_design(n_params, tokens)
-    log_n, log_d = np.log(n_params), np.log(tokens)
-    centers = (float(log_n.mean()), float(log_d.mean()))
-    points = Points(log_n - centers[0], log_d - centers[1], np.log(nats))
-    counts = np.ones((1, len(nats))) if weights is None else weights[None]
-    starts = find_starts(points)
-    # Least squares crosses flat ridges on which sharp costs crawl: its best end is a start too.
-    smooth = surface.solve(starts, points, counts, surface.huber(SMOOTH_DELTA))
-    origin = int(np.argmin(smooth.value))
-    ends = _descend(np.concatenate([smooth.theta[[origin]], starts]), points, counts, loss, delta)
+    weights: Floats | None = None,
+) -> tuple[SurfaceFit, Reference]:
+    """Return the fit, and what its refits start from."""
+    check_runs(n_params, tokens, nats)
+    counts = _counts(weights, len(nats))
+    used = counts > 0
+    formula = FORMULAS[form]
+    check_design(n_params[used], tokens[used], formula.n_free)
+    logs = np.log(n_params), np.log(tokens), np.log(nats)
+    centers: Centers = tuple(float(values[used].mean()) for values in logs)  # type: ignore[assignment]
+    points = Points(*(values - center for values, center in zip(logs, centers, strict=True)))
+    seen = Points(points.x[used], points.y[used], points.log_loss[used])
+    ends, moved = _descend_from_all(formula, seen, counts[None, used], loss, delta)
     best, reached, basins = _choose(ends)
-    moved = np.abs(ends.theta - np.concatenate([starts[[origin]], starts])).max(axis=1) > 1e-6
+    starts_moved = int((reached & moved).sum())
+    if starts_moved == 0:
+        raise RefusedError(
+            f"no start of {len(moved)} left its place and reached the optimum, so the optimum is "
+            "not certified; look for runs whose loss is far from their neighbours'"
+        )
     theta = ends.theta[best]
-    values = _named(theta[None], centers)[0]
-    _check_values(values)
-    gradient, condition = _certificate(theta, points, counts, loss, delta)
+    check_exponents(formula, formula.full(theta[None])[0])
+    problem = Objective(formula, points, counts[None], cost(loss, delta))
+    gradient, condition = certificate(theta, problem)
     fit = SurfaceFit(
         form=form,
-        values=dict(zip(NAMES, map(float, values), strict=True)),
+        values=dict(
+            zip(formula.names, map(float, formula.named(theta[None], centers)[0]), strict=True)
+        ),
         loss=loss,
         delta=delta,
-        objective=float(ends.value[best]),
-        converged=True,
+        # Squares are relative to the mean log loss that the points were centred by.
+        objective=float(ends.value[best] * (np.exp(2 * centers[2]) if loss is Loss.mse else 1.0)),
+        converged=bool(ends.converged[best]),
         gradient=gradient,
         condition=condition,
-        n_starts=len(ends.theta),
-        starts_moved=int((reached & moved).sum()),
+        n_starts=len(moved),
+        starts_moved=starts_moved,
         starts_reached=int(reached.sum()),
         n_basins=len(basins),
-        n_runs=len(nats),
-        residuals=surface.log_prediction(theta[None], points.x, points.y)[0] - points.log_loss,
+        n_runs=int(used.sum()),
+        residuals=formula.log_prediction(theta[None], points.x, points.y)[0] - points.log_loss,
         theta=theta,
         centers=centers,
     )
-    return fit, points, ends.theta[basins]
+    return fit, Reference(formula, points, ends.theta[basins], loss, delta, fit.residuals)
 
 
-def _certificate(
-    theta: Floats, points: Points, counts: Floats, loss: Loss, delta: float
-) -> tuple[float, float]:
-    """Return the projected gradient and the condition number at theta."""
-    phi: surface.Phi = surface.squares_in_nats
-    if loss is not Loss.mse:
-        phi = surface.huber(delta if loss is Loss.huber else LAD_DELTAS[-1])
-    local = surface.expand(theta[None], points, counts, phi)
-    prediction = surface.log_prediction(theta[None], points.x, points.y)
-    slope = phi(prediction, points.log_loss)[1]
-    size = float(np.sqrt((counts * slope * slope).sum()))
-    metric = local.metric[0]
-    along = local.gradient[0] @ np.linalg.pinv(metric, hermitian=True) @ local.gradient[0]
-    values = np.linalg.eigvalsh(metric)
-    condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
-    return float(np.sqrt(max(along, 0.0))) / max(size, 1e-300), condition
-
-
-def fit_parametric(
-    n_params: Floats,
-    tokens: Floats,
-    *,
-    nats: Floats,
-    form: Form = Form.chinchilla,
-    loss: Loss = Loss.huber,
-    delta: float = 1e-3,
-    resamples: int = 4000,
-    seed: int = 0,
-    progress: Progress = lambda done: None,
-) -> ParametricFit:
-    """Fit the surface and resample runs in pairs for its intervals.
-
-    Args:
-        n_params: Shape (runs,). Parameters per run.
-        tokens: Shape (runs,). Training tokens per run.
-        nats: Shape (runs,). Final loss, nats per token.
-        form: The surface's formula.
-        loss: Cost of a residual.
-        delta: For huber, nats of log loss.
-        resamples: Bootstrap refits, each warm-started from the optimum (and the next basin).
-        seed: Seeds the resampling.
-        progress: Called with the number of refits just done.
-
-    Returns:
-        The converged global fit and its intervals.
+def _counts(weights: Floats | None, n_runs: int) -> Floats:
+    """Return how often each run counts.
 
     Raises:
-        RefusedError: As fit_surface, or most refits did not converge.
+        InputError: The weights are not as many as the runs, are negative, or are no counts.
     """
-    fit, points, optima = _certify(n_params, tokens, nats, form, loss, delta, None)
-    draws, failed = _bootstrap(optima, points, loss, delta, resamples, seed, progress)
-    named = _named(draws, fit.centers)
-    return ParametricFit(
-        **vars(fit),
-        intervals={name: percentile_interval(named[:, k]) for k, name in enumerate(NAMES)},
-        draws=named,
-        n_failed=failed,
+    if weights is None:
+        return np.ones(n_runs)
+    if weights.shape != (n_runs,):
+        raise InputError(f"{weights.shape} weights for {n_runs} runs; give one a run")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError("weights must be finite and not negative: they count runs")
+    mean = float(weights.mean())
+    if not LIKELY_WEIGHTS[0] <= mean <= LIKELY_WEIGHTS[1]:
+        raise InputError(
+            f"weights average {mean:.3g}, but a weight is how often a run counts, 1 for each by "
+            "default; variances, standard deviations and their inverses are no counts: divide "
+            "1 / variance by its mean"
+        )
+    return weights
+
+
+def _descend_from_all(
+    formula: Formula, points: Points, counts: Floats, loss: Loss, delta: float
+) -> tuple[Solved, NDArray[np.bool_]]:
+    """Return the end of every start, and which left their place."""
+    starts = find_starts(formula, points)
+    # Least squares crosses flat ridges on which sharp costs crawl: its best end is a start too.
+    smooth = newton.solve(starts, Objective(formula, points, counts, surface.huber(SMOOTH_DELTA)))
+    origin = int(np.argmin(smooth.value))
+    ends = descend(
+        np.concatenate([smooth.theta[[origin]], starts]), formula, points, counts, loss, delta
     )
-
-
-def check_design(n_params: Floats, tokens: Floats) -> None:
-    """Refuse sets of runs that cannot determine five parameters.
-
-    Raises:
-        RefusedError: Too few runs, sizes or token counts, or N and D move together.
-    """
-    if len(n_params) < MIN_RUNS:
-        raise RefusedError(
-            f"{len(n_params)} usable runs for the surface's 5 parameters; add runs until there "
-            f"are at least {MIN_RUNS}"
-        )
-    for name, values in (("model sizes", n_params), ("token counts", tokens)):
-        distinct = _distinct(values)
-        if distinct < MIN_SIZES:
-            raise RefusedError(
-                f"{distinct} distinct {name}; at least {MIN_SIZES} are needed, add runs at others"
-            )
-    log_n, log_d = np.log(n_params), np.log(tokens)
-    spread, axes = np.linalg.eigh(np.cov(log_n, log_d))
-    if np.sqrt(max(spread[0], 0.0)) < MIN_SPREAD:
-        power = axes[1, 1] / axes[0, 1] if abs(axes[0, 1]) > 1e-9 else np.inf
-        ratio = float(np.median(tokens / n_params))
-        one_ratio = abs(power - 1) < 0.05
-        what = f"at D/N = {ratio:.3g}" if one_ratio else f"on one line, D ~ N^{power:.2f}"
-        raise RefusedError(
-            f"all runs are {what}, so the part of the loss due to N cannot be told from that due "
-            "to D; add runs of the same sizes with several times more and fewer tokens"
-        )
-
-
-def _distinct(values: Floats) -> int:
-    """Count values that differ by more than 1 %, at most MIN_SIZES."""
-    count, last = 0, 0.0
-    for value in np.unique(values):
-        if value > 1.01 * last:
-            count, last = count + 1, float(value)
-        if count == MIN_SIZES:
-            break
-    return count
-
-
-def _descend(theta: Floats, points: Points, weights: Floats, loss: Loss, delta: float) -> Solved:
-    """Minimise the chosen cost; absolute deviations are the limit of ever sharper Huber costs."""
-    if loss is Loss.huber:
-        return surface.solve(theta, points, weights, surface.huber(delta))
-    if loss is Loss.mse:
-        return surface.solve(theta, points, weights, surface.squares_in_nats)
-    for sharp in LAD_DELTAS:
-        solved = surface.solve(theta, points, weights, surface.huber(sharp))
-        theta = solved.theta
-    # Outside delta a Huber term is delta * (|r| - delta / 2).
-    value = solved.value / LAD_DELTAS[-1] + 0.5 * LAD_DELTAS[-1] * weights.sum(axis=1)
-    return Solved(theta, value, solved.converged)
+    away = ends.theta - np.concatenate([starts[[origin]], starts])
+    return ends, np.asarray(np.abs(away).max(axis=1) > 1e-6)
 
 
 def _choose(ends: Solved) -> tuple[int, NDArray[np.bool_], list[int]]:
@@ -319,71 +264,61 @@ def _choose(ends: Solved) -> tuple[int, NDArray[np.bool_], list[int]]:
     return best, reached, basins
 
 
-def _check_values(values: Floats) -> None:
-    named = dict(zip(NAMES, values, strict=True))
-    for name in ("alpha", "beta"):
-        if not 1e-3 < named[name] < 10:
-            raise RefusedError(
-                f"the best surface has {name} = {named[name]:.3g}, outside 0.001..10: these runs "
-                f"do not show how loss falls with {'N' if name == 'alpha' else 'D'}; add runs "
-                "that vary it more"
-            )
+def fit_parametric(
+    n_params: Floats,
+    tokens: Floats,
+    *,
+    nats: Floats,
+    form: Form = Form.chinchilla,
+    loss: Loss = Loss.huber,
+    delta: float = 1e-3,
+    resamples: int = 4000,
+    seed: int = 0,
+    clusters: Ints | None = None,
+    progress: Progress = lambda done: None,
+) -> ParametricFit:
+    """Fit the surface, resample runs in pairs for its intervals, and profile every parameter.
 
+    Args:
+        n_params: Shape (runs,). Parameters per run.
+        tokens: Shape (runs,). Training tokens per run.
+        nats: Shape (runs,). Final loss, nats per token.
+        form: The surface's formula.
+        loss: Cost of a residual.
+        delta: For huber, nats of log loss.
+        resamples: Bootstrap refits, each warm-started from the optimum (and the next basin).
+        seed: Seeds the resampling.
+        clusters: Shape (runs,). Which run a row is a checkpoint of, from 0 without gaps; rows of
+            one run are resampled together. None takes every row as its own run.
+        progress: Called with the number of refits just done.
 
-def _bootstrap(
-    optima: Floats,
-    points: Points,
-    loss: Loss,
-    delta: float,
-    resamples: int,
-    seed: int,
-    progress: Progress,
-) -> tuple[Floats, int]:
-    """Refit every resample from each optimum; return the thetas that converged and the rest."""
-    kept: list[Floats] = []
-    failed = 0
-    for weights in resample_counts(len(points.x), resamples, seed):
-        best: Solved | None = None
-        for optimum in optima:
-            ends = _descend(
-                np.repeat(optimum[None], len(weights), axis=0), points, weights, loss, delta
-            )
-            best = ends if best is None else _lower(best, ends)
-        assert best is not None
-        kept.append(best.theta[best.converged])
-        failed += int((~best.converged).sum())
-        progress(len(weights))
-    draws = np.concatenate(kept)
-    if failed > 0.2 * resamples:
+    Returns:
+        The converged global fit and its intervals.
+
+    Raises:
+        InputError: A value is not positive.
+        RefusedError: As fit_surface; or there are too few clusters, or most refits failed.
+    """
+    fit, reference = certify(n_params, tokens, nats, form, loss, delta)
+    n_clusters = len(nats) if clusters is None else int(clusters.max()) + 1
+    if n_clusters <= fit.formula.n_free:
         raise RefusedError(
-            f"{failed} of {resamples} bootstrap refits did not converge: the runs do not pin the "
-            "surface down; add runs, or sizes and token counts further apart"
+            f"the rows are checkpoints of {n_clusters} runs, too few to resample for a surface of "
+            f"{fit.formula.n_free} parameters; add runs until there are {fit.formula.n_free + 1}"
         )
-    return draws, failed
-
-
-def _lower(one: Solved, other: Solved) -> Solved:
-    """Take the lower converged end of each pair."""
-    first = np.where(one.converged, one.value, np.inf)
-    second = np.where(other.converged, other.value, np.inf)
-    take = second < first
-    return Solved(
-        np.where(take[:, None], other.theta, one.theta),
-        np.where(take, other.value, one.value),
-        one.converged | other.converged,
+    batches = resample_counts(len(nats), resamples, seed, clusters)
+    thetas, failed = refit_resamples(reference, batches, progress)
+    # A coefficient beyond floating point is a huge one, not a missing one.
+    draws = np.clip(fit.formula.named(thetas, fit.centers), -1e300, 1e300)
+    free = fit.formula.n_free
+    return ParametricFit(
+        **vars(fit),
+        intervals={
+            name: percentile_interval(draws[:, k], n=n_clusters, parameters=free)
+            for k, name in enumerate(fit.names)
+        },
+        draws=draws,
+        n_failed=failed,
+        n_clusters=n_clusters,
+        profiles=profile_intervals(reference, fit.theta, fit.centers, n_clusters),
     )
-
-
-def _named(theta: Floats, centers: tuple[float, float]) -> Floats:
-    """Turn thetas into columns NAMES."""
-    e, a, b, alpha, beta = theta.T
-    with np.errstate(over="ignore"):
-        columns = (
-            np.exp(e),
-            np.exp(a + alpha * centers[0]),
-            np.exp(b + beta * centers[1]),
-            alpha,
-            beta,
-            beta / (alpha + beta),
-        )
-    return np.stack(columns, axis=1)

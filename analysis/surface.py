@@ -1,4 +1,4 @@
-"""The surface log L = log(E + A/N**alpha + B/D**beta): objective, derivatives, batched solver.
+"""The surface log L = log(E + A/N**alpha + B/D**beta): costs of a residual, objective, derivatives.
 
 Parameters are theta = (log E, log A', log B', alpha, beta), with A' and B' at the mean of log N and
 log D, which takes the near-singularity out of (A, alpha) and (B, beta). Everything is batched over
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.newton import Local
+
 Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Phi = Callable[[Floats, Floats], tuple[Floats, Floats, Floats]]
 """(log prediction, log loss) -> cost of each run and its two derivatives by the log prediction."""
-
-MAX_STEPS = 1000
-EIGENVALUE_FLOOR = 1e-7
-"""Least curvature believed, as a share of the Gauss-Newton curvature of squares."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +26,6 @@ class Points:
     x: Floats
     y: Floats
     log_loss: Floats
-
-
-@dataclass
-class Local:
-    """Objective and derivatives at each surface."""
-
-    value: Floats
-    gradient: Floats
-    hessian: Floats
-    metric: Floats
-    """Gauss-Newton matrix of squared log residuals: the scale-free ruler for steps."""
-
-
-@dataclass(frozen=True)
-class Solved:
-    """Where the solver stopped."""
-
-    theta: Floats
-    value: Floats
-    converged: Mask
 
 
 def huber(delta: float) -> Phi:
@@ -149,70 +126,3 @@ def _outer(weights: Floats, p_e: Floats, p_a: Floats, p_b: Floats, moments: _Mom
     for column, (i, j) in zip(cross.T, ((1, 2), (3, 2), (1, 4), (3, 4)), strict=True):
         out[:, i, j], out[:, j, i] = column, column
     return out
-
-
-def solve(theta: Floats, points: Points, weights: Floats, phi: Phi) -> Solved:
-    """Minimise from every start by Newton steps damped in the Gauss-Newton metric.
-
-    The Hessian is exact and indefinite where the cost is flat, so eigenvalues are taken by size and
-    damping grows until the objective falls. A surface has converged when a full Newton step would
-    lower its objective by less than one part in 1e13.
-
-    Args:
-        theta: Shape (S, 5). Starts.
-        points: The runs.
-        weights: Shape (S, R) or (1, R). How often each run counts.
-        phi: Cost of a run.
-
-    Returns:
-        The end of every path, and whether it converged.
-    """
-    theta = theta.copy()
-    now = expand(theta, points, weights, phi)
-    damping = np.full(len(theta), 1e-3)
-    converged = np.zeros(len(theta), dtype=bool)
-    floor = 1e-24 * weights.sum(axis=1).max()
-    active = np.arange(len(theta))
-    for _ in range(MAX_STEPS):
-        step, gain, decrement = _newton(now, active, damping[active])
-        done = decrement <= 1e-13 * now.value[active] + floor
-        converged[active[done]] = True
-        theta[active[done]] += step[done]  # the last Newton step doubles the digits at no cost
-        active, step, gain = active[~done], step[~done], gain[~done]
-        if len(active) == 0:
-            break
-        rows = weights if len(weights) == 1 else weights[active]
-        trial = expand(theta[active] + step, points, rows, phi)
-        fall = now.value[active] - trial.value
-        better = fall > 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(better, fall / gain, -1.0)
-        damping[active] *= np.where(ratio > 0.75, 0.1, np.where(ratio < 0.25, 4.0, 1.0))
-        stuck = ~better & (np.abs(fall) <= 1e-14 * now.value[active]) & (damping[active] > 1e4)
-        _accept(now, theta, active[better], trial, better, step)
-        active = active[~(stuck | (damping[active] > 1e14))]
-    return Solved(theta, now.value, converged)
-
-
-def _accept(
-    now: Local, theta: Floats, to: NDArray[np.intp], trial: Local, rows: Mask, step: Floats
-) -> None:
-    theta[to] += step[rows]
-    now.value[to], now.gradient[to] = trial.value[rows], trial.gradient[rows]
-    now.hessian[to], now.metric[to] = trial.hessian[rows], trial.metric[rows]
-
-
-def _newton(now: Local, rows: NDArray[np.intp], damping: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return damped steps, the fall each predicts, and the fall of the undamped step."""
-    metric = now.metric[rows]
-    scale = np.einsum("sii->s", metric)
-    ruler = np.linalg.cholesky(metric + 1e-13 * scale[:, None, None] * np.eye(5))
-    unruler = np.linalg.inv(ruler)
-    white = unruler @ now.hessian[rows] @ unruler.transpose(0, 2, 1)
-    values, vectors = np.linalg.eigh(0.5 * (white + white.transpose(0, 2, 1)))
-    pull = np.einsum("sji,sjk,sk->si", vectors, unruler, now.gradient[rows])
-    size = np.maximum(np.abs(values), EIGENVALUE_FLOOR)
-    move = -pull / (size + damping[:, None])
-    step = np.einsum("sji,sjk,sk->si", unruler, vectors, move)
-    gain = -(move * pull).sum(axis=1) - 0.5 * (values * move * move).sum(axis=1)
-    return step, gain, 0.5 * (pull * pull / size).sum(axis=1)

@@ -37,11 +37,3 @@ def test_huber_is_a_square_inside_delta_and_linear_outside() -> None:
     assert cost == pytest.approx([0.00125, 0.025, 0.025])
     assert slope == pytest.approx([0.05, 0.1, -0.1])
     assert curve.tolist() == [1.0, 0.0, 0.0]
-
-
-def test_many_surfaces_at_once_equal_one_at_a_time(points: Any) -> None:
-    weights = np.random.default_rng(0).integers(0, 3, size=(2, 12)).astype(float)
-    both = surface.solve(THETA, points, weights, surface.huber(0.05))
-    for k in range(2):
-        one = surface.solve(THETA[[k]], points, weights[[k]], surface.huber(0.05))
-        assert one.value[0] == pytest.approx(both.value[k], rel=1e-10)
