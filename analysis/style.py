@@ -24,6 +24,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Scale = ListedColormap
+Norm = LogNorm
 
 PAPER = "#ffffff"
 INK = "#1f2430"
