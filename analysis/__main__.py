@@ -10,9 +10,10 @@ from rich.console import Console
 from analysis import console as text
 from analysis.config import Options, parse_options
 from analysis.errors import AnalysisError, OptionError
-from analysis.fits import Analysis, Refusal, analyse, survey
+from analysis.fits import Analysis, analyse, survey
 from analysis.fits_json import to_json
 from analysis.load import load_table
+from analysis.refusal import Refusal
 from analysis.study import load_study
 from analysis.table import RunsTable, in_table_order
 from analysis.words import describe, wants_help
@@ -47,18 +48,15 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     text.print_inputs(stdout, table)
     surveyed = survey(table, options)
     text.print_valleys(stdout, surveyed)
-    bar = text.BootstrapProgress(options.bootstrap, stderr)
-    try:
-        analysis = analyse(surveyed, bar.advance)
-    finally:
-        bar.close()
+    with text.WorkProgress(options.bootstrap, stderr) as work:
+        analysis = analyse(surveyed, work.refits, work.stage)
     write_json(out / "fits.json", to_json(analysis))
     text.print_verdict(stdout, analysis, str(out))
     text.print_answer(stdout, analysis)
     with stderr.status("drawing figures"):
         _write_report(analysis, out, "python -m analysis " + shlex.join(words))
-    refused = isinstance(analysis.isoflop, Refusal) and isinstance(analysis.parametric, Refusal)
-    return EXIT_REFUSED if refused else EXIT_DONE
+    approaches = (analysis.isoflop, analysis.parametric, analysis.envelope)
+    return EXIT_REFUSED if all(isinstance(fit, Refusal) for fit in approaches) else EXIT_DONE
 
 
 def _load(options: Options) -> RunsTable:

@@ -14,10 +14,13 @@ from analysis.bootstrap import Interval
 from analysis.budgets import Cells, group_budgets, make_cells
 from analysis.config import Convention, Options
 from analysis.conventions import in_convention
+from analysis.draws import fit_cost_law
 from analysis.errors import InputError, RefusedError
+from analysis.frontier import at_cost
 from analysis.isoflop import find_valleys, fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.reslice import reslice
+from analysis.table import clusters
 from analysis.valley import MIN_SIZES
 
 RESAMPLES = 1000
@@ -68,7 +71,8 @@ def exponents_by_convention(frame: pd.DataFrame, options: Options) -> tuple[Coun
         rows.append(_row(convention, VALLEYS, partial(_by_valleys, cells, planned, options)))
         if not np.allclose(runs["n_params"], frame["n_params"], rtol=1e-6):
             rows.append(_row(convention, PLANNED, partial(_valleys, planned, options)))
-        rows.append(_row(convention, SURFACE, partial(_by_surface, runs[cells.best], options)))
+        best = runs[cells.best]
+        rows.append(_row(convention, SURFACE, partial(_by_surface, best, convention, options)))
     return tuple(rows)
 
 
@@ -107,14 +111,23 @@ def _valleys(cells: Cells, options: Options) -> tuple[float, Interval]:
     return fit.n_law.fit.exponent, fit.n_law.interval
 
 
-def _by_surface(runs: pd.DataFrame, options: Options) -> tuple[float, Interval]:
+def _by_surface(
+    runs: pd.DataFrame, convention: Convention, options: Options
+) -> tuple[float, Interval]:
+    n_params, tokens, flops, nats = (
+        runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss")
+    )
     fit = fit_parametric(
-        runs["n_params"].to_numpy(float),
-        runs["tokens"].to_numpy(float),
-        nats=runs["loss"].to_numpy(float),
+        n_params,
+        tokens,
+        nats=nats,
+        form=options.parametric.form,
         loss=options.parametric.loss,
         delta=options.parametric.delta,
         resamples=min(RESAMPLES, options.bootstrap),
         seed=options.seed,
+        clusters=clusters(runs),
     )
+    if convention is Convention.attention:
+        fit = at_cost(fit, fit_cost_law(n_params, tokens, flops))
     return fit.values["a"], fit.intervals["a"]

@@ -1,51 +1,53 @@
 """What the command prints: valleys, exclusions, how far to trust it, and the answer last."""
 
-import time
 from collections import Counter
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from analysis.bootstrap import Interval
-from analysis.fits import Analysis, Refusal, Surveyed
+from analysis.fits import Analysis, Surveyed
+from analysis.refusal import Refusal, fitted
 from analysis.table import RunsTable
+from analysis.verdict import Answer, answers_of
 
 SHOWN_EXCLUSIONS = 20
 """Exclusions listed by name; all of them are in fits.json."""
 
-QUIET_SECONDS = 2.0
-"""Work that takes less shows no progress."""
 
+class WorkProgress:
+    """What is being worked on, on a terminal's standard error; gone when it is done."""
 
-class BootstrapProgress:
-    """A bar on a terminal's standard error, only when the refits take their time."""
-
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(self, resamples: int, console: Console) -> None:
         self._bar = Progress(
-            TextColumn("bootstrap"),
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} refits"),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("bootstrap", total=total)
-        self._began = time.monotonic()
-        self._shown = False
+        self._resamples = resamples
+        self._task = self._bar.add_task("", total=None, count="")
 
-    def advance(self, done: int) -> None:
-        """Count refits."""
-        self._bar.update(self._task, advance=done)
-        if not self._shown and time.monotonic() - self._began > QUIET_SECONDS:
-            self._shown = True
-            self._bar.start()
+    def __enter__(self) -> "WorkProgress":
+        self._bar.start()
+        return self
 
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._shown:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """Show another piece of work; its length is not known."""
+        self._bar.reset(self._task, total=None, description=name, count="")
+
+    def refits(self, done: int) -> None:
+        """Count the surface's bootstrap refits."""
+        self._bar.update(self._task, total=self._resamples, advance=done)
+        count = f"{self._bar.tasks[0].completed:.0f}/{self._resamples} refits"
+        self._bar.update(self._task, count=count)
 
 
 def print_inputs(console: Console, table: RunsTable) -> None:
@@ -101,19 +103,26 @@ def print_answer(console: Console, analysis: Analysis) -> None:
 
 def answer_lines(analysis: Analysis) -> list[str]:
     """Return `N_opt ~ C^a [low, high]  (approach)` or `approach: refused: why`, one each."""
-    by_valleys, by_surface = analysis.isoflop, analysis.parametric
+    fits = {
+        "isoflop": analysis.isoflop,
+        "parametric": analysis.parametric,
+        "envelope": analysis.envelope,
+    }
+    have = {
+        answer.approach: answer
+        for answer in answers_of(
+            fitted(analysis.isoflop), fitted(analysis.parametric), fitted(analysis.envelope)
+        )
+    }
     return [
-        f"isoflop: refused: {by_valleys.why}"
-        if isinstance(by_valleys, Refusal)
-        else _answer(by_valleys.n_law.fit.exponent, by_valleys.n_law.interval, "isoflop"),
-        f"parametric: refused: {by_surface.why}"
-        if isinstance(by_surface, Refusal)
-        else _answer(by_surface.values["a"], by_surface.intervals["a"], "parametric"),
+        f"{name}: refused: {fit.why}" if isinstance(fit, Refusal) else _answer(have[name])
+        for name, fit in fits.items()
     ]
 
 
-def _answer(a: float, interval: Interval, approach: str) -> str:
-    return f"N_opt ~ C^{a:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]  ({approach})"
+def _answer(answer: Answer) -> str:
+    low, high = answer.interval
+    return f"N_opt ~ C^{answer.a:.3f} [{low:.3f}, {high:.3f}]  ({answer.approach})"
 
 
 def say(console: Console, text: str) -> None:

@@ -86,6 +86,8 @@ class EnvelopeFit:
     n_resamples: int
     n_failed: int
     """Resamples that left too few optima for a law."""
+    biased: bool
+    """Whether losses on the way of decaying learning rates were read (notes say so)."""
     notes: tuple[str, ...]
 
 
@@ -132,6 +134,7 @@ def fit_envelope(curves: list[Curve], *, resamples: int, seed: int) -> EnvelopeF
         n_runs=len(curves),
         n_resamples=count,
         n_failed=failed,
+        biased=bool(_decaying(curves)),
         notes=(*_notes_on_curves(curves), *_notes_on_fit(len(curves), left_out, resamples, count)),
     )
 
@@ -190,12 +193,16 @@ def _source(curves: list[Curve]) -> str:
     return min(kinds - {FINALS} or kinds)
 
 
+def _decaying(curves: list[Curve]) -> list[str]:
+    """Return the schedules under which a loss on the way is not that of a run which ends there."""
+    schedules = {curve.schedule or "unknown" for curve in curves if len(curve.loss) > 1}
+    return sorted(schedules - set(HELD_LR))
+
+
 def _notes_on_curves(curves: list[Curve]) -> list[str]:
     if _source(curves) == FINALS:
         return ["Every run is a single point: this is the envelope of final losses."]
-    schedules = {curve.schedule or "unknown" for curve in curves if len(curve.loss) > 1}
-    decaying = sorted(schedules - set(HELD_LR))
-    if not decaying:
+    if not (decaying := _decaying(curves)):
         return []
     return [
         "The envelope reads losses on the way of runs whose learning rate decays to the run's end "

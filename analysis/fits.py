@@ -1,54 +1,63 @@
-"""Run every approach on one table.
+"""Run every approach on one table, and everything that questions them.
 
 An approach that cannot be fitted is a Refusal with its reason, never a number.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from analysis import isoflop, parametric
+from analysis import isoflop
 from analysis.budgets import Cells, group_budgets, make_cells
-from analysis.config import Options
+from analysis.config import Convention, Options
 from analysis.conventions import in_convention
+from analysis.curves import envelope_curves
+from analysis.draws import fit_cost_law
+from analysis.envelope import EnvelopeFit, fit_envelope
 from analysis.errors import RefusedError
+from analysis.frontier import SIX_ND, CostLaw, at_cost
 from analysis.isoflop import IsoflopFit, Valley
-from analysis.parametric import ParametricFit, Progress
-from analysis.table import RunsTable
+from analysis.parametric import ParametricFit, Progress, fit_parametric
+from analysis.refusal import Refusal as Refusal
+from analysis.refusal import attempt, fitted
+from analysis.scrutiny import Scrutiny, scrutinise
+from analysis.table import RunsTable, clusters
 from analysis.verdict import Verdict, judge
 
-NO_ENVELOPE = (
-    "the envelope of training curves is not part of this version; use isoflop and parametric"
-)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why an approach has no answer."""
-
-    why: str
+Stage = Callable[[str], None]
+"""Told what is being worked on."""
 
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What the valleys say, before the surface is fitted."""
+    """What the valleys say, before anything else is fitted."""
 
     options: Options
     table: RunsTable
     runs: pd.DataFrame
     """Usable runs, n_params and flops counted in the convention asked for."""
     flops_counting: str
+    cost: CostLaw
+    """How C follows from N and D in that convention."""
     cells: Cells
     valleys: tuple[Valley, ...]
     """Every budget's, also when the approach is refused."""
     isoflop: IsoflopFit | Refusal
 
+    @property
+    def best(self) -> pd.DataFrame:
+        """Runs at their cell's best learning rate: what the surface is fitted to."""
+        return self.runs[self.cells.best]
+
 
 @dataclass(frozen=True)
-class Analysis(Surveyed):
+class Analysis(Surveyed, Scrutiny):
     """All that a report needs."""
 
     parametric: ParametricFit | Refusal
+    envelope: EnvelopeFit | Refusal
     verdict: Verdict
 
 
@@ -60,32 +69,59 @@ def survey(table: RunsTable, options: Options) -> Surveyed:
     """
     runs, counting = in_convention(table.frame, options.convention)
     cells = make_cells(runs)
-    method, resamples, seed = options.isoflop.method, options.bootstrap, options.seed
+    n, d, c = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops"))
+    cost = fit_cost_law(n, d, c) if options.convention is Convention.attention else SIX_ND
     valleys: tuple[Valley, ...] = ()
     by_valleys: IsoflopFit | Refusal
     try:
-        found = isoflop.find_valleys(cells, method, resamples, seed)
+        found = isoflop.find_valleys(cells, options.isoflop.method, options.bootstrap, options.seed)
         valleys = found.valleys
-        by_valleys = isoflop.fit_isoflop(found, cells, seed)
+        by_valleys = isoflop.fit_isoflop(found, cells, options.seed)
     except RefusedError as error:
         by_valleys = Refusal(str(error) + _other_convention(runs, table, options))
-    return Surveyed(options, table, runs, counting, cells, valleys, by_valleys)
+    return Surveyed(options, table, runs, counting, cost, cells, valleys, by_valleys)
 
 
-def analyse(surveyed: Surveyed, progress: Progress) -> Analysis:
-    """Fit the surface too, and weigh the answers."""
-    by_surface = _fit_parametric(surveyed.runs[surveyed.cells.best], surveyed.options, progress)
-    by_valleys = surveyed.isoflop
+def analyse(surveyed: Surveyed, progress: Progress, stage: Stage = lambda name: None) -> Analysis:
+    """Fit the surface and the envelope, question every answer, and weigh them.
+
+    Args:
+        surveyed: What the valleys say.
+        progress: Told how many refits of the surface are done.
+        stage: Told what is being worked on.
+    """
+    options, table = surveyed.options, surveyed.table
+    stage("surface")
+    by_surface = attempt(partial(_fit_parametric, surveyed, progress))
+    stage("envelope")
+    by_envelope = attempt(
+        lambda: fit_envelope(
+            envelope_curves(table, surveyed.runs), resamples=options.bootstrap, seed=options.seed
+        )
+    )
+    questioned = scrutinise(
+        table=table,
+        options=options,
+        best=surveyed.best,
+        runs=surveyed.runs,
+        valleys=surveyed.valleys,
+        parametric=fitted(by_surface),
+        stage=stage,
+    )
     return Analysis(
         **vars(surveyed),
+        **vars(questioned),
         parametric=by_surface,
+        envelope=by_envelope,
         verdict=judge(
-            table=surveyed.table,
+            table=table,
             cells=surveyed.cells,
-            isoflop=by_valleys if isinstance(by_valleys, IsoflopFit) else None,
-            parametric=by_surface if isinstance(by_surface, ParametricFit) else None,
+            isoflop=fitted(surveyed.isoflop),
+            parametric=fitted(by_surface),
+            envelope=fitted(by_envelope),
+            scrutiny=questioned,
             valleys=surveyed.valleys,
-            run_ids=surveyed.runs.loc[surveyed.cells.best, "run_id"].astype(str).tolist(),
+            run_ids=surveyed.best["run_id"].astype(str).tolist(),
         ),
     )
 
@@ -102,19 +138,18 @@ def _other_convention(runs: pd.DataFrame, table: RunsTable, options: Options) ->
     return ""
 
 
-def _fit_parametric(
-    runs: pd.DataFrame, options: Options, progress: Progress
-) -> ParametricFit | Refusal:
-    try:
-        return parametric.fit_parametric(
-            runs["n_params"].to_numpy(float),
-            runs["tokens"].to_numpy(float),
-            nats=runs["loss"].to_numpy(float),
-            loss=options.parametric.loss,
-            delta=options.parametric.delta,
-            resamples=options.bootstrap,
-            seed=options.seed,
-            progress=progress,
-        )
-    except RefusedError as error:
-        return Refusal(str(error))
+def _fit_parametric(surveyed: Surveyed, progress: Progress) -> ParametricFit:
+    runs, options = surveyed.best, surveyed.options
+    fit = fit_parametric(
+        runs["n_params"].to_numpy(float),
+        runs["tokens"].to_numpy(float),
+        nats=runs["loss"].to_numpy(float),
+        form=options.parametric.form,
+        loss=options.parametric.loss,
+        delta=options.parametric.delta,
+        resamples=options.bootstrap,
+        seed=options.seed,
+        clusters=clusters(runs),
+        progress=progress,
+    )
+    return fit if surveyed.cost.is_6nd else at_cost(fit, surveyed.cost)

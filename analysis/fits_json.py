@@ -5,17 +5,23 @@ Keys are only ever added. An approach that cannot be fitted has `refused` and no
 
 from typing import Any
 
-from analysis import parametric
 from analysis.config import Loss
-from analysis.fits import NO_ENVELOPE, Analysis, Refusal
+from analysis.draws import draws_for_json, measured_for_json
+from analysis.envelope import EnvelopeFit
+from analysis.fits import Analysis
 from analysis.isoflop import IsoflopFit
 from analysis.parametric import ParametricFit
+from analysis.powerlaw import Law
+from analysis.refusal import Refusal, fitted
+from analysis.scrutiny_json import scrutiny_json
+from analysis.verdict import Verdict
 from train.records import SCHEMA_VERSION
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
     """Return fits.json's content."""
     table = analysis.table
+    by_valleys, by_curves = fitted(analysis.isoflop), fitted(analysis.envelope)
     return {
         "schema": SCHEMA_VERSION,
         "inputs": {
@@ -32,13 +38,27 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             "flops": analysis.flops_counting,
         },
         "isoflop": _isoflop_json(analysis.isoflop),
-        "parametric": _parametric_json(analysis.parametric),
-        "envelope": {"refused": NO_ENVELOPE},
-        "verdict": {
-            "agree": analysis.verdict.agree,
-            "trust": analysis.verdict.trust,
-            "notes": list(analysis.verdict.notes),
-        },
+        "parametric": _parametric_json(analysis.parametric, analysis.cost.power),
+        "envelope": _envelope_json(analysis.envelope),
+        "verdict": _verdict_json(analysis.verdict),
+        **scrutiny_json(analysis),
+        "measured": measured_for_json(analysis.best),
+        "draws": draws_for_json(
+            fitted(analysis.parametric),
+            (by_valleys.n_law, by_valleys.d_law) if by_valleys else None,
+            (by_curves.n_law, by_curves.d_law) if by_curves else None,
+        ),
+    }
+
+
+def _laws_json(n_law: Law, d_law: Law) -> dict[str, Any]:
+    return {
+        "a": n_law.fit.exponent,
+        "a_ci": list(n_law.interval),
+        "b": d_law.fit.exponent,
+        "b_ci": list(d_law.interval),
+        "k_n": n_law.fit.coefficient,
+        "k_d": d_law.fit.coefficient,
     }
 
 
@@ -46,12 +66,7 @@ def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
     if isinstance(fit, Refusal):
         return {"refused": fit.why}
     return {
-        "a": fit.n_law.fit.exponent,
-        "a_ci": list(fit.n_law.interval),
-        "b": fit.d_law.fit.exponent,
-        "b_ci": list(fit.d_law.interval),
-        "k_n": fit.n_law.fit.coefficient,
-        "k_d": fit.d_law.fit.coefficient,
+        **_laws_json(fit.n_law, fit.d_law),
         "method": fit.method.name,
         "noise": fit.noise,
         "valleys": [
@@ -69,23 +84,60 @@ def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
     }
 
 
-def _parametric_json(fit: ParametricFit | Refusal) -> dict[str, Any]:
+def _parametric_json(fit: ParametricFit | Refusal, cost_power: float) -> dict[str, Any]:
+    """Return the surface; D_opt grows as C**(1 - m a) where C = c N**m D."""
     if isinstance(fit, Refusal):
         return {"refused": fit.why}
-    b_low, b_high = (1.0 - end for end in reversed(fit.intervals["a"]))
+    a, (a_low, a_high) = fit.values["a"], fit.intervals["a"]
     return {
-        **{name: fit.values[name] for name in parametric.NAMES},
-        **{f"{name}_ci": list(fit.intervals[name]) for name in parametric.NAMES},
-        "b": fit.b,
-        "b_ci": [b_low, b_high],
+        **fit.values,
+        **{f"{name}_ci": list(fit.intervals[name]) for name in fit.names},
+        "b": 1.0 - cost_power * a,
+        "b_ci": [1.0 - cost_power * a_high, 1.0 - cost_power * a_low],
+        "form": fit.form.name,
         "loss": fit.loss.name,
         **({"delta": fit.delta} if fit.loss is Loss.huber else {}),
         "objective": fit.objective,
-        "converged": True,
+        "converged": fit.converged,
+        "gradient": fit.gradient,
+        "condition": fit.condition,
         "starts": fit.n_starts,
         "starts_moved": fit.starts_moved,
+        "starts_reached": fit.starts_reached,
         "basins": fit.n_basins,
         "runs": fit.n_runs,
+        "clusters": fit.n_clusters,
         "resamples": len(fit.draws),
         "resamples_failed": fit.n_failed,
+        "profile_ci": {name: [item.low, item.high] for name, item in fit.profiles.items()},
+        "not_identified": list(fit.not_identified),
+    }
+
+
+def _envelope_json(fit: EnvelopeFit | Refusal) -> dict[str, Any]:
+    if isinstance(fit, Refusal):
+        return {"refused": fit.why}
+    return {
+        **_laws_json(fit.n_law, fit.d_law),
+        "source": fit.source,
+        "biased": fit.biased,
+        "runs": fit.n_runs,
+        "points": [vars(point) for point in fit.points],
+    }
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "agree": verdict.agree,
+        "comparisons": [
+            {
+                "approaches": list(item.approaches),
+                "difference": item.difference,
+                "sigmas": item.sigmas,
+                "agree": item.agree,
+            }
+            for item in verdict.comparisons
+        ],
+        "trust": verdict.trust,
+        "notes": list(verdict.notes),
     }

@@ -7,7 +7,7 @@ Shapes: S surfaces, P points.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,6 +162,29 @@ def optimal_band(fit: "ParametricFit", flops: Floats, what: str) -> tuple[Floats
     if what == "N":
         return np.exp(low), np.exp(high)
     return flops / (6.0 * np.exp(high)), flops / (6.0 * np.exp(low))
+
+
+def at_cost(fit: "ParametricFit", cost: CostLaw) -> "ParametricFit":
+    """Return the fit with its exponent a read at another cost of a run than 6 N D.
+
+    Where C = c N**m D grows with another power of N, as with attention's FLOPs, the optimum grows
+    as C**(q / (p + m q)) (Surfaces.exponent). The profile of a, which is that of q / (p + q), goes.
+    """
+    column = fit.names.index("a")
+    draws = fit.draws.copy()
+    every = Surfaces.of(fit.form, {name: draws[:, j] for j, name in enumerate(fit.names)})
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws[:, column] = every.exponent(cost)
+    low, high = fit.intervals["a"]
+    tail = tail_of(fit.draws[:, column], (low, high))
+    ends = np.nanpercentile(draws[:, column], [100 * tail, 100 * (1 - tail)])
+    return replace(
+        fit,
+        values={**fit.values, "a": float(surfaces_of(fit).exponent(cost)[0])},
+        intervals={**fit.intervals, "a": (float(ends[0]), float(ends[1]))},
+        draws=draws,
+        profiles={name: item for name, item in fit.profiles.items() if name != "a"},
+    )
 
 
 def draws_of(fit: "ParametricFit") -> Surfaces:

@@ -1,13 +1,19 @@
 """How far the answer can be trusted, from facts of the study, in plain sentences."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from analysis.bootstrap import Interval
 from analysis.budgets import Cells
+from analysis.envelope import EnvelopeFit
 from analysis.isoflop import IsoflopFit, Valley
 from analysis.parametric import ParametricFit
+from analysis.powerlaw import Law
+from analysis.refusal import fitted
+from analysis.repetition.runs import repetition_note
+from analysis.scrutiny import Scrutiny
 from analysis.table import RunsTable
 
 AGREE_SIGMAS = 1.96
@@ -24,11 +30,39 @@ VANISHING_E = 1e-3
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One approach's exponent."""
+
+    approach: str
+    a: float
+    interval: Interval
+
+    @property
+    def half(self) -> float:
+        """Half-width of the interval."""
+        return 0.5 * (self.interval[1] - self.interval[0])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two approaches on the same runs."""
+
+    approaches: tuple[str, str]
+    difference: float
+    """First minus second."""
+    sigmas: float
+    """The difference in joint standard errors; their errors are taken as independent."""
+    agree: bool
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What to make of the exponents."""
 
     agree: bool | None
-    """Whether the approaches agree; None when fewer than two could be fitted."""
+    """Whether the approaches agree; None when fewer than two could be compared."""
+    comparisons: tuple[Comparison, ...]
+    """Every pair of approaches; an envelope of decaying schedules is compared, not counted."""
     trust: str
     """illustrative, indicative or firm; '' without any fit."""
     notes: tuple[str, ...]
@@ -40,6 +74,8 @@ def judge(
     cells: Cells,
     isoflop: IsoflopFit | None,
     parametric: ParametricFit | None,
+    envelope: EnvelopeFit | None,
+    scrutiny: Scrutiny,
     valleys: tuple[Valley, ...],
     run_ids: list[str],
 ) -> Verdict:
@@ -50,55 +86,87 @@ def judge(
         cells: Best runs by (N, D).
         isoflop: None when refused.
         parametric: None when refused.
+        envelope: None when refused.
+        scrutiny: What questions them.
         valleys: Every budget, bracketed or not.
         run_ids: Of the runs that the surface was fitted to, in its order.
     """
-    agree = _agree(isoflop, parametric)
-    widths = [_half(interval) for interval in _intervals(isoflop, parametric)]
+    answers = answers_of(isoflop, parametric, envelope)
+    comparisons = tuple(_compare(*pair) for pair in combinations(answers, 2))
+    counted = [item for item in comparisons if not (envelope and envelope.biased) or _without(item)]
+    agree = all(item.agree for item in counted) if counted else None
     flops = cells.frame["flops"]
     decades = float(np.log10(flops.max() / flops.min()))
     bracketed = sum(valley.bracketed for valley in valleys)
-    trust = _grade(decades, bracketed, widths, agree, cells) if widths else ""
+    stable = not _drifts(scrutiny)
+    trust = _grade(decades, bracketed, answers, agree, stable, cells) if answers else ""
     notes = [
         *([table.stamp + "; the answer may change when they finish."] if table.stamp else []),
-        *([_summary(trust, decades, bracketed, len(valleys), widths)] if widths else []),
-        *_agreement(isoflop, parametric, agree),
+        *([_summary(trust, decades, bracketed, len(valleys), answers)] if answers else []),
+        *_agreement(answers, comparisons, agree, envelope),
+        *_scrutiny_notes(scrutiny),
         _seeds(cells),
         _learning_rates(table, cells),
-        *([f"Nothing here is tested beyond C = {flops.max():.3g} FLOPs."] if widths else []),
+        *([f"Nothing here is tested beyond C = {flops.max():.3g} FLOPs."] if answers else []),
         *(isoflop.notes if isoflop else ()),
+        *(envelope.notes if envelope else ()),
         *(_surface_notes(parametric, cells, run_ids) if parametric else ()),
+        *([note] if (note := repetition_note(table.frame)) else ()),
         *table.notes,
     ]
-    return Verdict(agree, trust, tuple(notes))
+    return Verdict(agree, comparisons, trust, tuple(notes))
 
 
-def _intervals(isoflop: IsoflopFit | None, parametric: ParametricFit | None) -> list[Interval]:
+def answers_of(
+    isoflop: IsoflopFit | None, parametric: ParametricFit | None, envelope: EnvelopeFit | None
+) -> list[Answer]:
+    """Return the exponents that there are, in the order of trust."""
     return [
-        *([isoflop.n_law.interval] if isoflop else []),
-        *([parametric.intervals["a"]] if parametric else []),
+        *([_law_answer("isoflop", isoflop.n_law)] if isoflop else []),
+        *(
+            [Answer("parametric", parametric.values["a"], parametric.intervals["a"])]
+            if parametric
+            else []
+        ),
+        *([_law_answer("envelope", envelope.n_law)] if envelope else []),
     ]
 
 
-def _half(interval: Interval) -> float:
-    return 0.5 * (interval[1] - interval[0])
+def _law_answer(approach: str, law: Law) -> Answer:
+    return Answer(approach, law.fit.exponent, law.interval)
 
 
-def _agree(isoflop: IsoflopFit | None, parametric: ParametricFit | None) -> bool | None:
-    if isoflop is None or parametric is None:
-        return None
-    error = np.hypot(_half(isoflop.n_law.interval), _half(parametric.intervals["a"])) / 1.96
-    difference = abs(isoflop.n_law.fit.exponent - parametric.values["a"])
-    return bool(difference <= AGREE_SIGMAS * error)
+def _compare(one: Answer, other: Answer) -> Comparison:
+    error = np.hypot(one.half, other.half) / 1.96
+    difference = one.a - other.a
+    sigmas = float(abs(difference) / error) if error > 0 else float("inf")
+    names = (one.approach, other.approach)
+    return Comparison(names, difference, sigmas, sigmas <= AGREE_SIGMAS)
+
+
+def _without(item: Comparison) -> bool:
+    return "envelope" not in item.approaches
+
+
+def _drifts(scrutiny: Scrutiny) -> bool:
+    parts = (fitted(scrutiny.local), fitted(scrutiny.local_valleys))
+    return any(part is not None and not part.stable for part in parts)
 
 
 def _grade(
-    decades: float, bracketed: int, widths: list[float], agree: bool | None, cells: Cells
+    decades: float,
+    bracketed: int,
+    answers: list[Answer],
+    agree: bool | None,
+    stable: bool,
+    cells: Cells,
 ) -> str:
     """Firm needs range, valleys, precision, replicas and agreement; indicative less of each."""
+    widths = [answer.half for answer in answers if answer.approach != "envelope"] or [np.inf]
     best = min(widths)
     if (
-        decades >= 1.99
+        stable
+        and decades >= 1.99
         and bracketed >= 5
         and max(widths) <= 0.05
         and agree is True
@@ -118,32 +186,55 @@ _MEANING = {
 }
 
 
-def _summary(trust: str, decades: float, bracketed: int, budgets: int, widths: list[float]) -> str:
+def _summary(
+    trust: str, decades: float, bracketed: int, budgets: int, answers: list[Answer]
+) -> str:
     valleys = f"{bracketed} of {budgets} valleys bracketed, " if budgets else ""
+    widths = " and ".join(f"+-{answer.half:.3f}" for answer in answers)
     return (
         f"{_MEANING[trust]}: {valleys}{decades:.1f} decades of compute, "
-        f"95 % intervals of a +-{' and +-'.join(f'{w:.3f}' for w in widths)}."
+        f"95 % intervals of a {widths}."
     )
 
 
 def _agreement(
-    isoflop: IsoflopFit | None, parametric: ParametricFit | None, agree: bool | None
+    answers: list[Answer],
+    comparisons: tuple[Comparison, ...],
+    agree: bool | None,
+    envelope: EnvelopeFit | None,
 ) -> list[str]:
-    if isoflop is None or parametric is None:
-        return (
-            ["Only one approach could be fitted, so none checks it."]
-            if (isoflop or parametric)
-            else []
+    if len(answers) < 2:
+        return ["Only one approach could be fitted, so none checks it."] if answers else []
+    values = ", ".join(f"{answer.a:.3f} by {_BY[answer.approach]}" for answer in answers)
+    notes = []
+    apart = [item for item in comparisons if not item.agree and _without(item)]
+    if agree is False:
+        notes.append(
+            f"The approaches DISAGREE (a = {values}): at least one is biased, report none alone."
         )
-    one, other = isoflop.n_law.fit.exponent, parametric.values["a"]
-    values = f"a = {one:.3f} by valleys, {other:.3f} by the surface"
-    if not agree:
-        return [
-            f"The approaches DISAGREE ({values}): at least one is biased, report neither alone."
-        ]
-    if max(_half(isoflop.n_law.interval), _half(parametric.intervals["a"])) > WIDE:
-        return [f"The approaches do not contradict each other, within wide intervals ({values})."]
-    return [f"The approaches agree ({values})."]
+    elif agree is None:
+        notes.append(f"Nothing checks the answer but a biased envelope (a = {values}).")
+    elif max(answer.half for answer in answers) > WIDE:
+        notes.append(
+            f"The approaches do not contradict each other, within wide intervals ({values})."
+        )
+    else:
+        notes.append(f"The approaches agree (a = {values}).")
+    if envelope and envelope.biased and any(not item.agree for item in comparisons) and not apart:
+        notes.append(
+            "The envelope differs from the others and is not counted against them: its curves' "
+            "learning rates decay, so losses on the way are above those of runs that end there."
+        )
+    return notes
+
+
+_BY = {"isoflop": "valleys", "parametric": "the surface", "envelope": "the envelope"}
+
+
+def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
+    """Say what moves the answer; what was refused is in the report."""
+    parts = (fitted(scrutiny.local), fitted(scrutiny.local_valleys), fitted(scrutiny.influence))
+    return [part.sentence for part in parts if part is not None]
 
 
 def _seeds(cells: Cells) -> str:
@@ -182,7 +273,7 @@ def _surface_notes(fit: ParametricFit, cells: Cells, run_ids: list[str]) -> list
         worst = sorted(far, key=lambda k: -size[k])[:3]
         named = ", ".join(f"{run_ids[k]} by {100 * np.expm1(size[k]):.3g} %" for k in worst)
         notes.append(f"{len(far)} runs lie far off the surface ({named}): look at them.")
-    if fit.values["E"] < VANISHING_E * float(cells.frame["loss"].min()):
+    if fit.values.get("E", np.inf) < VANISHING_E * float(cells.frame["loss"].min()):
         notes.append("E is not identified: the best surface has none, so A and alpha absorb it.")
     if fit.n_failed:
         total = fit.n_failed + len(fit.draws)

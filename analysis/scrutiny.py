@@ -1,0 +1,125 @@
+"""What questions the answer: other countings, forms, windows, choices, runs and held-out budgets.
+
+Each part is a result or a Refusal with its reason; none of them moves the answer itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.by_convention import CountedExponent, exponents_by_convention
+from analysis.config import Options
+from analysis.influence import InfluenceTable, find_influence
+from analysis.isoflop import Valley
+from analysis.learning_rate import LearningRateFit, fit_learning_rate
+from analysis.local import LocalExponent, local_exponent_of_surface, local_exponent_of_valleys
+from analysis.optima import find_optima
+from analysis.parametric import ParametricFit
+from analysis.refusal import Refusal, attempt
+from analysis.repetition.fit import RepetitionFit, fit_repetition
+from analysis.table import RunsTable, clusters
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 400
+"""Resamples behind the intervals of what only questions the answer."""
+
+
+@dataclass(frozen=True)
+class Scrutiny:
+    """Every part that was asked."""
+
+    by_convention: tuple[CountedExponent, ...]
+    local: LocalExponent | Refusal
+    """The exponent of the surface in windows of compute."""
+    local_valleys: LocalExponent | Refusal
+    """Whether the law through the valleys bends."""
+    influence: InfluenceTable | Refusal
+    learning_rate: LearningRateFit | Refusal
+    repetition: RepetitionFit | Refusal
+
+
+def scrutinise(
+    *,
+    table: RunsTable,
+    options: Options,
+    runs: pd.DataFrame,
+    best: pd.DataFrame,
+    valleys: tuple[Valley, ...],
+    parametric: ParametricFit | None,
+    stage: Callable[[str], None],
+) -> Scrutiny:
+    """Ask everything of one table.
+
+    Args:
+        table: What went in.
+        options: Method, form, loss and seed; fewer resamples are drawn than it asks for.
+        runs: All usable runs, counted in the convention asked for.
+        best: Of these, the runs at their cell's best learning rate.
+        valleys: Every budget's.
+        parametric: The headline's surface; None when refused.
+        stage: Told what is being worked on.
+    """
+    few = min(RESAMPLES, options.bootstrap)
+    stage("countings")
+    by_convention = exponents_by_convention(table.frame, options)
+    stage("windows of compute")
+    local = attempt(partial(_local, best, options, few))
+    stage("influence of each run")
+    influence = attempt(partial(_influence, best, options, parametric))
+    stage("learning rates")
+    learning_rate = attempt(
+        lambda: fit_learning_rate(
+            find_optima(runs, resamples=few, seed=options.seed), seed=options.seed
+        )
+    )
+    stage("repeated data")
+    repetition = attempt(partial(fit_repetition, runs, seed=options.seed))
+    return Scrutiny(
+        by_convention=by_convention,
+        local=local,
+        local_valleys=attempt(partial(local_exponent_of_valleys, valleys)),
+        influence=influence,
+        learning_rate=learning_rate,
+        repetition=repetition,
+    )
+
+
+def _columns(runs: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
+    n, d, c, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss"))
+    return n, d, c, nats
+
+
+def _local(best: pd.DataFrame, options: Options, resamples: int) -> LocalExponent:
+    return local_exponent_of_surface(
+        *_columns(best),
+        form=options.parametric.form,
+        loss=options.parametric.loss,
+        delta=options.parametric.delta,
+        clusters=clusters(best),
+        resamples=resamples,
+        seed=options.seed,
+    )
+
+
+def _influence(
+    best: pd.DataFrame, options: Options, parametric: ParametricFit | None
+) -> InfluenceTable:
+    return find_influence(
+        *_columns(best),
+        best["run_id"].astype(str).tolist(),
+        clusters=clusters(best),
+        form=options.parametric.form,
+        loss=options.parametric.loss,
+        delta=options.parametric.delta,
+        standard_error=None if parametric is None else _standard_error(parametric),
+    )
+
+
+def _standard_error(fit: ParametricFit) -> float:
+    low, high = fit.intervals["a"]
+    return (high - low) / (2 * 1.96)

@@ -1,0 +1,120 @@
+"""The part of fits.json that questions the answer: a key a part, refused ones with the reason."""
+
+import dataclasses
+from typing import Any
+
+from analysis.influence import InfluenceTable
+from analysis.joint_power_law import JointLaw
+from analysis.learning_rate import LearningRateFit
+from analysis.local import LocalExponent
+from analysis.refusal import Refusal
+from analysis.repetition.fit import RepetitionFit
+from analysis.scrutiny import Scrutiny
+
+TOP_RUNS = 20
+"""Runs of the influence table that are written."""
+
+
+def scrutiny_json(scrutiny: Scrutiny) -> dict[str, Any]:
+    """Return every part by its key."""
+    return {
+        "by_convention": [
+            {"convention": row.convention, "approach": row.approach, "refused": row.refused}
+            if row.refused
+            else {
+                "convention": row.convention,
+                "approach": row.approach,
+                "a": row.a,
+                "a_ci": list(row.interval),
+            }
+            for row in scrutiny.by_convention
+        ],
+        "local": {
+            "surface": _local_json(scrutiny.local),
+            "valleys": _local_json(scrutiny.local_valleys),
+        },
+        "influence": _influence_json(scrutiny.influence),
+        "learning_rate": _learning_rate_json(scrutiny.learning_rate),
+        "repetition": _repetition_json(scrutiny.repetition),
+    }
+
+
+def _local_json(part: LocalExponent | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "windows": [
+            {
+                "flops": list(window.flops),
+                "runs": window.n_runs,
+                "a": window.a,
+                "a_ci": list(window.interval),
+            }
+            for window in part.windows
+        ],
+        "drift_per_decade": part.drift,
+        "drift_ci": list(part.interval),
+        "p": part.p,
+        "stable": part.stable,
+        "sentence": part.sentence,
+    }
+
+
+def _influence_json(part: InfluenceTable | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "a": part.a,
+        "rule": part.rule,
+        "runs": [dataclasses.asdict(item) for item in part.runs[:TOP_RUNS]],
+        "budgets": [dataclasses.asdict(item) for item in part.budgets],
+        "sizes": [dataclasses.asdict(item) for item in part.sizes],
+        "sentence": part.sentence,
+    }
+
+
+def _learning_rate_json(part: LearningRateFit | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "lr": _law_json(part.lr_law),
+        "batch_tokens": {"refused": part.batch_refused}
+        if part.batch_law is None
+        else _law_json(part.batch_law),
+        "penalty_of_factor_2": part.penalty,
+        "lr_per_batch_exponent": part.batch_slope,
+        "optima": [
+            {
+                "n_params": group.n_params,
+                "tokens": group.tokens,
+                "lr": group.lr_opt,
+                "batch_tokens": group.batch_opt,
+                "interior": group.interior,
+            }
+            for group in part.survey.groups
+        ],
+        "notes": list(part.notes),
+    }
+
+
+def _law_json(law: JointLaw) -> dict[str, Any]:
+    """Write y = k N**p D**q: k, and an exponent for each variable that the runs determine."""
+    return {
+        "k": law.coefficient,
+        "exponents": {name: law.exponent(name) for name in law.names},
+        "exponents_ci": {name: list(law.interval(name)) for name in law.names},
+    }
+
+
+def _repetition_json(part: RepetitionFit | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        **part.values,
+        "objective": part.objective,
+        "R_D_ci": list(part.intervals["R_D"]),
+        "R_N_ci": list(part.intervals["R_N"]),
+        "identified": part.identified,
+        "worth_of_epochs": {str(epochs): list(ends) for epochs, ends in part.worth.items()},
+        "sentence": part.sentence,
+    }
