@@ -15,7 +15,9 @@ import pandas as pd
 
 from analysis.errors import InputError, near_names
 from analysis.load import refuse_unfinished, stamp_for
-from analysis.table import Excluded, RunsTable, check_units, refuse_mixtures, screen
+from analysis.mixtures import refuse_mixtures
+from analysis.table import Excluded, RunsTable, screen
+from analysis.units import check_units
 from train.records import REQUIRED_COLUMNS, read_json, read_jsonl
 
 HORIZON_TOLERANCE = 0.005
@@ -46,7 +48,7 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
     folder = runs / study
     manifest_bytes, planned = _read_manifest(runs, study)
     good, excluded = _read_runs(folder, planned)
-    unfinished = [item.run_id for item in excluded if item.reason in UNFINISHED]
+    unfinished = [item for item in excluded if item.reason in UNFINISHED]
     refuse_unfinished(unfinished, len(planned), allow_incomplete)
     if not good:
         counted = Counter(item.reason for item in excluded)
@@ -64,7 +66,7 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
         source=str(folder),
         sha256=digest.hexdigest(),
         folder=folder,
-        notes=(*check_units(usable), *refuse_mixtures(usable)),
+        notes=(*check_units(usable, recorded=True), *refuse_mixtures(usable)),
         stamp=stamp_for(len(unfinished), len(planned)),
     )
 

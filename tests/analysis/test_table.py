@@ -7,7 +7,8 @@ from study_folders import isoflop_table
 
 from analysis.errors import InputError
 from analysis.load import load_table
-from analysis.table import check_units, in_table_order, screen
+from analysis.table import in_table_order, screen
+from analysis.units import check_units
 from train.records import RUNS_TABLE_COLUMNS
 
 

@@ -1,0 +1,116 @@
+"""A CSV or parquet file becomes a frame of rows, or an error that says what is wrong with it.
+
+Nothing that a file holds is executed, and a file that would not fit in memory is not opened.
+"""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.errors import InputError, near_names
+from train.records import REQUIRED_COLUMNS
+
+SUFFIXES = (".csv", ".parquet")
+
+MAX_BYTES = 1_000_000_000
+"""Of a CSV, or of a parquet file's columns once they are unpacked."""
+
+MAX_CELLS = 100_000_000
+"""Rows x columns of a parquet file: repeated values take no room in the file but all of it here."""
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a table.
+
+    Raises:
+        InputError: The file is none, or cannot be read as one.
+    """
+    _check_path(path)
+    try:
+        frame = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    except pd.errors.EmptyDataError:
+        raise InputError(
+            f"{path} is empty; it needs the columns {', '.join(REQUIRED_COLUMNS)}"
+        ) from None
+    except (ValueError, OSError, OverflowError, csv.Error) as error:
+        detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read as {path.suffix[1:].lower()}: {detail}") from None
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return frame
+
+
+def _check_path(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; for a study's run folders use study={path.name}")
+    if not path.exists():
+        folder = path.parent
+        there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        tables = [name for name in there if Path(name).suffix in SUFFIXES]
+        raise InputError(f"no file {path}{near_names(path.name, tables)}")
+    if not path.is_file():
+        raise InputError(f"{path} is not a regular file; give a .csv or .parquet file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: '{path.suffix}' is not a table; give a .csv or .parquet file")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path} has {size:.2g} bytes, at most {MAX_BYTES:.0e} are read")
+    _check_header(path)
+    frame = pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise InputError(
+            f"{path}: rows have {frame.index.nlevels} more values than the header has names; "
+            "name every column, and leave out commas at the ends of lines"
+        )
+    return frame
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what pandas would read as something else: other separators, a name that is twice."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = [name.strip() for name in next(csv.reader(file), [])]
+    if len(names) == 1:
+        for mark, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if mark in names[0]:
+                raise InputError(
+                    f"{path}: columns are separated by {word}; write it with commas, and decimals "
+                    "with a point"
+                )
+    twice = (
+        {name for name in names if name and names.count(name) > 1} if len(names) < 5000 else set()
+    )
+    if twice:
+        raise InputError(f"{path}: column '{min(twice)}' is there twice; keep one")
+    if names and all(_is_number(name) for name in names):
+        raise InputError(
+            f"{path}: the first line is {', '.join(names[:4])}; it must name the columns "
+            f"{', '.join(REQUIRED_COLUMNS)}"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    from pyarrow import parquet  # takes a quarter of a second, and most tables are CSV
+
+    with parquet.ParquetFile(path) as file:
+        about = file.metadata
+        groups = range(about.num_row_groups)
+        size = sum(about.row_group(k).total_byte_size for k in groups)
+        if size > MAX_BYTES or about.num_rows * about.num_columns > MAX_CELLS:
+            raise InputError(
+                f"{path} holds {about.num_rows} rows of {about.num_columns} columns, {size:.2g} "
+                f"bytes; at most {MAX_CELLS:.0e} values and {MAX_BYTES:.0e} bytes are read"
+            )
+        # What pandas wrote about itself is left out: a table is columns, whoever wrote it.
+        frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+    return frame
