@@ -42,13 +42,12 @@ def why_undetermined(
     edge = _edge(settings[:, 0], loss) if n_axes == 1 else ""
     if edge:
         return edge
-    for k, axis in enumerate(AXES[:n_axes]):
-        levels = np.exp(np.unique(settings[inside, k]))
-        if len(levels) < MIN_LEVELS:
-            return (
-                f"the losses near the lowest have {len(levels)} {axis}s "
-                f"({levels[0]:.3g} to {levels[-1]:.3g}); add {axis}s between and beside them"
-            )
+    for axis, tried in zip(AXES[:n_axes], settings.T, strict=True):
+        near = tried[inside]
+        levels = len(np.unique(near))
+        if levels < MIN_LEVELS:
+            sides = " or ".join(_beyond(tried, near, sign) for sign in (-1.0, 1.0))
+            return f"the losses near the lowest have {levels} {axis}s; add {axis}s {sides}"
     if len(design) < design.shape[1]:
         return (
             f"{len(design)} settings near the lowest loss; {design.shape[1]} are needed, add "
@@ -59,11 +58,12 @@ def why_undetermined(
     return ""
 
 
-def why_open(settings: Floats, hessian: Floats, optimum: Floats) -> str:
+def why_open(settings: Floats, inside: NDArray[np.bool_], hessian: Floats, optimum: Floats) -> str:
     """Say why a quadratic's flat point is no optimum; '' when it is one.
 
     Args:
-        settings: Shape (cells inside, axes).
+        settings: Shape (cells, axes).
+        inside: Shape (cells,). The window.
         hessian: Shape (axes, axes).
         optimum: Shape (axes,); ignored where the quadratic does not curve up.
     """
@@ -74,17 +74,31 @@ def why_open(settings: Floats, hessian: Floats, optimum: Floats) -> str:
             f"the surface does not curve up along {axis} (curvature {bends[0]:.2g}); "
             f"add {axis}s on both sides, or seeds"
         )
-    if within(settings, optimum[None])[0]:
+    if within(settings[inside], optimum[None])[0]:
         return ""
-    told = []
-    for axis, at, held in zip(AXES, optimum, settings.T, strict=False):
-        if at <= held.min():
-            told.append(f"add {axis}s lower than {np.exp(held.min()):.3g}")
-        elif at >= held.max():
-            told.append(f"add {axis}s higher than {np.exp(held.max()):.3g}")
-    point = ", ".join(f"{axis} {np.exp(v):.3g}" for axis, v in zip(AXES, optimum, strict=False))
-    advice = " and ".join(told) or "add settings around it"
+    axes = AXES[: len(optimum)]
+    beyond = zip(axes, optimum, settings.T, settings[inside].T, strict=True)
+    told = [_extend(axis, at, tried, near) for axis, at, tried, near in beyond]
+    point = ", ".join(f"{axis} {np.exp(v):.3g}" for axis, v in zip(axes, optimum, strict=True))
+    advice = " and ".join(filter(None, told)) or "add settings around it"
     return f"the fitted optimum ({point}) is outside the settings near the lowest loss; {advice}"
+
+
+def _extend(axis: str, at: float, tried: Floats, near: Floats) -> str:
+    """Say on which side of the settings near the lowest loss to add; '' where `at` is inside."""
+    if near.min() < at < near.max():
+        return ""
+    return f"add {axis}s {_beyond(tried, near, 1.0 if at >= near.max() else -1.0)}"
+
+
+def _beyond(tried: Floats, near: Floats, sign: float) -> str:
+    """Say where, above (+1) or below (-1) the settings near the lowest loss, others are wanted."""
+    edge = (sign * near).max()
+    further = (sign * tried)[sign * tried > edge]
+    if len(further):
+        low, high = sorted(np.exp([sign * edge, sign * further.min()]))
+        return f"between {low:.3g} and {high:.3g}"
+    return f"{'higher' if sign > 0 else 'lower'} than {np.exp(sign * edge):.3g}"
 
 
 def _edge(log_lr: Floats, loss: Floats) -> str:

@@ -28,6 +28,9 @@ OTHER_RISES = (0.01, 0.04)
 BATCHES_APART = 1.05
 """Largest over smallest batch of groups that are held to share it."""
 
+LEAST_MOVE = 0.02
+"""Difference of exponents between windows below which nothing is said of it."""
+
 SHOWN = 4
 """Groups that a refusal names."""
 
@@ -199,7 +202,7 @@ def _other_windows(fit: LearningRateFit) -> tuple[tuple[float, dict[str, float]]
 
 
 def _moved(fit: LearningRateFit, windows: tuple[tuple[float, dict[str, float]], ...]) -> list[str]:
-    """Note exponents that another window puts outside their interval."""
+    """Note exponents that the window moves by over half of their interval."""
     laws = [(name, fit.lr_law, name) for name in fit.lr_law.names]
     if fit.batch_law is not None:
         laws.append(("batch_tokens", fit.batch_law, "tokens"))
@@ -207,12 +210,12 @@ def _moved(fit: LearningRateFit, windows: tuple[tuple[float, dict[str, float]], 
     for key, law, name in laws:
         low, high = law.interval(name)
         values = [exponents[key] for _, exponents in windows]
-        if values and not low <= min(values) <= max(values) <= high:
+        if values and max(values) - min(values) > max(0.5 * (high - low), LEAST_MOVE):
             what = "batch" if key == "batch_tokens" else "learning rate"
             notes.append(
                 f"The {what}'s exponent of {name} moves from {min(values):.3f} to "
-                f"{max(values):.3f} with the window of loss that surfaces are fitted to, beyond "
-                f"its interval [{low:.3f}, {high:.3f}], which takes the window as given."
+                f"{max(values):.3f} with the window of loss that surfaces are fitted to; its "
+                f"interval [{low:.3f}, {high:.3f}] takes the window as given."
             )
     return notes
 

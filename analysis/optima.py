@@ -97,6 +97,24 @@ def find_optima(
     return OptimaSurvey(tuple(groups), noise, column, notes)
 
 
+def tuned_losses(survey: OptimaSurvey) -> pd.DataFrame:
+    """Return the loss of each (N, D) at its fitted best learning rate and batch.
+
+    The lowest of m noisy cells is low by about sqrt(2 ln m) of their sd, and by more where more
+    settings were tried; a coarse grid errs the other way, by up to the penalty of half its step.
+    The surface's height does neither, and stands in for budgets.make_cells' lowest cell.
+
+    Args:
+        survey: The optima; groups without one are left out.
+
+    Returns:
+        Columns n_params, tokens, flops, loss.
+    """
+    names = ("n_params", "tokens", "flops", "loss")
+    rows = [[getattr(group, name) for name in names] for group in survey.groups if group.interior]
+    return pd.DataFrame(rows, columns=list(names), dtype=float)
+
+
 def _tuned(grid: Grid, optimum: Optimum) -> TunedGroup:
     surface, why = optimum.surface, optimum.why
     lowest = int(np.argmin(grid.loss))

@@ -162,7 +162,7 @@ def fit_surface(settings: Floats, loss: Floats, rise: float = WINDOW_RISE) -> Re
     )
     if why:
         return surface
-    return replace(surface, why=why_open(settings[inside], surface.hessian, surface.optimum))
+    return replace(surface, why=why_open(settings, inside, surface.hessian, surface.optimum))
 
 
 def resample(

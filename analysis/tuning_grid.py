@@ -105,6 +105,8 @@ def _runs(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str]:
     work["loss"] = frame[column].to_numpy(float)
     for name in ("tokens", "lr", "batch_tokens", "flops", "seed"):
         work[name] = frame[name].to_numpy(float) if name in frame else np.nan
+    if "batch_seqs" in frame:
+        work["batch_tokens"] = _whole_sequences(work["batch_tokens"], frame["batch_seqs"])
     if "run_id" in frame:
         # A checkpoint has not come to the end of its schedule: only a run's last row counts.
         order = work["tokens"].argsort(kind="stable")
@@ -119,6 +121,14 @@ def _runs(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str]:
     step = np.diff(np.log(work["tokens"])) > SAME_TOKENS
     new = np.concatenate([[True], step | (np.diff(work["n_params"]) != 0)])
     return work.assign(group=np.cumsum(new)), column
+
+
+def _whole_sequences(batch: "pd.Series[float]", sequences: "pd.Series[float]") -> Floats:
+    """Take the rounding of steps out of a batch in tokens that was derived from them."""
+    per_sequence = batch.to_numpy() / sequences.to_numpy(float)
+    length = np.nanmedian(per_sequence) if np.isfinite(per_sequence).any() else np.nan
+    near = np.abs(per_sequence / length - 1.0) <= SAME_TOKENS
+    return np.where(near, sequences.to_numpy(float) * np.round(length), batch.to_numpy())
 
 
 def _grid(rows: pd.DataFrame) -> Grid:
