@@ -81,13 +81,17 @@ def thin(rows: Floats) -> list[list[float]]:
     return [[float(f"{value:.{DIGITS}g}") for value in row] for row in rows]
 
 
-def measured_for_json(runs: pd.DataFrame) -> dict[str, Any]:
+def measured_for_json(runs: pd.DataFrame, cost: CostLaw | None = None) -> dict[str, Any]:
     """Return the value of the key `measured`: ranges of the runs, and C as a law of N and D.
 
     Args:
         runs: The runs that were fitted, n_params and flops in the convention asked for.
+        cost: How C follows from N and D in it; None fits it to the runs.
     """
-    cost = fit_cost_law(*(runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops")))
+    if cost is None:
+        cost = fit_cost_law(
+            *(runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops"))
+        )
     ranges = {
         name: [float(runs[name].min()), float(runs[name].max())]
         for name in ("flops", "n_params", "tokens", "loss")

@@ -61,8 +61,6 @@ class LawAnswer:
     """Power laws of N_opt and D_opt in C, from valleys or from the envelope."""
 
     approach: str
-    a: float
-    a_ci: Interval | None
     n_law: PowerLaw
     d_law: PowerLaw
     draws: LawDraws | None
@@ -76,7 +74,6 @@ class SurfaceAnswer:
 
     approach: str
     form: Form
-    a: float
     a_ci: Interval | None
     surface: Surfaces
     draws: Surfaces | None
@@ -205,7 +202,6 @@ def _surface(part: dict[str, Any], draws: dict[str, Any]) -> SurfaceAnswer:
     return SurfaceAnswer(
         approach="parametric",
         form=form,
-        a=float(surface.exponent()[0]),
         a_ci=interval_at(part, "parametric", "a_ci"),
         surface=surface,
         draws=drawn if drawn is not None and len(drawn) else None,
@@ -234,8 +230,8 @@ def _law(name: str, part: dict[str, Any], draws: dict[str, Any]) -> LawAnswer:
         columns = {key: rows[:, names.index(key)] for key in LAW_NAMES}
         pivot = number_at(draws, f"draws.{name}", "log_flops")
         drawn = LawDraws(**columns, log_flops=pivot, tail=_tail(draws)) if len(rows) else None
-    interval = interval_at(part, name, "a_ci")
-    return LawAnswer(name, a, interval, laws[0], laws[1], drawn, valleys[:, [0, 3]])
+    interval_at(part, name, "a_ci")  # checked, not used: the draws have it
+    return LawAnswer(name, laws[0], laws[1], drawn, valleys[:, [0, 3]])
 
 
 def _valleys(part: dict[str, Any]) -> Floats:

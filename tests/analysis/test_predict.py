@@ -299,7 +299,7 @@ def test_draws_written_from_fits_are_read_back_with_the_same_intervals(tmp_path:
         "parametric": fit.values,
         "isoflop": {"a": 0.5, "b": 0.5, "k_n": 0.1, "k_d": 1.6},
         "draws": drawn,
-        "measured": measured_for_json(runs),
+        "measured": measured_for_json(runs, fit_cost_law(n, d, 6 * n * d)),
     }
     fits = read_fits(write(tmp_path, **parts))
     assert fits.cost.is_6nd
