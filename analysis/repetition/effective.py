@@ -1,0 +1,152 @@
+"""Repeated data and excess parameters: what they are worth, and the surface through them.
+
+D' is the fresh tokens that D tokens over U unique ones are worth, N' what N parameters are worth
+when U unique tokens ask for fewer. The surface log L = log(E + A/N'**alpha + B/D'**beta) then has 7
+parameters, q = (log E, log A', log B', alpha, beta, log R_D, log R_N), with A' and B' at the
+mean of log N and log D. Everything is batched over the first axis.
+Shapes: S fits (starts, profile points or resamples), R runs, 7 parameters.
+
+Source: Muennighoff et al. 2023 (arXiv:2305.16264), section 3.1 and appendix A.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+R_BOX = (0.05, 1e6)
+"""Values of R_D and R_N that are tried. Ours: at the low end all repeats together are worth 5 %
+of an epoch, at the high end 10,000 epochs are worth 9950 fresh ones; both stand for limits."""
+
+EXPONENT_BOX = (0.02, 3.0)
+"""Values of alpha and beta that are tried."""
+
+LOW = np.array([-np.inf] * 3 + [EXPONENT_BOX[0]] * 2 + [np.log(R_BOX[0])] * 2)
+HIGH = np.array([np.inf] * 3 + [EXPONENT_BOX[1]] * 2 + [np.log(R_BOX[1])] * 2)
+"""Ends of the box, by columns of q."""
+
+FIT_NAMES = ("E", "A", "B", "alpha", "beta", "R_D", "R_N")
+SURFACE = (0, 1, 2, 3, 4)
+R_D, R_N = 5, 6
+"""Columns of q."""
+
+
+@dataclass(frozen=True)
+class RepeatedPoints:
+    """Centred log N, log D and log U (by the centre of log D), and log loss, each shape (R,)."""
+
+    x: Floats
+    y: Floats
+    z: Floats
+    log_loss: Floats
+
+
+def make_points(
+    n_params: Floats, tokens: Floats, unique_tokens: Floats, nats: Floats
+) -> tuple[RepeatedPoints, tuple[float, float]]:
+    """Return the runs in centred logs, and the means of log N and log D."""
+    log_n, log_d = np.log(n_params), np.log(tokens)
+    centers = (float(log_n.mean()), float(log_d.mean()))
+    log_u = np.log(np.minimum(unique_tokens, tokens))
+    points = RepeatedPoints(
+        log_n - centers[0], log_d - centers[1], log_u - centers[1], np.log(nats)
+    )
+    return points, centers
+
+
+def to_q(values: Mapping[str, float], centers: tuple[float, float]) -> Floats:
+    """Return q, shape (7,), of named values."""
+    e, a, b, r_d, r_n = (float(np.log(values[name])) for name in ("E", "A", "B", "R_D", "R_N"))
+    alpha, beta = values["alpha"], values["beta"]
+    return np.array([e, a - alpha * centers[0], b - beta * centers[1], alpha, beta, r_d, r_n])
+
+
+def to_values(q: Floats, centers: tuple[float, float]) -> dict[str, float]:
+    """Return the named values of one q."""
+    e, a, b, alpha, beta, r_d, r_n = map(float, q)
+    logs = (e, a + alpha * centers[0], b + beta * centers[1])
+    named = (*map(float, np.exp(logs)), alpha, beta, float(np.exp(r_d)), float(np.exp(r_n)))
+    return dict(zip(FIT_NAMES, named, strict=True))
+
+
+def effective_tokens(tokens: Floats, unique_tokens: Floats, r_d: float) -> Floats:
+    """Return D' = U + U R (1 - exp(-(D/U - 1) / R)), the fresh tokens that D tokens are worth.
+
+    Args:
+        tokens: Shape (runs,). Tokens trained on.
+        unique_tokens: Shape (runs,). Those of them that differ; more than `tokens` counts as all.
+        r_d: Repeats after which a repeat has lost 1 - 1/e of its worth.
+
+    Source:
+        Muennighoff et al. 2023 (arXiv:2305.16264), equation 5.
+    """
+    unique = np.minimum(unique_tokens, tokens)
+    return unique * np.exp(_growth(np.log(tokens / unique), np.asarray(r_d, dtype=np.float64))[0])
+
+
+def effective_params(n_params: Floats, n_needed: Floats, r_n: float) -> Floats:
+    """Return N', the parameters that N are worth when the unique tokens ask for `n_needed`.
+
+    Source:
+        Muennighoff et al. 2023 (arXiv:2305.16264), equation 6.
+    """
+    needed = np.minimum(n_needed, n_params)
+    return needed * np.exp(_growth(np.log(n_params / needed), np.asarray(r_n, dtype=np.float64))[0])
+
+
+def _growth(s: Floats, r: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return f = log(1 + r (1 - exp(-(e**s - 1) / r))), and f by s and by log r."""
+    repeats = np.expm1(np.minimum(s, 60.0))
+    late = np.exp(-repeats / r)
+    gained = -r * np.expm1(-repeats / r)
+    by_s = np.exp(np.minimum(s, 60.0) - repeats / r) / (1.0 + gained)
+    return np.log1p(gained), by_s, (gained - repeats * late) / (1.0 + gained)
+
+
+def log_prediction(q: Floats, points: RepeatedPoints) -> Floats:
+    """Return log L, shape (S, R)."""
+    return log_slopes(q, points)[0]
+
+
+def log_slopes(q: Floats, points: RepeatedPoints) -> tuple[Floats, Floats]:
+    """Return log L and its gradient by q, shapes (S, R) and (S, 7, R)."""
+    e, a, b, alpha, beta, rho, nu = (column[:, None] for column in q.T)
+    # U_N solves alpha A / N**alpha = beta B / U**beta: the N for which U is compute-optimal.
+    top = np.log(alpha / beta) + a - b + beta * points.z
+    m = top / alpha
+    excess = points.x - m
+    f, f_s, f_nu = _growth(np.maximum(excess, 0.0), np.exp(nu))
+    over = excess > 0.0
+    n = np.where(over, m + f, points.x)
+    n_m, n_nu = np.where(over, 1.0 - f_s, 0.0), np.where(over, f_nu, 0.0)
+    g, _, g_rho = _growth(points.y - points.z, np.exp(rho))
+    d = points.z + g
+    u_e, u_a, u_b = e + 0.0 * n, a - alpha * n, b - beta * d
+    high = np.maximum(np.maximum(u_a, u_b), u_e)
+    p_e, p_a, p_b = np.exp(u_e - high), np.exp(u_a - high), np.exp(u_b - high)
+    total = p_e + p_a + p_b
+    p_e, p_a, p_b = p_e / total, p_a / total, p_b / total
+    by_m = -p_a * n_m  # alpha times this is d log L / d m; m's derivatives carry 1 / alpha
+    slopes = np.stack(
+        [
+            p_e,
+            p_a + by_m,
+            p_b - by_m,
+            -p_a * n + by_m * (1.0 - top) / alpha,
+            -p_b * d + by_m * (points.z - 1.0 / beta),
+            -p_b * beta * g_rho,
+            -p_a * alpha * n_nu,
+        ],
+        axis=1,
+    )
+    return high + np.log(total), slopes
+
+
+def has_excess(q: Floats, points: RepeatedPoints) -> NDArray[np.bool_]:
+    """Mark the runs with more parameters than their unique tokens ask for, shape (S, R)."""
+    _, a, b, alpha, beta = (column[:, None] for column in q.T[:5])
+    needed = (np.log(alpha / beta) + a - b + beta * points.z) / alpha
+    return np.asarray(points.x > needed + 0.01, dtype=bool)
