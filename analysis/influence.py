@@ -102,8 +102,8 @@ def find_influence(
     fit, reference = certify(n_params, tokens, nats, form, loss, delta)
     codes = np.arange(len(nats)) if clusters is None else clusters
     n = int(codes.max()) + 1
-    pull = np.bincount(codes, _first_order(fit, reference), n)
-    chosen = np.sort(np.argsort(-np.abs(pull), kind="stable")[:MAX_EXACT])
+    pull = np.asarray(np.bincount(codes, _first_order(fit, reference), n), dtype=np.float64)
+    chosen: Ints = np.sort(np.argsort(-np.abs(pull), kind="stable")[:MAX_EXACT])
     whole = _whole(fit)
     study = _Study(n_params, tokens, nats, fit, reference)
     runs = study.leave_out(codes, chosen)
