@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, LogNorm, to_hex
@@ -102,7 +103,7 @@ _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 MANY_POINTS = 2000
 """Points of one cloud from which they are an image inside the vector figure."""
 
-_RASTER_DPI = 150
+_PNG_DPI, _RASTER_DPI = 160, 150
 
 
 @contextmanager
@@ -126,9 +127,13 @@ def save(figure: Figure, folder: Path, name: str, stamp: str) -> Path:
         figure.suptitle(stamp, color=WARN, fontsize=11, fontweight="bold")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
-    figure.savefig(path, dpi=160)
-    figure.set_layout_engine("none")  # the layout is settled; once is half of the drawing time
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None}, dpi=_RASTER_DPI)
+    # The canvases' own writers draw once; savefig draws everything a first time for the layout.
+    figure.dpi = _PNG_DPI
+    FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")  # it is settled now
+    figure.dpi = _RASTER_DPI
+    vector = FigureCanvasSVG(figure)
+    vector.print_svg(path.with_suffix(".svg"), metadata={"Date": None})  # type: ignore[no-untyped-call]
     return path
 
 

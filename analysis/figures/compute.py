@@ -8,16 +8,20 @@ from numpy.typing import NDArray
 
 from analysis import style
 from analysis.curves import Curve
+from analysis.envelope import EnvelopeFit
 from analysis.isoflop import Valley
 
 Floats = NDArray[np.float64]
 
 LOSS = "Every run (pale), and the loss at each valley, against compute."
 TRAINING = (
-    "Training loss of every run against the compute spent so far, coloured by size; dots are final "
-    "losses."
+    "Loss of every run ({source}) against the compute spent so far, coloured by size; dots are "
+    "the ends."
 )
-CONTACTS = " Ringed points are where the lower hull of all curves touches one: the envelope."
+CONTACTS = (
+    " The line is the envelope, the lower hull of all curves; squares are where a size is best, "
+    "from which approach 1 reads its exponent."
+)
 
 
 def draw_loss(
@@ -64,16 +68,14 @@ def draw_loss(
     ax.legend(loc="upper right")
 
 
-def draw_training(
-    figure: Figure, ax: Axes, curves: list[Curve], contacts: tuple[Floats, Floats] | None
-) -> None:
+def draw_training(figure: Figure, ax: Axes, curves: list[Curve], fit: EnvelopeFit | None) -> None:
     """Draw training curves.
 
     Args:
         figure: Holds the colour bar.
         ax: Drawn into.
         curves: One a run.
-        contacts: FLOPs and loss where the envelope touches a curve; None without an envelope.
+        fit: The envelope's optima; None without an envelope.
     """
     sizes = np.array([c.n_params for c in curves])
     cmap, norm = style.budget_colors(sizes)
@@ -87,11 +89,13 @@ def draw_training(
     ax.scatter(
         ends[:, 0], ends[:, 1], c=colors, s=14, lw=0, zorder=3, rasterized=style.raster(len(ends))
     )
-    if contacts is not None:
-        order = np.argsort(contacts[0])
-        x, y = contacts[0][order], contacts[1][order]
-        ax.plot(x, y, "-", color=style.INK, lw=1.0, zorder=4)
-        ax.plot(x, y, "o", mfc="none", mec=style.INK, mew=1.2, ms=6.5, zorder=5, label="envelope")
+    if fit is not None:
+        x, y = (np.array([getattr(p, name) for p in fit.points]) for name in ("flops", "loss"))
+        order = np.argsort(x)
+        ax.plot(x[order], y[order], "-", color=style.ENVELOPE, lw=1.2, zorder=4)
+        ax.plot(
+            x, y, "s", mfc=style.ENVELOPE, mec=style.INK, mew=0.9, ms=6, zorder=5, label="envelope"
+        )
         ax.legend(loc="upper right")
     tops = max(c.loss[len(c.loss) // 3] for c in curves)
     bottom = float(min(c.loss.min() for c in curves))
@@ -100,6 +104,6 @@ def draw_training(
     low, high = min(f[0] for f in seen if len(f)), ends[:, 0].max()
     ax.set_xlim(low / 1.3, high * 1.3)
     style.log_axis(ax.xaxis, "flops")
-    ax.set(xlabel="compute spent (FLOPs)", ylabel="training loss (nats per token)")
-    ax.set_title("Training curves")
+    ax.set(xlabel="compute spent (FLOPs)", ylabel=f"{curves[0].source} (nats per token)")
+    ax.set_title("Loss along training")
     style.color_bar(figure, ax, (cmap, norm), "count", "parameters N")

@@ -1,7 +1,6 @@
 """Which figures an analysis allows: name, place in the report, size, and how to draw each."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,11 +9,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.config import Convention
-from analysis.curves import Curve, load_curves
-from analysis.figures import compute, exponents, optimum, surface, valleys
+from analysis.curves import Curve, envelope_curves, load_curves
+from analysis.envelope import EnvelopeFit
+from analysis.figures import compute, exponents, identified, optimum, surface, valleys
+from analysis.figures.evidence import evidence
 from analysis.figures.exponents import Row
 from analysis.figures.optimum import Line, line_of_law
+from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
 from analysis.frontier import optimal_band, optimal_size
 from analysis.isoflop import IsoflopFit
@@ -25,32 +26,15 @@ Floats = NDArray[np.float64]
 _REACH = 1.6
 """Factor by which lines go beyond the runs' compute on each side."""
 
-_DOTS = (1.0, 1.2)
-
-_PLAIN = (6.4, 4.4)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One figure to be drawn."""
-
-    name: str
-    section: str
-    """Of the report; '' keeps it out."""
-    caption: str
-    size: tuple[float, float]
-    """Width and height in inches."""
-    draw: Callable[[Figure], None]
+_DOTS, _DASHES = (1.0, 1.2), (5.0, 1.5)
 
 
 def recipes(analysis: Analysis) -> Iterator[Recipe]:
     """Yield the figures in the order of the report."""
     yield from _answer(analysis)
     yield from _surface(analysis)
-    curves = load_curves(analysis.table)
-    if curves:
-        draw = partial(_draw_training, analysis, curves)
-        yield Recipe("training_curves", "envelope", compute.TRAINING, _PLAIN, draw)
+    yield from _training(analysis)
+    yield from evidence(analysis)
 
 
 def _answer(analysis: Analysis) -> Iterator[Recipe]:
@@ -60,26 +44,42 @@ def _answer(analysis: Analysis) -> Iterator[Recipe]:
         draw = partial(_draw_exponents, rows)
         yield Recipe("exponents", "exponents", exponents.CAPTION, size, draw)
     draw = partial(_draw_curves, analysis)
-    yield Recipe("isoflop_curves", "exponents", valleys.CAPTION, _PLAIN, draw)
+    yield Recipe("isoflop_curves", "exponents", valleys.CAPTION, PLAIN, draw)
     if optimum_lines(analysis, "N"):
         for name, what in (("n_opt", "N"), ("d_opt", "D")):
             caption = optimum.CAPTION.format(what=what)
-            yield Recipe(name, "exponents", caption, _PLAIN, partial(_draw_optimum, analysis, what))
+            yield Recipe(name, "exponents", caption, PLAIN, partial(_draw_optimum, analysis, what))
         yield Recipe("overview", "", "", (12.6, 4.6), partial(_draw_overview, analysis))
     draw = partial(_draw_loss, analysis)
-    yield Recipe("loss_compute", "exponents", compute.LOSS, _PLAIN, draw)
+    yield Recipe("loss_compute", "exponents", compute.LOSS, PLAIN, draw)
 
 
 def _surface(analysis: Analysis) -> Iterator[Recipe]:
     fit = analysis.parametric
     if not isinstance(fit, ParametricFit):
         return
-    runs = analysis.runs[analysis.cells.best]
+    runs = analysis.best
     n, d, c, nats = (runs[k].to_numpy(float) for k in ("n_params", "tokens", "flops", "loss"))
     draw = partial(_draw_contours, fit, n, d, c)
-    yield Recipe("contours", "surface", surface.CONTOURS, _PLAIN, draw)
+    yield Recipe("contours", "surface", surface.CONTOURS, PLAIN, draw)
+    draw = partial(_draw_identified, fit)
+    size = (6.4, identified.height(fit))
+    yield Recipe("identified", "surface", identified.CAPTION, size, draw)
     draw = partial(surface.draw_residuals, fit=fit, n_params=n, tokens=d, flops=c, losses=nats)
     yield Recipe("residuals", "surface", surface.RESIDUALS, (10.6, 3.8), draw)
+
+
+def _training(analysis: Analysis) -> Iterator[Recipe]:
+    fit = analysis.envelope
+    if isinstance(fit, EnvelopeFit):
+        curves = envelope_curves(analysis.table, analysis.runs)
+        draw = partial(_draw_training, curves, fit)
+        caption = compute.TRAINING.format(source=fit.source) + compute.CONTACTS
+        yield Recipe("training_curves", "envelope", caption, PLAIN, draw)
+    elif curves := load_curves(analysis.table, analysis.runs):
+        draw = partial(_draw_training, curves, None)
+        caption = compute.TRAINING.format(source=curves[0].source)
+        yield Recipe("training_curves", "envelope", caption, PLAIN, draw)
 
 
 def exponent_rows(analysis: Analysis) -> list[Row]:
@@ -94,7 +94,11 @@ def exponent_rows(analysis: Analysis) -> list[Row]:
         a, interval = fitted.values["a"], fitted.intervals["a"]
         rows.append(exponents.Exponent(asked, "parametric", a, interval))
     have = {row.approach for row in rows}
-    others = getattr(analysis, "by_convention", ())
+    curved = analysis.envelope
+    if isinstance(curved, EnvelopeFit):
+        law = curved.n_law
+        rows.append(exponents.Exponent(asked, "envelope", law.fit.exponent, law.interval))
+    others = analysis.by_convention
     rows += [row for row in others if row.convention == asked and row.approach not in have]
     return rows + [row for row in others if row.convention != asked]
 
@@ -113,13 +117,17 @@ def optimum_lines(analysis: Analysis, what: str) -> list[Line]:
         center = n_opt if what == "N" else flops / (6.0 * n_opt)
         band = optimal_band(fit, flops, what)
         lines.append(Line("surface", style.SURFACE, _DOTS, slope, ends, center, *band))
+    curved = analysis.envelope
+    if isinstance(curved, EnvelopeFit):
+        law = curved.n_law if what == "N" else curved.d_law
+        lines.append(line_of_law("envelope", style.ENVELOPE, _DASHES, law, flops))
     return lines
 
 
 def _surface_at_6nd(analysis: Analysis) -> ParametricFit | None:
     """Return the surface where C is 6 N D, so that its optimum is known in closed form."""
     fit = analysis.parametric
-    if not isinstance(fit, ParametricFit) or analysis.options.convention is Convention.attention:
+    if not isinstance(fit, ParametricFit) or not analysis.cost.is_6nd:
         return None
     return fit
 
@@ -177,5 +185,9 @@ def _draw_contours(
     surface.draw_contours(figure, figure.subplots(), fit, n_params, tokens, flops)
 
 
-def _draw_training(analysis: Analysis, curves: list[Curve], figure: Figure) -> None:
-    compute.draw_training(figure, figure.subplots(), curves, None)
+def _draw_identified(fit: ParametricFit, figure: Figure) -> None:
+    identified.draw(figure.subplots(), fit)
+
+
+def _draw_training(curves: list[Curve], fit: EnvelopeFit | None, figure: Figure) -> None:
+    compute.draw_training(figure, figure.subplots(), curves, fit)

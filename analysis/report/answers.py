@@ -1,16 +1,15 @@
 """The cards at the top of the page: each approach's exponent, or that it was refused."""
 
 from analysis.bootstrap import Interval
-from analysis.fits import Analysis, Refusal
+from analysis.fits import Analysis
 from analysis.powerlaw import Law
+from analysis.refusal import Refusal
 from analysis.report.blocks import Answer, ends
 
 
 def answer_cards(analysis: Analysis) -> list[Answer]:
     """Return one card an approach, those with an answer first."""
-    cards = [_isoflop(analysis), _parametric(analysis)]
-    if getattr(analysis, "envelope", None) is not None:
-        cards.append(_envelope(analysis))
+    cards = [_isoflop(analysis), _parametric(analysis), _envelope(analysis)]
     return sorted(cards, key=lambda card: bool(card.refused))
 
 
@@ -22,7 +21,7 @@ def _isoflop(analysis: Analysis) -> Answer:
 
 
 def _envelope(analysis: Analysis) -> Answer:
-    fit, name = getattr(analysis, "envelope", None), "Envelope of training curves"
+    fit, name = analysis.envelope, "Envelope of training curves"
     if isinstance(fit, Refusal):
         return Answer(name, refused=fit.why)
     return _of_laws(name, fit.n_law, fit.d_law)

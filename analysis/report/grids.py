@@ -1,17 +1,11 @@
 """Tables of the page, each from one result."""
 
-from analysis.config import Form
+from collections.abc import Sequence
+
+from analysis.by_convention import CountedExponent
 from analysis.isoflop import Valley
 from analysis.parametric import ParametricFit
-from analysis.report.blocks import Grid, span, yes
-
-FORMULAS = {
-    Form.chinchilla: "L(N, D) = E + A / N^alpha + B / D^beta, Hoffmann et al. 2022.",
-    Form.kaplan: "L(N, D) = ((A / N)^(alpha / beta) + B / D)^beta, Kaplan et al. 2020.",
-    Form.kaplan_e: "L(N, D) = E + ((A / N)^(alpha / beta) + B / D)^beta: Kaplan et al. 2020's "
-    "joint form with an irreducible loss.",
-    Form.skaling: "L(N, D) = E + A (N^-alpha + R D^-beta)^k, the Skaling form.",
-}
+from analysis.report.blocks import Grid, ends, span, yes
 
 
 def valleys(found: tuple[Valley, ...]) -> Grid:
@@ -33,26 +27,56 @@ def valleys(found: tuple[Valley, ...]) -> Grid:
     return Grid("Valleys", head, rows, frozenset({7}))
 
 
+def conventions(rows: Sequence[CountedExponent]) -> Grid:
+    """Return the exponent under every counting."""
+    head = ("counting", "approach", "a", "95 %", "")
+    cells = [
+        (row.convention, row.approach, "", "", f"no: {row.refused}")
+        if row.refused
+        else (row.convention, row.approach, f"{row.a:.3f}", ends(row.interval), "")
+        for row in rows
+    ]
+    note = "The same runs, with parameters and FLOPs counted in each way that the table allows."
+    title = "Exponents by counting convention"
+    return Grid(title, head, cells, frozenset({0, 1, 4}), note, folded=True)
+
+
 def parameters(fit: ParametricFit) -> Grid:
     """Return the surface's parameters with their intervals."""
-    head = ("parameter", "value", "95 % by bootstrap")
-    rows = [(name, f"{value:.6g}", span(fit.intervals[name])) for name, value in fit.values.items()]
-    return Grid("Parameters", head, rows)
+    head = ("parameter", "value", "95 % by bootstrap", "95 % by profile", "identified")
+    rows = []
+    for name, value in fit.values.items():
+        profile = fit.profiles[name]
+        low = "open" if profile.low is None else f"{profile.low:.4g}"
+        high = "open" if profile.high is None else f"{profile.high:.4g}"
+        why = "the runs do not bound it"
+        rows.append(
+            (
+                name,
+                f"{value:.6g}",
+                span(fit.intervals[name]),
+                f"[{low}, {high}]",
+                yes(profile.identified, why),
+            )
+        )
+    return Grid("Parameters", head, rows, frozenset({0, 4}))
 
 
 def certificate(fit: ParametricFit) -> Grid:
     """Return what shows that the fit is the optimum."""
     total = fit.n_failed + len(fit.draws)
     rows = [
-        ("runs", str(fit.n_runs)),
+        ("rows, and what was resampled", f"{fit.n_runs}, {fit.n_clusters}"),
         ("cost of a residual", fit.loss.name),
         ("objective", f"{fit.objective:.10g}"),
         ("converged", yes(fit.converged)),
         ("projected gradient (0 at an optimum, at most 1)", f"{fit.gradient:.2g}"),
         ("condition number", f"{fit.condition:.3g}"),
-        ("starts that moved and reached this optimum", f"{fit.starts_moved} of {fit.n_starts}"),
-        ("optima found", str(fit.n_basins)),
+        ("starts that moved and reached it", f"{fit.starts_moved} of {fit.n_starts}"),
+        ("starts that ended at it", f"{fit.starts_reached} of {fit.n_starts}"),
+        ("optima found within a factor 2 of it", str(fit.n_basins)),
         ("scatter of log loss about it (sd)", f"{100 * fit.residual_sd:.2g} %"),
         ("bootstrap refits that failed", f"{fit.n_failed} of {total}"),
     ]
-    return Grid("Certificate", ("of the fit", ""), rows)
+    note = "What shows that the fit is the optimum of its objective."
+    return Grid("Certificate of the fit", ("what", "value"), rows, note=note, folded=True)

@@ -4,9 +4,16 @@ import platform
 from collections import Counter
 from importlib import metadata
 
-from analysis.fits import Analysis, Refusal
+from analysis.envelope import EnvelopeFit
+from analysis.fits import Analysis
+from analysis.influence import InfluenceTable
+from analysis.learning_rate import LearningRateFit
+from analysis.local import LocalExponent
+from analysis.multiverse import Multiverse
 from analysis.parametric import ParametricFit
-from analysis.report import grids
+from analysis.refusal import Refusal
+from analysis.repetition.fit import RepetitionFit
+from analysis.report import evidence, grids
 from analysis.report.blocks import Grid, Plot, Section
 
 
@@ -21,10 +28,10 @@ def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str
     sections = [
         _exponents(analysis),
         _surface(analysis),
-        Section("envelope", "Training curves"),
-        Section("hidden", "What the exponent hides"),
-        Section("learning_rate", "Learning rate and batch"),
-        Section("repetition", "Repeated data"),
+        _envelope(analysis),
+        _hidden(analysis),
+        _learning_rate(analysis),
+        _repetition(analysis),
         _refused(analysis),
         _excluded(analysis),
         _provenance(analysis, command),
@@ -36,6 +43,8 @@ def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str
 
 def _exponents(analysis: Analysis) -> Section:
     section = Section("exponents", "Exponents and optima")
+    if rows := analysis.by_convention:
+        section.grids.append(grids.conventions(rows))
     if analysis.valleys:
         section.grids.append(grids.valleys(analysis.valleys))
     return section
@@ -45,21 +54,69 @@ def _surface(analysis: Analysis) -> Section:
     section = Section("surface", "The loss surface")
     fit = analysis.parametric
     if isinstance(fit, ParametricFit):
-        section.lead.append(grids.FORMULAS[fit.form])
+        section.lead.append(fit.formula.equation)
         section.grids += [grids.parameters(fit), grids.certificate(fit)]
     return section
 
 
+def _envelope(analysis: Analysis) -> Section:
+    section = Section("envelope", "Training curves")
+    fit = analysis.envelope
+    if isinstance(fit, EnvelopeFit):
+        evidence.add_envelope(section, fit)
+    return section
+
+
+def _hidden(analysis: Analysis) -> Section:
+    section = Section("hidden", "What the exponent hides")
+    for found in (analysis.local, analysis.local_valleys):
+        if isinstance(found, LocalExponent):
+            evidence.add_local(section, found)
+    many = getattr(analysis, "multiverse", None)
+    if isinstance(many, Multiverse):
+        evidence.add_multiverse(section, many)
+    table = analysis.influence
+    if isinstance(table, InfluenceTable):
+        evidence.add_influence(section, table)
+    return section
+
+
+def _learning_rate(analysis: Analysis) -> Section:
+    section = Section("learning_rate", "Learning rate and batch")
+    fit = analysis.learning_rate
+    if isinstance(fit, LearningRateFit):
+        evidence.add_learning_rate(section, fit)
+    return section
+
+
+def _repetition(analysis: Analysis) -> Section:
+    section = Section("repetition", "Repeated data")
+    fit = analysis.repetition
+    if isinstance(fit, RepetitionFit):
+        evidence.add_repetition(section, fit)
+    return section
+
+
+PARTS = {
+    "isoflop": "IsoFLOP valleys",
+    "parametric": "Parametric surface",
+    "envelope": "Envelope of training curves",
+    "forms": "Comparison of forms",
+    "local": "Local exponent of the surface",
+    "local_valleys": "Bend of the valleys' law",
+    "multiverse": "Multiverse of choices",
+    "rollout": "Rollout to larger budgets",
+    "influence": "Influence",
+    "learning_rate": "Learning-rate law",
+    "repetition": "Repeated data",
+}
+"""Fields of an Analysis that may be a Refusal, by name."""
+
+
 def _refused(analysis: Analysis) -> Section:
     section = Section("refused", "What was refused and why")
-    rows = [
-        (title, item.why)
-        for title, item in (
-            ("IsoFLOP valleys", analysis.isoflop),
-            ("Parametric surface", analysis.parametric),
-        )
-        if isinstance(item, Refusal)
-    ]
+    parts = ((title, getattr(analysis, name, None)) for name, title in PARTS.items())
+    rows = [(title, part.why) for title, part in parts if isinstance(part, Refusal)]
     if rows:
         section.grids.append(Grid("", ("what", "why"), rows, frozenset({0, 1})))
     return section

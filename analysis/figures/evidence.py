@@ -1,0 +1,62 @@
+"""Figures of what stands behind the answer: drift, choices, rollout, influence, tuning, repeats."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from analysis.figures import influence, learning_rate, local, multiverse, repetition
+from analysis.figures.recipe import PLAIN, Recipe
+from analysis.fits import Analysis
+from analysis.influence import InfluenceTable
+from analysis.isoflop import IsoflopFit
+from analysis.learning_rate import LearningRateFit
+from analysis.local import LocalExponent
+from analysis.multiverse import Multiverse
+from analysis.parametric import ParametricFit
+from analysis.repetition.fit import RepetitionFit
+
+
+def evidence(analysis: Analysis) -> Iterator[Recipe]:
+    """Yield the figures of the sections after the surface."""
+    asked = (analysis.local, analysis.local_valleys)
+    if found := tuple(item for item in asked if isinstance(item, LocalExponent)):
+        draw = partial(_draw_local, analysis, found)
+        yield Recipe("local_exponent", "hidden", local.CAPTION, PLAIN, draw)
+    many = getattr(analysis, "multiverse", None)
+    if isinstance(many, Multiverse):
+        draw = partial(multiverse.draw, found=many)
+        yield Recipe("multiverse", "hidden", multiverse.CAPTION, multiverse.size(many), draw)
+    table = analysis.influence
+    if isinstance(table, InfluenceTable):
+        size = influence.size(table)
+        draw = partial(influence.draw, table=table)
+        yield Recipe("influence", "hidden", influence.CAPTION, size, draw)
+    rates = analysis.learning_rate
+    if isinstance(rates, LearningRateFit):
+        draw = partial(_draw_rates, rates)
+        yield Recipe("lr_valleys", "learning_rate", learning_rate.VALLEYS, PLAIN, draw)
+        size = (10.6, 4.2) if rates.batch_law is not None else PLAIN
+        draw = partial(learning_rate.draw_laws, fit=rates)
+        yield Recipe("lr_law", "learning_rate", learning_rate.LAW, size, draw)
+    repeats = analysis.repetition
+    if isinstance(repeats, RepetitionFit):
+        draw = partial(_draw_repetition, repeats)
+        yield Recipe("repetition", "repetition", repetition.CAPTION, PLAIN, draw)
+
+
+def _draw_local(analysis: Analysis, found: tuple[LocalExponent, ...], figure: Figure) -> None:
+    overall = {}
+    if isinstance(analysis.isoflop, IsoflopFit):
+        overall["valleys"] = analysis.isoflop.n_law.fit.exponent
+    if isinstance(analysis.parametric, ParametricFit):
+        overall["surface"] = analysis.parametric.values["a"]
+    local.draw(figure.subplots(), found, overall)
+
+
+def _draw_rates(fit: LearningRateFit, figure: Figure) -> None:
+    learning_rate.draw_valleys(figure, figure.subplots(), fit.survey)
+
+
+def _draw_repetition(fit: RepetitionFit, figure: Figure) -> None:
+    repetition.draw(figure.subplots(), fit)
