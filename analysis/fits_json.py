@@ -42,7 +42,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "envelope": _envelope_json(analysis.envelope),
         "verdict": _verdict_json(analysis.verdict),
         **scrutiny_json(analysis),
-        "measured": measured_for_json(analysis.best),
+        "measured": measured_for_json(analysis.best, analysis.cost),
         "draws": draws_for_json(
             fitted(analysis.parametric),
             (by_valleys.n_law, by_valleys.d_law) if by_valleys else None,

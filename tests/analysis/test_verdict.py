@@ -7,8 +7,11 @@ import pytest
 from study_folders import isoflop_table
 
 from analysis.config import parse_options
+from analysis.envelope import EnvelopeFit
 from analysis.fits import analyse, survey
 from analysis.isoflop import IsoflopFit
+from analysis.powerlaw import Law, PowerLaw
+from analysis.refusal import fitted
 from analysis.table import RunsTable, screen
 from analysis.verdict import judge
 
@@ -60,24 +63,83 @@ def test_approaches_that_agree_are_said_to() -> None:
     assert any("The approaches agree" in note for note in result.notes)
 
 
-def test_approaches_that_differ_by_more_than_their_intervals_disagree() -> None:
-    done = analysis(isoflop_table(noise=0.0005))
+def judged(done: Any, **changed: Any) -> Any:
+    parts = {
+        "table": done.table,
+        "cells": done.cells,
+        "isoflop": done.isoflop,
+        "parametric": done.parametric,
+        "envelope": None,
+        "scrutiny": done,
+        "valleys": done.isoflop.valleys,
+        "run_ids": [""] * 35,
+    }
+    return judge(**(parts | changed))
+
+
+@pytest.fixture(scope="module")
+def clean() -> Any:
+    return analysis(isoflop_table(noise=0.0005))
+
+
+def test_approaches_that_differ_by_more_than_their_intervals_disagree(clean: Any) -> None:
     surface = dataclasses.replace(
-        done.parametric,
-        values=done.parametric.values | {"a": 0.6},
-        intervals=done.parametric.intervals | {"a": (0.59, 0.61)},
+        clean.parametric,
+        values=clean.parametric.values | {"a": 0.6},
+        intervals=clean.parametric.intervals | {"a": (0.59, 0.61)},
     )
-    result = judge(
-        table=done.table,
-        cells=done.cells,
-        isoflop=done.isoflop,
-        parametric=surface,
-        valleys=done.isoflop.valleys,
-        run_ids=[""] * 35,
-    )
+    result = judged(clean, parametric=surface)
     assert result.agree is False
     assert any("DISAGREE" in note and "0.600 by the surface" in note for note in result.notes)
     assert result.trust == "illustrative"
+    (pair,) = result.comparisons
+    assert pair.approaches == ("isoflop", "parametric")
+    assert pair.difference == pytest.approx(clean.isoflop.n_law.fit.exponent - 0.6)
+    assert pair.sigmas > 1.96
+
+
+def envelope(clean: Any, a: float, biased: bool) -> EnvelopeFit:
+    fit = PowerLaw(a, 43.0, 20.0, 0.01)
+    law = Law(fit, (a - 0.01, a + 0.01), np.full(9, a), np.full(9, 20.0))
+    return EnvelopeFit(law, law, (), (), "training loss", 35, 9, 0, biased, ())
+
+
+def test_an_envelope_of_held_learning_rates_that_differs_is_a_disagreement(clean: Any) -> None:
+    result = judged(clean, envelope=envelope(clean, 0.7, biased=False))
+    assert result.agree is False
+    assert any("DISAGREE" in note and "0.700 by the envelope" in note for note in result.notes)
+    assert len(result.comparisons) == 3
+
+
+def test_an_envelope_of_decaying_learning_rates_is_compared_but_not_counted(clean: Any) -> None:
+    result = judged(clean, envelope=envelope(clean, 0.7, biased=True))
+    assert result.agree is True
+    assert any("not counted against them" in note for note in result.notes)
+    assert [item.agree for item in result.comparisons] == [True, False, False]
+
+
+def test_a_biased_envelope_checks_nothing(clean: Any) -> None:
+    result = judged(clean, isoflop=None, envelope=envelope(clean, 0.5, biased=True))
+    assert result.agree is None
+    assert any("Nothing checks the answer" in note for note in result.notes)
+
+
+def test_an_exponent_that_drifts_is_said_and_is_not_firm() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for flops, alpha in ((1e18, 0.25), (3e18, 0.29), (1e19, 0.34), (3e19, 0.39), (1e20, 0.44)):
+        part = isoflop_table(budgets=(flops,), sizes=9)
+        at = part["n_params"] / part["n_params"].iloc[4] * (flops / 1e19) ** (2 * alpha)
+        rise = 0.01 * np.log(at) ** 2
+        part["loss"] = (3.0 * (flops / 1e19) ** -0.05) * np.exp(rise)
+        parts.append(part)
+    frame = pd.concat(parts, ignore_index=True)
+    frame["loss"] *= np.exp(0.0005 * rng.standard_normal(len(frame)))
+    result = analysis(frame)
+    stable = [p.stable for p in (fitted(result.local), fitted(result.local_valleys)) if p]
+    assert False in stable
+    assert any("DRIFTS" in note for note in result.verdict.notes)
+    assert result.verdict.trust != "firm"
 
 
 def test_one_bad_run_left_in_is_named_and_does_not_move_the_answer() -> None:
