@@ -36,6 +36,7 @@ def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
     fits = json.loads((finished / "fits.json").read_text())
     assert list(fits) == [
         "schema", "inputs", "conventions", "isoflop", "parametric", "envelope", "verdict",
+        "by_convention", "local", "influence", "learning_rate", "repetition", "measured", "draws",
     ]  # fmt: skip
     assert fits["inputs"]["rows"] == fits["inputs"]["used"] == 35
     assert fits["conventions"] == {"n_params": "standard", "flops": "6nd"}
@@ -48,8 +49,26 @@ def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
     assert surface["converged"] is True
     for name in ("E", "A", "B", "alpha", "beta", "a"):
         assert surface[f"{name}_ci"][0] <= surface[name] <= surface[f"{name}_ci"][1]
-    assert list(fits["envelope"]) == ["refused"]
+    assert fits["envelope"]["a_ci"][0] < A < fits["envelope"]["a_ci"][1]
     assert fits["verdict"]["agree"] is True
+
+
+def test_fits_json_carries_the_certificate_and_what_questions_the_answer(finished: Path) -> None:
+    fits = json.loads((finished / "fits.json").read_text())
+    surface = fits["parametric"]
+    assert surface["gradient"] < 1e-8
+    assert surface["condition"] > 1
+    assert surface["starts_reached"] >= surface["starts_moved"] >= 1
+    assert surface["not_identified"] == []
+    low, high = surface["profile_ci"]["a"]
+    assert low < surface["a"] < high
+    counted = {(row["convention"], row["approach"]) for row in fits["by_convention"]}
+    assert {("standard", "isoflop"), ("standard", "parametric")} <= counted
+    assert "refused" in fits["learning_rate"]
+    assert "refused" in fits["repetition"]
+    assert len(fits["influence"]["runs"]) == 20
+    assert fits["draws"]["parametric"]["names"] == ["E", "A", "B", "alpha", "beta"]
+    assert len(fits["draws"]["isoflop"]["rows"]) <= 1000
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -119,7 +138,8 @@ def test_standard_output_ends_with_one_line_an_approach(tmp_path: Path, capsys: 
     assert main([f"table={path}", f"out={tmp_path / 'out'}", "bootstrap=200"]) == 0
     lines = capsys.readouterr().out.rstrip().split("\n")
     number = r"-?\d\.\d{3}"
-    for line, approach in zip(lines[-2:], ("isoflop", "parametric"), strict=True):
+    approaches = ("isoflop", "parametric", "envelope")
+    for line, approach in zip(lines[-3:], approaches, strict=True):
         assert re.fullmatch(rf"N_opt ~ C\^{number} \[{number}, {number}\]  \({approach}\)", line)
     assert any("How far to trust this" in line for line in lines)
 
@@ -130,8 +150,8 @@ def test_one_refused_approach_is_said_and_the_other_answers(tmp_path: Path, caps
     isoflop_table(budgets=(1e18, 1e19), noise=0.001).to_csv(path, index=False)
     assert main([f"table={path}", f"out={tmp_path / 'out'}", "bootstrap=200"]) == 0
     lines = capsys.readouterr().out.rstrip().split("\n")
-    assert lines[-2].startswith("isoflop: refused: 2 bracketed valleys")
-    assert lines[-1].endswith("(parametric)")
+    assert lines[-3].startswith("isoflop: refused: 2 bracketed valleys")
+    assert lines[-2].endswith("(parametric)")
     fits = json.loads((tmp_path / "out" / "fits.json").read_text())
     assert list(fits["isoflop"]) == ["refused"]
     assert fits["verdict"]["agree"] is None
@@ -179,8 +199,8 @@ def test_a_convention_that_does_not_share_c_refuses_valleys_and_fits_the_surface
     words = [f"table={path}", f"out={tmp_path / 'out'}", "bootstrap=200", "convention=kaplan"]
     assert main(words) == 0
     lines = capsys.readouterr().out.rstrip().split("\n")
-    assert "use the convention of their budgets" in lines[-2]
-    assert lines[-1].endswith("(parametric)")
+    assert "use the convention of their budgets" in lines[-3]
+    assert lines[-2].endswith("(parametric)")
 
 
 @pytest.mark.parametrize(
@@ -223,5 +243,5 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "bootstrap=200"], cwd=root, capture_output=True, text=True, check=True
     )
-    assert done.stdout.rstrip().endswith("(parametric)")
+    assert done.stdout.rstrip().endswith("(envelope)")
     assert done.stderr == ""
