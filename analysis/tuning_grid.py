@@ -23,6 +23,9 @@ SEEDS_APART = 0.02
 """Log loss: runs of one setting that differ by more differ in something the table does not say.
 Ours: seeds of one run differ by under a hundredth."""
 
+SEEDS_CALM = 0.10
+"""Log loss above the lowest beyond which losses are not compared between seeds."""
+
 MIN_BATCHES = 3
 """Batch sizes from which batch is an axis; with fewer, learning rates are compared at the best."""
 
@@ -101,12 +104,10 @@ def _runs(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str]:
     column = SMOOTH if smooth else "loss"
     if smooth:
         notes.append(f"Column {SMOOTH} stands for loss: a last training loss jitters.")
-    work = pd.DataFrame({"n_params": frame["n_params"].to_numpy(float)})
-    work["loss"] = frame[column].to_numpy(float)
-    for name in ("tokens", "lr", "batch_tokens", "flops", "seed"):
-        work[name] = frame[name].to_numpy(float) if name in frame else np.nan
-    if "batch_seqs" in frame:
-        work["batch_tokens"] = _whole_sequences(work["batch_tokens"], frame["batch_seqs"])
+    names = ("n_params", "tokens", "lr", "batch_tokens", "flops", "seed", "batch_seqs")
+    work = pd.DataFrame({name: _numbers(frame, name) for name in names})
+    work["loss"] = _numbers(frame, column)
+    work["batch_tokens"] = _whole_sequences(work["batch_tokens"], work["batch_seqs"])
     if "run_id" in frame:
         # A checkpoint has not come to the end of its schedule: only a run's last row counts.
         order = work["tokens"].argsort(kind="stable")
@@ -123,12 +124,23 @@ def _runs(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str]:
     return work.assign(group=np.cumsum(new)), column
 
 
+def _numbers(frame: pd.DataFrame, name: str) -> Floats:
+    """Return a column; NaN where the table lacks it or holds no number."""
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+
+
 def _whole_sequences(batch: "pd.Series[float]", sequences: "pd.Series[float]") -> Floats:
-    """Take the rounding of steps out of a batch in tokens that was derived from them."""
-    per_sequence = batch.to_numpy() / sequences.to_numpy(float)
-    length = np.nanmedian(per_sequence) if np.isfinite(per_sequence).any() else np.nan
+    """Return batches without the rounding of the steps that they may be derived from."""
+    tokens = np.where(batch > 0, batch, np.nan)
+    count = np.where(sequences > 0, sequences, np.nan)
+    per_sequence = tokens / count
+    if not np.isfinite(per_sequence).any():
+        return tokens
+    length = np.nanmedian(per_sequence)
     near = np.abs(per_sequence / length - 1.0) <= SAME_TOKENS
-    return np.where(near, sequences.to_numpy(float) * np.round(length), batch.to_numpy())
+    return np.where(near, count * np.round(length), tokens)
 
 
 def _grid(rows: pd.DataFrame) -> Grid:
@@ -143,35 +155,43 @@ def _grid(rows: pd.DataFrame) -> Grid:
     cells = rows.assign(batch=batch, log_loss=np.log(rows["loss"])).groupby(
         ["lr", "batch"], dropna=False, sort=True
     )
-    keys = np.array(list(cells.groups), dtype=float)
-    squares, freedom = 0.0, 0
-    for _, cell in cells:
-        replicas = cell["seed"].nunique() == len(cell)
-        if not replicas and np.ptp(cell["log_loss"].to_numpy()) > SEEDS_APART:
-            raise RefusedError(_unexplained(rows, cell))
-        if len(cell) > 1 and replicas:
-            squares += float(((cell["log_loss"] - cell["log_loss"].mean()) ** 2).sum())
-            freedom += len(cell) - 1
+    facts = cells.agg(
+        mean=("log_loss", "mean"),
+        low=("log_loss", "min"),
+        high=("log_loss", "max"),
+        variance=("log_loss", "var"),
+        runs=("log_loss", "size"),
+        seeds=("seed", "nunique"),
+    )
+    keys = facts.index.to_frame().to_numpy(float)
+    replicas = (facts["seeds"] == facts["runs"]).to_numpy()
+    # Where training all but diverges, seeds differ by any amount; no surface is fitted there.
+    near = (facts["low"] <= facts["low"].min() + SEEDS_CALM).to_numpy()
+    unexplained = near & ~replicas & (facts["high"] - facts["low"] > SEEDS_APART).to_numpy()
+    if unexplained.any():
+        raise RefusedError(_unexplained(rows, keys[unexplained][0], facts[unexplained].iloc[0]))
+    repeated = facts[replicas & near & (facts["runs"] > 1).to_numpy()]
     return Grid(
         float(rows["n_params"].iloc[0]),
         float(rows["tokens"].mean()),
         float(rows["flops"].median()),
         np.log(keys if has_axis else keys[:, :1]),
-        np.exp(cells["log_loss"].mean().to_numpy()),
+        np.exp(facts["mean"].to_numpy()),
         float("nan") if has_axis else float(keys[0, 1]),
-        squares,
-        freedom,
+        float((repeated["variance"] * (repeated["runs"] - 1)).sum()),
+        int((repeated["runs"] - 1).sum()),
     )
 
 
-def _unexplained(rows: pd.DataFrame, cell: pd.DataFrame) -> str:
+def _unexplained(rows: pd.DataFrame, setting: Floats, facts: "pd.Series[float]") -> str:
     first = rows.iloc[0]
+    low, high = np.exp(facts["low"]), np.exp(facts["high"])
     missing = [name for name in ("batch_tokens", "seed") if not rows[name].notna().any()]
     return (
-        f"{len(cell)} runs of N = {first['n_params']:.3g}, D = {first['tokens']:.3g} at learning "
-        f"rate {cell['lr'].iloc[0]:.3g} have losses from {cell['loss'].min():.4g} to "
-        f"{cell['loss'].max():.4g} and nothing tells them apart; add the column "
-        f"{' or '.join(missing) or 'in which they differ'}, or choose with where="
+        f"{facts['runs']:.0f} runs of N = {first['n_params']:.3g}, D = {first['tokens']:.3g} at "
+        f"learning rate {setting[0]:.3g} have losses from {low:.4g} to {high:.4g} and nothing "
+        f"tells them apart; add the column {' or '.join(missing) or 'in which they differ'}, or "
+        "choose with where="
     )
 
 

@@ -46,12 +46,15 @@ def study(
         seed: Of the noise.
     """
     rng = np.random.default_rng(seed)
-    rows = []
+    parts = []
     for n, d in pairs:
         # Off the grid's center by the same third of a step everywhere, so that nothing cancels.
-        for lr in best_lr(n, d) * 2.0 ** (np.arange(-4, 5) + 0.3):
-            for batch in best_batch(d) * 2.0 ** (np.arange(batches) - batches // 2):
-                z = np.log([lr / best_lr(n, d), batch / best_batch(d)])
-                log_loss = np.log(floor(n, d)) + 0.5 * z @ BEND @ z + noise * rng.standard_normal()
-                rows.append((n, d, 6 * n * d, np.exp(log_loss), lr, batch))
-    return pd.DataFrame(rows, columns=["n_params", "tokens", "flops", "loss", "lr", "batch_tokens"])
+        lr = best_lr(n, d) * 2.0 ** (np.arange(-4, 5) + 0.3)
+        batch = best_batch(d) * 2.0 ** (np.arange(batches) - batches // 2)
+        cells = np.stack(np.meshgrid(lr, batch, indexing="ij"), axis=-1).reshape(-1, 2)
+        z = np.log(cells / [best_lr(n, d), best_batch(d)])
+        log_loss = np.log(floor(n, d)) + 0.5 * np.einsum("ki,ij,kj->k", z, BEND, z)
+        log_loss += noise * rng.standard_normal(len(z))
+        point = {"n_params": n, "tokens": d, "flops": 6 * n * d, "loss": np.exp(log_loss)}
+        parts.append(pd.DataFrame({**point, "lr": cells[:, 0], "batch_tokens": cells[:, 1]}))
+    return pd.concat(parts, ignore_index=True)
