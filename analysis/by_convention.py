@@ -3,7 +3,7 @@
 By this choice alone the same runs give exponents from .37 to .70, so they are shown side by side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,13 +14,15 @@ from analysis.bootstrap import Interval
 from analysis.budgets import Cells, group_budgets, make_cells
 from analysis.config import Convention, Options
 from analysis.conventions import in_convention
+from analysis.curves import Curve, envelope_curves
 from analysis.draws import fit_cost_law
+from analysis.envelope import fit_envelope
 from analysis.errors import InputError, RefusedError
 from analysis.frontier import at_cost
 from analysis.isoflop import find_valleys, fit_isoflop
 from analysis.parametric import fit_parametric
 from analysis.reslice import reslice
-from analysis.table import clusters
+from analysis.table import RunsTable, clusters
 from analysis.valley import MIN_SIZES
 
 RESAMPLES = 1000
@@ -30,6 +32,7 @@ SHARED = 0.5
 """Share of (N, D) points that must lie in budgets before a counting's own budgets are used."""
 
 VALLEYS, PLANNED, SURFACE = "isoflop", "isoflop, C as planned", "parametric"
+ENVELOPE = "envelope"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class CountedExponent:
 
     convention: str
     approach: str
-    """isoflop and parametric count N and C alike; "isoflop, C as planned" counts N in the
+    """isoflop, parametric and envelope count N and C alike; "isoflop, C as planned" counts N in the
     convention and keeps the budgets that the runs were planned to share."""
     a: float
     """N_opt ~ C**a; nan when refused."""
@@ -47,15 +50,30 @@ class CountedExponent:
     """Why there is no exponent; '' when there is."""
 
 
-def exponents_by_convention(frame: pd.DataFrame, options: Options) -> tuple[CountedExponent, ...]:
-    """Fit valleys and surface under every convention.
+def curves_by_convention(table: RunsTable) -> dict[str, list[Curve]]:
+    """Read the envelope's curves under every convention whose columns the table has."""
+    curves = {}
+    for convention in Convention:
+        try:
+            runs, _ = in_convention(table.frame, convention)
+        except InputError:
+            continue
+        curves[convention.name] = envelope_curves(table, runs)
+    return curves
+
+
+def exponents_by_convention(
+    frame: pd.DataFrame, options: Options, curves: Mapping[str, list[Curve]] | None = None
+) -> tuple[CountedExponent, ...]:
+    """Fit valleys, surface and envelope under every convention.
 
     Args:
         frame: Usable runs as the table has them, not yet counted in any convention.
         options: Method, loss and seed; fewer resamples are drawn than it asks for.
+        curves: By convention, what the envelope is read from; None leaves the envelope out.
 
     Returns:
-        Two or three rows a convention, in the order of config.Convention. A convention whose
+        Two to four rows a convention, in the order of config.Convention. A convention whose
         columns the table lacks has one refused row.
     """
     rows: list[CountedExponent] = []
@@ -73,6 +91,9 @@ def exponents_by_convention(frame: pd.DataFrame, options: Options) -> tuple[Coun
             rows.append(_row(convention, PLANNED, partial(_valleys, planned, options)))
         best = runs[cells.best]
         rows.append(_row(convention, SURFACE, partial(_by_surface, best, convention, options)))
+        if curves is not None:
+            along = curves[convention.name]
+            rows.append(_row(convention, ENVELOPE, partial(_by_envelope, along, options)))
     return tuple(rows)
 
 
@@ -131,3 +152,8 @@ def _by_surface(
     if convention is Convention.attention:
         fit = at_cost(fit, fit_cost_law(n_params, tokens, flops))
     return fit.values["a"], fit.intervals["a"]
+
+
+def _by_envelope(curves: list[Curve], options: Options) -> tuple[float, Interval]:
+    fit = fit_envelope(curves, resamples=min(RESAMPLES, options.bootstrap), seed=options.seed)
+    return fit.n_law.fit.exponent, fit.n_law.interval

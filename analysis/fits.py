@@ -24,7 +24,7 @@ from analysis.refusal import Refusal as Refusal
 from analysis.refusal import attempt, fitted
 from analysis.scrutiny import Scrutiny, scrutinise
 from analysis.table import RunsTable, clusters
-from analysis.verdict import Verdict, judge
+from analysis.verdict import Verdict, answers_of, judge
 
 Stage = Callable[[str], None]
 """Told what is being worked on."""
@@ -99,6 +99,7 @@ def analyse(surveyed: Surveyed, progress: Progress, stage: Stage = lambda name: 
             envelope_curves(table, surveyed.runs), resamples=options.bootstrap, seed=options.seed
         )
     )
+    answers = answers_of(fitted(surveyed.isoflop), fitted(by_surface), fitted(by_envelope))
     questioned = scrutinise(
         table=table,
         options=options,
@@ -106,6 +107,7 @@ def analyse(surveyed: Surveyed, progress: Progress, stage: Stage = lambda name: 
         runs=surveyed.runs,
         valleys=surveyed.valleys,
         parametric=fitted(by_surface),
+        interval=answers[0].interval if answers else None,
         stage=stage,
     )
     return Analysis(

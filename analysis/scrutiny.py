@@ -11,12 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.by_convention import CountedExponent, exponents_by_convention
+from analysis.bootstrap import Interval
+from analysis.by_convention import (
+    CountedExponent,
+    curves_by_convention,
+    exponents_by_convention,
+)
 from analysis.config import Options
 from analysis.influence import InfluenceTable, find_influence
 from analysis.isoflop import Valley
 from analysis.learning_rate import LearningRateFit, fit_learning_rate
 from analysis.local import LocalExponent, local_exponent_of_surface, local_exponent_of_valleys
+from analysis.multiverse import Multiverse, explore
 from analysis.optima import find_optima
 from analysis.parametric import ParametricFit
 from analysis.refusal import Refusal, attempt
@@ -34,6 +40,7 @@ class Scrutiny:
     """Every part that was asked."""
 
     by_convention: tuple[CountedExponent, ...]
+    multiverse: Multiverse | Refusal
     local: LocalExponent | Refusal
     """The exponent of the surface in windows of compute."""
     local_valleys: LocalExponent | Refusal
@@ -51,6 +58,7 @@ def scrutinise(
     best: pd.DataFrame,
     valleys: tuple[Valley, ...],
     parametric: ParametricFit | None,
+    interval: Interval | None,
     stage: Callable[[str], None],
 ) -> Scrutiny:
     """Ask everything of one table.
@@ -62,11 +70,17 @@ def scrutinise(
         best: Of these, the runs at their cell's best learning rate.
         valleys: Every budget's.
         parametric: The headline's surface; None when refused.
+        interval: The headline's 95 % interval of a; None when every approach is refused.
         stage: Told what is being worked on.
     """
     few = min(RESAMPLES, options.bootstrap)
     stage("countings")
-    by_convention = exponents_by_convention(table.frame, options)
+    curves = curves_by_convention(table)
+    by_convention = exponents_by_convention(table.frame, options, curves)
+    stage("every other choice")
+    asked = options.convention.name
+    along = {name: curves[name] for name in (asked,) if name in curves}
+    multiverse = attempt(lambda: explore(table.frame, interval=interval, curves=along))
     stage("windows of compute")
     local = attempt(partial(_local, best, options, few))
     stage("influence of each run")
@@ -81,6 +95,7 @@ def scrutinise(
     repetition = attempt(partial(fit_repetition, runs, seed=options.seed))
     return Scrutiny(
         by_convention=by_convention,
+        multiverse=multiverse,
         local=local,
         local_valleys=attempt(partial(local_exponent_of_valleys, valleys)),
         influence=influence,

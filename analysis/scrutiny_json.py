@@ -7,6 +7,7 @@ from analysis.influence import InfluenceTable
 from analysis.joint_power_law import JointLaw
 from analysis.learning_rate import LearningRateFit
 from analysis.local import LocalExponent
+from analysis.multiverse import Multiverse
 from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.scrutiny import Scrutiny
@@ -29,6 +30,7 @@ def scrutiny_json(scrutiny: Scrutiny) -> dict[str, Any]:
             }
             for row in scrutiny.by_convention
         ],
+        "multiverse": _multiverse_json(scrutiny.multiverse),
         "local": {
             "surface": _local_json(scrutiny.local),
             "valleys": _local_json(scrutiny.local_valleys),
@@ -56,6 +58,29 @@ def _local_json(part: LocalExponent | Refusal) -> dict[str, Any]:
         "drift_ci": list(part.interval),
         "p": part.p,
         "stable": part.stable,
+        "sentence": part.sentence,
+    }
+
+
+def _multiverse_json(part: Multiverse | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "universes": [
+            {
+                **universe.choices,
+                **({"refused": universe.refused} if universe.refused else {"a": universe.a}),
+            }
+            for universe in part.universes
+        ],
+        "low": part.low,
+        "high": part.high,
+        "quartiles": list(part.quartiles),
+        "outside_interval": part.outside,
+        "effects": [
+            {"choice": item.choice, "explained": item.explained, "span": item.span}
+            for item in part.effects
+        ],
         "sentence": part.sentence,
     }
 

@@ -233,7 +233,12 @@ _BY = {"isoflop": "valleys", "parametric": "the surface", "envelope": "the envel
 
 def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
     """Say what moves the answer; what was refused is in the report."""
-    parts = (fitted(scrutiny.local), fitted(scrutiny.local_valleys), fitted(scrutiny.influence))
+    parts = (
+        fitted(scrutiny.local),
+        fitted(scrutiny.local_valleys),
+        fitted(scrutiny.multiverse),
+        fitted(scrutiny.influence),
+    )
     return [part.sentence for part in parts if part is not None]
 
 
