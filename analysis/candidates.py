@@ -1,4 +1,4 @@
-"""Runs that could be made next: sizes and budgets around and between those there are.
+"""Runs that could be made next: sizes around and between those there are, at their budgets.
 
 What lies far outside is left alone even where the surface says it would tell most: there the
 surface is least known, and losses follow other laws.
@@ -123,7 +123,10 @@ def _sizes(n_params: Floats, ladder: Ladder | None) -> Floats:
 
 
 def budget_values(flops: Floats) -> Floats:
-    """Return the budgets there are, those between, and the next ones, ascending."""
+    """Return the budgets there are and the next ones, or a grid where runs share none, ascending.
+
+    Budgets between are left out: a few runs at one would be a valley that is not bracketed.
+    """
     labels = group_budgets(flops)
     shared = np.array([np.median(flops[labels == k]) for k in range(labels.max() + 1)])
     counts = np.bincount(labels[labels >= 0], minlength=len(shared))
@@ -133,7 +136,7 @@ def budget_values(flops: Floats) -> Floats:
         return np.geomspace(low, high * WIDEN_FLOPS, MAX_VALUES // 2)
     step = min(WIDEN_FLOPS, float(np.exp(np.median(np.diff(np.log(shared))))))
     further = [high * step**k for k in (1, 2) if step**k <= WIDEN_FLOPS]
-    return np.sort(np.concatenate([shared, np.sqrt(shared[1:] * shared[:-1]), further]))
+    return np.sort(np.concatenate([shared, further]))
 
 
 def _distinct(values: Floats) -> Floats:

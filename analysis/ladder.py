@@ -30,7 +30,9 @@ STEPS = (4, 5, 6)
 then always finds heads of even width."""
 
 GROUPS = (4, 6)
-"""Widths that configs/model has a file for are these times powers of two."""
+"""Widths that configs/model has a file for are these times powers of two, in GROUP_RANGE."""
+
+GROUP_RANGE = (16, 1024)
 
 CLOSE = 0.02
 """Share by which the formula may miss the rungs that were run."""
@@ -61,6 +63,8 @@ class Ladder:
     """Overrides that every run of the study shares; empty where the manifest has none."""
     varied: tuple[str, ...]
     """Keys that the study varies besides size, budget and seed."""
+    budgets: tuple[float, ...]
+    """FLOP budgets that its runs were given."""
 
     @property
     def sizes(self) -> Floats:
@@ -99,6 +103,7 @@ def read_ladder(frame: pd.DataFrame, folder: Path | None) -> Ladder | None:
         return None
     entries = _read_overrides(folder)
     size_key, words, varied = _shared_words(entries)
+    budgets = _budgets(entries)
     steps = GROUPS if size_key == "model" else STEPS
     low, high = min(known), max(known)
     between = {
@@ -108,7 +113,7 @@ def read_ladder(frame: pd.DataFrame, folder: Path | None) -> Ladder | None:
     rungs = tuple(
         Rung(width, known.get(width, _count(width, terms)), width in known) for width in widths
     )
-    return Ladder(rungs, size_key, words, varied)
+    return Ladder(rungs, size_key, words, varied, budgets)
 
 
 def layers_of(width: int) -> int:
@@ -162,6 +167,22 @@ def _shared_words(entries: list[list[str]]) -> tuple[str, tuple[str, ...], tuple
     return size_key, words, tuple(sorted(varied))
 
 
+def _budgets(entries: list[list[str]]) -> tuple[float, ...]:
+    """Return the FLOP budgets among the overrides."""
+    found = {word.partition("=")[2] for entry in entries for word in entry if _is_flops(word)}
+    values = []
+    for text in found:
+        try:
+            values.append(float(text))
+        except ValueError:
+            continue
+    return tuple(sorted(values))
+
+
+def _is_flops(word: str) -> bool:
+    return _key(word) == "budget.flops"
+
+
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
 
@@ -189,7 +210,11 @@ def train_commands(ladder: Ladder, jobs: Sequence[Job], *, by_flops: bool) -> li
         return []
     groups: dict[tuple[str, int | None], list[int]] = {}
     for job in jobs:
-        budget = f"budget.flops={job.flops:.6g}" if by_flops else f"budget.tokens={job.tokens:.6g}"
+        budget = f"budget.tokens={_short(job.tokens, 5)}"
+        if by_flops:
+            # The budget that was asked for, where runs came out a little off it by whole steps.
+            asked = [flops for flops in ladder.budgets if abs(flops / job.flops - 1) < CLOSE]
+            budget = f"budget.flops={_short(asked[0], 6) if asked else _short(job.flops, 4)}"
         widths = groups.setdefault((budget, job.seed), [])
         if job.width not in widths:
             widths.append(job.width)
@@ -200,3 +225,7 @@ def train_commands(ladder: Ladder, jobs: Sequence[Job], *, by_flops: bool) -> li
         own_seed = "" if seed is None else f" seed={seed}"
         lines.append(f"{start} {ladder.size_key}={sizes} {budget}{own_seed}")
     return lines
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}".replace("e+", "e")

@@ -52,7 +52,7 @@ def valley_needs(valleys: tuple[Valley, ...], cost: CostLaw, ladder: Ladder | No
     """Return the sizes that would bracket the valleys that are not, cheapest budget first."""
     needs = []
     for valley in sorted(valleys, key=lambda item: item.flops):
-        if valley.bracketed:
+        if valley.bracketed or len(valley.n_params) < 2:
             continue
         what, sizes = _missing_sizes(valley, ladder)
         needs += [
@@ -163,18 +163,23 @@ def spread_needs(
         ladder: Shapes there can be.
         n_free: Parameters of the surface.
     """
-    pool = _off_line(n_params, tokens, cost, ladder)
     chosen: list[Need] = []
-    for need in pool:
+    for need in _off_line(n_params, tokens, cost, ladder):
         n = np.append(n_params, [item.n_params for item in chosen])
         d = np.append(tokens, [item.tokens for item in chosen])
-        try:
-            check_design(n, d, n_free)
-        except RefusedError:
-            chosen.append(need)
-        else:
+        # A design that just passes is no good fit yet: one run for each parameter besides.
+        if len(chosen) > n_free and _passes(n, d, n_free):
             break
+        chosen.append(need)
     return chosen
+
+
+def _passes(n_params: Floats, tokens: Floats, n_free: int) -> bool:
+    try:
+        check_design(n_params, tokens, n_free)
+    except RefusedError:
+        return False
+    return True
 
 
 def _off_line(n_params: Floats, tokens: Floats, cost: CostLaw, ladder: Ladder | None) -> list[Need]:

@@ -177,8 +177,9 @@ def _needs(surveyed: Surveyed, fit: ParametricFit | Refusal, study: _Study) -> l
         n_free = FORMULAS[surveyed.options.parametric.form].n_free
         needs += spread_needs(study.n, study.d, study.cost, study.ladder, n_free)
     needs += seed_needs(surveyed.cells)
-    # One run may serve two needs.
-    return list({(need.n_params, need.tokens): need for need in reversed(needs)}.values())[::-1]
+    # One run may serve two needs; a repeat is another run each time.
+    fresh = {(need.n_params, need.tokens): need for need in needs[::-1] if not need.new_seed}
+    return [*list(fresh.values())[::-1], *(need for need in needs if need.new_seed)]
 
 
 def _within(needs: list[Need], study: _Study, limits: Limits) -> list[Need]:
@@ -244,13 +245,15 @@ def _steps(
     half: float | None,
 ) -> tuple[Step, ...]:
     """Add time, rung, seed and the interval that each run would leave."""
-    seed = _last_seed(surveyed)
+    last = _last_seed(surveyed)
+    repeats: dict[tuple[float, float], int] = {}
     now = design.variance if design else 1.0
     steps = []
     for need in needs:
         n, d = np.array([need.n_params]), np.array([need.tokens])
         design = design.add(n, d) if design else None
-        seed += int(need.new_seed)
+        place = (need.n_params, need.tokens)
+        repeats[place] = repeats.get(place, 0) + int(need.new_seed)
         steps.append(
             Step(
                 n_params=need.n_params,
@@ -258,7 +261,7 @@ def _steps(
                 flops=need.flops,
                 seconds=float(timing.seconds(n, d)[0]) if timing else None,
                 width=study.ladder.nearest(need.n_params).width if study.ladder else None,
-                seed=seed if need.new_seed else None,
+                seed=last + repeats[place] if need.new_seed else None,
                 why=need.why,
                 half_width=half * float(np.sqrt(design.variance / now))
                 if design and half is not None

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from study_folders import isoflop_table, optimal_n
 
-from analysis.frontier import optimal_band, optimal_size
+from analysis.config import Form
+from analysis.frontier import (
+    SIX_ND,
+    TAIL,
+    CostLaw,
+    Surfaces,
+    at_cost,
+    draws_of,
+    optimal_band,
+    optimal_size,
+    tail_of,
+)
 from analysis.parametric import fit_parametric
 
 
@@ -38,3 +49,75 @@ def test_the_band_holds_the_true_optimum_of_n_and_of_d(fit: Any) -> None:
     low, high = optimal_band(fit, FLOPS, "D")
     assert (low < FLOPS / (6 * truth)).all()
     assert (FLOPS / (6 * truth) < high).all()
+
+
+SURFACES = {
+    Form.chinchilla: {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37},
+    Form.kaplan: {"A": 8.8e13, "B": 5.4e13, "alpha": 0.076, "beta": 0.095},
+    Form.kaplan_e: {"E": 0.5, "A": 8.8e12, "B": 5.4e12, "alpha": 0.15, "beta": 0.2},
+    Form.skaling: {"E": 1.7, "A": 300.0, "R": 5.0, "alpha": 0.4, "beta": 0.42, "k": 0.77},
+}
+FORMULAS = {
+    Form.chinchilla: lambda v, n, d: v["E"] + v["A"] / n ** v["alpha"] + v["B"] / d ** v["beta"],
+    Form.kaplan: lambda v, n, d: (
+        ((v["A"] / n) ** (v["alpha"] / v["beta"]) + v["B"] / d) ** v["beta"]
+    ),
+    Form.kaplan_e: lambda v, n, d: (
+        v["E"] + ((v["A"] / n) ** (v["alpha"] / v["beta"]) + v["B"] / d) ** v["beta"]
+    ),
+    Form.skaling: lambda v, n, d: (
+        v["E"] + v["A"] * (n ** -v["alpha"] + v["R"] * d ** -v["beta"]) ** v["k"]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SURFACES)
+@pytest.mark.parametrize("cost", [SIX_ND, CostLaw(40.0, 0.93)])
+def test_every_form_is_its_published_formula_and_has_its_minimum_there(
+    form: Form, cost: CostLaw
+) -> None:
+    surfaces = Surfaces.of(form, SURFACES[form])
+    log_n = surfaces.log_optimal_size(FLOPS, cost)[0]
+    growth = np.diff(log_n) / np.diff(np.log(FLOPS))
+    assert growth == pytest.approx([float(surfaces.exponent(cost)[0])] * 2)
+    for flops, best in zip(FLOPS, np.exp(log_n), strict=True):
+        sizes = best * np.geomspace(0.5, 2, 20_001)
+        tokens = cost.tokens(np.array(flops), sizes)
+        losses = surfaces.predict(sizes, tokens)[0]
+        assert losses == pytest.approx(FORMULAS[form](SURFACES[form], sizes, tokens))
+        assert sizes[np.argmin(losses)] == pytest.approx(best, rel=1e-3)
+    assert surfaces.log_optimal_flops(np.exp(log_n), cost)[0] == pytest.approx(np.log(FLOPS))
+
+
+def test_draws_without_a_minimum_are_left_out() -> None:
+    rows = np.array(
+        [
+            [1.8, 480.0, 2100.0, 0.35, 0.37],
+            [1.8, 480.0, 2100.0, -0.1, 0.37],
+            [1.8, np.inf, 2100.0, 0.35, 0.37],
+            [1.8, 480.0, 0.0, 0.35, 0.37],
+        ]
+    )
+    draws = Surfaces.of_draws(Form.chinchilla, ("E", "A", "B", "alpha", "beta"), rows)
+    assert len(draws) == 1
+    assert len(draws.take(0)) == 0
+
+
+def test_what_is_derived_takes_its_ends_at_the_share_of_the_exponent_s_own(fit: Any) -> None:
+    draws = np.linspace(0.0, 1.0, 1001)
+    assert tail_of(draws, (0.01, 0.99)) == pytest.approx(0.01, abs=1e-3)
+    assert tail_of(draws, (-1.0, 2.0)) == TAIL
+    a = draws_of(fit).exponent()
+    tail = tail_of(a, fit.intervals["a"])
+    ends = np.percentile(a, [100 * tail, 100 * (1 - tail)])
+    assert ends == pytest.approx(fit.intervals["a"], abs=2e-3)
+
+
+def test_another_cost_of_a_run_moves_a_and_its_interval(fit: Any) -> None:
+    cost = CostLaw(40.0, 0.9)
+    moved = at_cost(fit, cost)
+    v = fit.values
+    assert moved.values["a"] == pytest.approx(v["beta"] / (v["alpha"] + 0.9 * v["beta"]))
+    assert moved.values["a"] > v["a"]
+    assert moved.intervals["a"][0] < moved.values["a"] < moved.intervals["a"][1]
+    assert at_cost(fit, SIX_ND).intervals["a"] == pytest.approx(fit.intervals["a"], abs=2e-3)
