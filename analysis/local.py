@@ -14,29 +14,13 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
 from analysis.bootstrap import LEVEL, Interval, percentile_interval, resample_counts
-from analysis.budgets import GAP
+from analysis.compute_windows import ComputeWindow, check_decades, cut_windows, fit_window
 from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.isoflop import Valley
-from analysis.parametric import SurfaceFit, certify
-from analysis.refits import Reference
-from analysis.reweighted import refit_reweighted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-
-WINDOWS = 3
-"""Windows of C: thirds of the runs where a third is enough, else overlapping halves."""
-
-ENOUGH_RUNS = 60
-"""Runs of a window from which narrower windows than halves are worth their noise."""
-
-MIN_RUNS = 15
-"""Runs of a window: three for each parameter of the surface."""
-
-MIN_DECADES = 1.0
-"""Range of C below which a drift per decade is an extrapolation."""
 
 MIN_VALLEYS = 5
 """Valleys that a bent law needs: 3 parameters, and 2 points that could contradict it."""
@@ -47,23 +31,6 @@ decade could take a from Chinchilla's .5 to .6."""
 
 FLAG = 0.05
 """Level of the test."""
-
-MAX_LOST = 0.2
-"""Share of resamples that may leave a window without an exponent."""
-
-
-@dataclass(frozen=True)
-class ComputeWindow:
-    """The exponent of the runs, or of the law, in one range of C."""
-
-    flops: tuple[float, float]
-    """Smallest and largest C."""
-    center: float
-    """C at the mean of its log."""
-    n_runs: int
-    """Runs, or valleys."""
-    a: float
-    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -126,26 +93,19 @@ def local_exponent_of_surface(
     """
     decades = float(np.log10(flops.max() / flops.min()))
     n_clusters = len(flops) if clusters is None else int(clusters.max()) + 1
-    ranges = _cut(flops, decades, n_clusters)
+    ranges = cut_windows(flops, decades, n_clusters)
     counts = np.concatenate(list(resample_counts(len(flops), resamples, seed, clusters)))
-    windows, draws, fewest = [], [], n_clusters
-    for inside in ranges:
-        fit, reference = _certify(
-            n_params[inside], tokens[inside], flops[inside], nats[inside], form, loss, delta
-        )
-        drawn = refit_reweighted(reference, fit.centers[2], counts[:, inside]).a
-        runs = int(inside.sum()) if clusters is None else len(np.unique(clusters[inside]))
-        windows.append(_window(flops[inside], fit, drawn, runs))
-        draws.append(drawn)
-        fewest = min(fewest, runs)
+    columns = n_params, tokens, flops, nats
+    fits = [fit_window(columns, rows, counts, clusters, form, loss, delta) for rows in ranges]
+    windows = tuple(fit.window for fit in fits)
     lever = _lever(np.log10([window.center for window in windows]))
     drift = float(lever @ [window.a for window in windows])
-    drawn = np.stack(draws, axis=1) @ lever
-    widening = float(np.sqrt(fewest / (fewest - len(fit.theta))))
-    sd = widening * _robust_sd(drawn)
-    interval = percentile_interval(drawn, n=fewest, parameters=len(fit.theta))
+    drawn = np.stack([fit.draws for fit in fits], axis=1) @ lever
+    fewest, n_free = min(window.n_runs for window in windows), fits[0].n_free
+    interval = percentile_interval(drawn, n=fewest, parameters=n_free)
+    sd = float(np.sqrt(fewest / (fewest - n_free))) * _robust_sd(drawn)
     p = float(2.0 * ndtr(-abs(drift) / sd))
-    return _judge("surface", tuple(windows), drift, interval, drift / sd, p, decades)
+    return _judge("surface", windows, drift, interval, drift / sd, p, decades)
 
 
 def local_exponent_of_valleys(valleys: tuple[Valley, ...]) -> LocalExponent:
@@ -170,7 +130,7 @@ def local_exponent_of_valleys(valleys: tuple[Valley, ...]) -> LocalExponent:
         )
     x = np.log10([v.flops for v in used])
     decades = float(np.ptp(x))
-    _check_decades(decades)
+    check_decades(decades)
     y = np.log10([v.n_opt for v in used])
     ends = np.log10([v.n_opt_ci for v in used if v.n_opt_ci is not None])
     sd = np.maximum((ends[:, 1] - ends[:, 0]) / (2 * 1.96), 1e-6)
@@ -197,61 +157,6 @@ def local_exponent_of_valleys(valleys: tuple[Valley, ...]) -> LocalExponent:
     p = float(2.0 * (stdtr(freedom, -abs(z)) if excess > 1 else ndtr(-abs(z))))
     interval = (drift - quantile * error, drift + quantile * error)
     return _judge("valleys", windows, drift, interval, z, p, decades)
-
-
-def _cut(flops: Floats, decades: float, n_runs: int) -> list[Mask]:
-    """Return windows with equally many rows, but for rows of one C, which stay together."""
-    if n_runs < 2 * MIN_RUNS:
-        raise RefusedError(
-            f"{n_runs} runs; a(C) needs {MIN_RUNS} in each half of the range, add runs until "
-            f"there are {2 * MIN_RUNS}"
-        )
-    _check_decades(decades)
-    ordered = np.sort(flops)
-    size = len(flops) // (3 if n_runs >= 3 * ENOUGH_RUNS else 2)
-    starts = np.linspace(0, len(flops) - size, WINDOWS).round().astype(int)
-    low = ordered[starts] * np.exp(-GAP)
-    high = ordered[starts + size - 1] * np.exp(GAP)
-    return [(flops >= one) & (flops <= other) for one, other in zip(low, high, strict=True)]
-
-
-def _check_decades(decades: float) -> None:
-    if decades < MIN_DECADES - 1e-9:
-        raise RefusedError(
-            f"{decades:.2g} decades of compute; at least {MIN_DECADES:g} are needed to see an "
-            "exponent drift, add budgets further down or up"
-        )
-
-
-def _certify(
-    n_params: Floats,
-    tokens: Floats,
-    flops: Floats,
-    nats: Floats,
-    form: Form,
-    loss: Loss,
-    delta: float,
-) -> tuple[SurfaceFit, Reference]:
-    """Fit one window, and name it where it refuses."""
-    try:
-        return certify(n_params, tokens, nats, form, loss, delta)
-    except RefusedError as error:
-        raise RefusedError(
-            f"in the window C = {flops.min():.3g} to {flops.max():.3g}: {error}"
-        ) from None
-
-
-def _window(flops: Floats, fit: SurfaceFit, drawn: Floats, runs: int) -> ComputeWindow:
-    low, high = float(flops.min()), float(flops.max())
-    lost = float(np.isnan(drawn).mean())
-    if lost > MAX_LOST:
-        raise RefusedError(
-            f"in the window C = {low:.3g} to {high:.3g}: {lost:.0%} of resamples leave no surface; "
-            "add runs there, or sizes and token counts further apart"
-        )
-    interval = percentile_interval(drawn, n=runs, parameters=len(fit.theta))
-    center = float(np.exp(np.log(flops).mean()))
-    return ComputeWindow((low, high), center, runs, fit.values["a"], interval)
 
 
 def _lever(x: Floats) -> Floats:
