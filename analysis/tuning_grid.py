@@ -77,7 +77,7 @@ def make_grids(frame: pd.DataFrame) -> tuple[list[Grid], str, tuple[str, ...]]:
         RefusedError: No learning rate in the table, no grid, or runs of one setting that differ in
             what the table does not say.
     """
-    if "lr" not in frame or not frame["lr"].notna().any():
+    if not (_numbers(frame, "lr") > 0).any():
         raise RefusedError(
             "the table has no learning rates (column lr); add them to find how they should vary"
         )
@@ -100,7 +100,7 @@ def make_grids(frame: pd.DataFrame) -> tuple[list[Grid], str, tuple[str, ...]]:
 
 def _runs(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str]:
     """Return one row a run with its group, and the loss column."""
-    smooth = SMOOTH in frame and bool((frame[SMOOTH] > 0).all())
+    smooth = bool((_numbers(frame, SMOOTH) > 0).all())
     column = SMOOTH if smooth else "loss"
     if smooth:
         notes.append(f"Column {SMOOTH} stands for loss: a last training loss jitters.")
@@ -152,46 +152,46 @@ def _grid(rows: pd.DataFrame) -> Grid:
         best = batch[int(np.argmin(rows["loss"]))]
         same = batch == best if np.isfinite(best) else ~np.isfinite(batch)
         rows, batch = rows[same], batch[same]
-    cells = rows.assign(batch=batch, log_loss=np.log(rows["loss"])).groupby(
-        ["lr", "batch"], dropna=False, sort=True
+    lr, log_loss = rows["lr"].to_numpy(), np.log(rows["loss"].to_numpy())
+    keys, code = np.unique(
+        np.stack([lr, np.nan_to_num(batch)], axis=1), axis=0, return_inverse=True
     )
-    facts = cells.agg(
-        mean=("log_loss", "mean"),
-        low=("log_loss", "min"),
-        high=("log_loss", "max"),
-        variance=("log_loss", "var"),
-        runs=("log_loss", "size"),
-        seeds=("seed", "nunique"),
-    )
-    keys = facts.index.to_frame().to_numpy(float)
-    replicas = (facts["seeds"] == facts["runs"]).to_numpy()
+    runs = np.bincount(code)
+    mean = np.bincount(code, log_loss) / runs
+    low, high = np.full(len(runs), np.inf), np.full(len(runs), -np.inf)
+    np.minimum.at(low, code, log_loss)
+    np.maximum.at(high, code, log_loss)
+    seed = rows["seed"].to_numpy()
+    known = np.unique(np.stack([code, seed], axis=1)[np.isfinite(seed)], axis=0)[:, 0]
+    replicas = np.bincount(known.astype(int), minlength=len(runs)) == runs
     # Where training all but diverges, seeds differ by any amount; no surface is fitted there.
-    near = (facts["low"] <= facts["low"].min() + SEEDS_CALM).to_numpy()
-    unexplained = near & ~replicas & (facts["high"] - facts["low"] > SEEDS_APART).to_numpy()
-    if unexplained.any():
-        raise RefusedError(_unexplained(rows, keys[unexplained][0], facts[unexplained].iloc[0]))
-    repeated = facts[replicas & near & (facts["runs"] > 1).to_numpy()]
+    near = low <= low.min() + SEEDS_CALM
+    unexplained = np.flatnonzero(near & ~replicas & (high - low > SEEDS_APART))
+    if len(unexplained):
+        k = unexplained[0]
+        raise RefusedError(_unexplained(rows, keys[k, 0], runs[k], np.exp([low[k], high[k]])))
+    compared = replicas & near
+    squares = np.bincount(code, (log_loss - mean[code]) ** 2)
     return Grid(
         float(rows["n_params"].iloc[0]),
         float(rows["tokens"].mean()),
         float(rows["flops"].median()),
         np.log(keys if has_axis else keys[:, :1]),
-        np.exp(facts["mean"].to_numpy()),
-        float("nan") if has_axis else float(keys[0, 1]),
-        float((repeated["variance"] * (repeated["runs"] - 1)).sum()),
-        int((repeated["runs"] - 1).sum()),
+        np.exp(mean),
+        float(batch[0]) if not has_axis else float("nan"),
+        float(squares[compared].sum()),
+        int((runs[compared] - 1).sum()),
     )
 
 
-def _unexplained(rows: pd.DataFrame, setting: Floats, facts: "pd.Series[float]") -> str:
+def _unexplained(rows: pd.DataFrame, lr: float, count: int, losses: Floats) -> str:
     first = rows.iloc[0]
-    low, high = np.exp(facts["low"]), np.exp(facts["high"])
     missing = [name for name in ("batch_tokens", "seed") if not rows[name].notna().any()]
     return (
-        f"{facts['runs']:.0f} runs of N = {first['n_params']:.3g}, D = {first['tokens']:.3g} at "
-        f"learning rate {setting[0]:.3g} have losses from {low:.4g} to {high:.4g} and nothing "
-        f"tells them apart; add the column {' or '.join(missing) or 'in which they differ'}, or "
-        "choose with where="
+        f"{count} runs of N = {first['n_params']:.3g}, D = {first['tokens']:.3g} at learning rate "
+        f"{lr:.3g} have losses from {losses[0]:.4g} to {losses[1]:.4g} and nothing tells them "
+        f"apart; add the column {' or '.join(missing) or 'in which they differ'}, or choose with "
+        "where="
     )
 
 

@@ -118,7 +118,7 @@ def test_a_set_up_that_varies_is_noted() -> None:
 
 def test_a_table_without_learning_rates_is_refused() -> None:
     frame = study([(1e8, 4e9)])
-    for poor in (frame.drop(columns="lr"), frame.assign(lr=np.nan)):
+    for poor in (frame.drop(columns="lr"), frame.assign(lr=np.nan), frame.assign(lr=0.0)):
         with pytest.raises(RefusedError, match=r"no learning rates \(column lr\); add them"):
             make_grids(poor)
 
@@ -138,6 +138,21 @@ def test_losses_that_nothing_explains_are_refused() -> None:
     )
     with pytest.raises(RefusedError, match=told):
         make_grids(frame)
+
+
+def test_near_divergence_runs_may_differ_by_any_amount() -> None:
+    frame = study([(1e8, 4e9)], batches=1)
+    hot = frame.loc[[8]].assign(loss=2.0 * frame["loss"].min())
+    again = hot.assign(loss=2.5 * frame["loss"].min())
+    (grid,) = make_grids(pd.concat([frame.drop(index=8), hot, again]))[0]
+    assert len(grid.loss) == 9
+
+
+def test_text_for_seeds_and_batches_of_nothing_are_unknown() -> None:
+    frame = study([(1e8, 4e9)], batches=1).assign(seed="first", batch_tokens=0.0)
+    (grid,) = make_grids(frame)[0]
+    assert np.isnan(grid.batch_tokens)
+    assert grid.seed_freedom == 0
 
 
 def test_a_table_without_learning_rates_as_published_is_refused(published: Any) -> None:
