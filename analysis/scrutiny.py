@@ -18,6 +18,7 @@ from analysis.by_convention import (
     exponents_by_convention,
 )
 from analysis.config import Options
+from analysis.form_comparison import FormComparison, compare_forms
 from analysis.influence import InfluenceTable, find_influence
 from analysis.isoflop import Valley
 from analysis.learning_rate import LearningRateFit, fit_learning_rate
@@ -27,6 +28,7 @@ from analysis.optima import find_optima
 from analysis.parametric import ParametricFit
 from analysis.refusal import Refusal, attempt
 from analysis.repetition.fit import RepetitionFit, fit_repetition
+from analysis.rollout import Rollout, validate_rollout
 from analysis.table import RunsTable, clusters
 
 Floats = NDArray[np.float64]
@@ -41,6 +43,8 @@ class Scrutiny:
 
     by_convention: tuple[CountedExponent, ...]
     multiverse: Multiverse | Refusal
+    forms: FormComparison | Refusal
+    rollout: Rollout | Refusal
     local: LocalExponent | Refusal
     """The exponent of the surface in windows of compute."""
     local_valleys: LocalExponent | Refusal
@@ -83,6 +87,10 @@ def scrutinise(
     multiverse = attempt(lambda: explore(table.frame, interval=interval, curves=along))
     stage("windows of compute")
     local = attempt(partial(_local, best, options, few))
+    stage("forms of the surface")
+    forms = attempt(partial(_forms, best, options))
+    stage("forecasts of the largest budgets")
+    rollout = attempt(partial(_rollout, best, valleys, options))
     stage("influence of each run")
     influence = attempt(partial(_influence, best, options, parametric))
     stage("learning rates")
@@ -96,6 +104,8 @@ def scrutinise(
     return Scrutiny(
         by_convention=by_convention,
         multiverse=multiverse,
+        forms=forms,
+        rollout=rollout,
         local=local,
         local_valleys=attempt(partial(local_exponent_of_valleys, valleys)),
         influence=influence,
@@ -117,6 +127,31 @@ def _local(best: pd.DataFrame, options: Options, resamples: int) -> LocalExponen
         delta=options.parametric.delta,
         clusters=clusters(best),
         resamples=resamples,
+        seed=options.seed,
+    )
+
+
+def _forms(best: pd.DataFrame, options: Options) -> FormComparison:
+    n, d, _, nats = _columns(best)
+    return compare_forms(
+        n,
+        d,
+        nats,
+        loss=options.parametric.loss,
+        delta=options.parametric.delta,
+        seed=options.seed,
+        clusters=clusters(best),
+    )
+
+
+def _rollout(best: pd.DataFrame, valleys: tuple[Valley, ...], options: Options) -> Rollout:
+    return validate_rollout(
+        best,
+        valleys,
+        form=options.parametric.form,
+        loss=options.parametric.loss,
+        delta=options.parametric.delta,
+        method=options.isoflop.method,
         seed=options.seed,
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from analysis.form_comparison import FormComparison
 from analysis.influence import InfluenceTable
 from analysis.joint_power_law import JointLaw
 from analysis.learning_rate import LearningRateFit
@@ -10,6 +11,7 @@ from analysis.local import LocalExponent
 from analysis.multiverse import Multiverse
 from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
+from analysis.rollout import Rollout
 from analysis.scrutiny import Scrutiny
 
 TOP_RUNS = 20
@@ -31,6 +33,8 @@ def scrutiny_json(scrutiny: Scrutiny) -> dict[str, Any]:
             for row in scrutiny.by_convention
         ],
         "multiverse": _multiverse_json(scrutiny.multiverse),
+        "forms": _forms_json(scrutiny.forms),
+        "rollout": _rollout_json(scrutiny.rollout),
         "local": {
             "surface": _local_json(scrutiny.local),
             "valleys": _local_json(scrutiny.local_valleys),
@@ -82,6 +86,39 @@ def _multiverse_json(part: Multiverse | Refusal) -> dict[str, Any]:
             for item in part.effects
         ],
         "sentence": part.sentence,
+    }
+
+
+def _forms_json(part: FormComparison | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "rows": [
+            {"form": row.form.name, "refused": row.refused}
+            if row.refused
+            else {
+                "form": row.form.name,
+                "parameters": row.parameters,
+                "objective": row.objective,
+                "rms": row.rms,
+                "held_out_rms": row.held_out_rms,
+                "ahead_rms": row.ahead_rms,
+                "a": row.a,
+            }
+            for row in part.rows
+        ],
+        "folds": part.folds,
+        "ahead_from": part.ahead_from,
+        "best": None if part.best is None else part.best.name,
+    }
+
+
+def _rollout_json(part: Rollout | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "holdouts": [dataclasses.asdict(item) for item in part.holdouts],
+        "sentences": list(part.sentences),
     }
 
 

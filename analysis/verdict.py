@@ -239,7 +239,11 @@ def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
         fitted(scrutiny.multiverse),
         fitted(scrutiny.influence),
     )
-    return [part.sentence for part in parts if part is not None]
+    rollout = fitted(scrutiny.rollout)
+    return [
+        *(part.sentence for part in parts if part is not None),
+        *(rollout.sentences[:1] if rollout else ()),
+    ]
 
 
 def _seeds(cells: Cells) -> str:
