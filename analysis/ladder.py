@@ -105,11 +105,11 @@ def read_ladder(frame: pd.DataFrame, folder: Path | None) -> Ladder | None:
     size_key, words, varied = _shared_words(entries)
     budgets = _budgets(entries)
     steps = GROUPS if size_key == "model" else STEPS
-    low, high = min(known), max(known)
-    between = {
-        step * 2**power for step in steps for power in range(10) if low / 2 <= step * 2**power
-    }
-    widths = sorted({*known, *(width for width in between if width <= 2 * high and width >= 4)})
+    low, high = min(known) / 2, max(known) * 2
+    if size_key == "model":
+        low, high = max(low, GROUP_RANGE[0]), min(high, GROUP_RANGE[1])
+    powers = (step * 2**power for step in steps for power in range(12))
+    widths = sorted({*known, *(w for w in powers if low <= w <= high and w % 4 == 0)})
     rungs = tuple(
         Rung(width, known.get(width, _count(width, terms)), width in known) for width in widths
     )
@@ -228,4 +228,5 @@ def train_commands(ladder: Ladder, jobs: Sequence[Job], *, by_flops: bool) -> li
 
 
 def _short(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}".replace("e+", "e")
+    mantissa, separator, power = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(power)}" if separator else mantissa

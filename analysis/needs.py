@@ -79,7 +79,7 @@ def _missing_sizes(valley: Valley, ladder: Ladder | None) -> tuple[str, list[flo
         ends = [*_beyond(float(x[0]), -step, 1, ladder), *_beyond(float(x[-1]), step, 1, ladder)]
         return f"{MIN_SIZES} sizes at least", ends
     middles = [float(np.exp(0.5 * (x[k] + x[k + 1]))) for k in (lowest - 1, lowest)]
-    return "sizes around the lowest loss", _new_sizes(middles, valley.n_params, ladder)
+    return "sizes in between", _new_sizes(middles, valley.n_params, ladder)
 
 
 def _step(x: Floats) -> float:

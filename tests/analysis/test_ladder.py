@@ -45,8 +45,9 @@ def test_rounded_feed_forward_widths_are_followed_closely() -> None:
 
 
 @pytest.mark.parametrize("head_dim", [8, 16, 32, 64, 128])
-def test_every_rung_has_heads_of_even_width(head_dim: int) -> None:
-    ladder = read_ladder(runs(), None)
+@pytest.mark.parametrize("widths", [(8, 12, 32), WIDTHS, (512, 1024)])
+def test_every_rung_has_heads_of_even_width(head_dim: int, widths: tuple[int, ...]) -> None:
+    ladder = read_ladder(runs(widths), None)
     assert ladder is not None
     for rung in ladder.rungs:
         assert shape(rung.width, head_dim=head_dim).n_layers == layers_of(rung.width)
@@ -83,9 +84,19 @@ def test_a_study_with_rungs_by_name_is_extended_by_name(tmp_path: Path) -> None:
         f"{start} model=d48,d96 budget.flops=1e18",
         f"{start} model=d64 budget.flops=2.5e18 seed=3",
     ]
+    assert train_commands(ladder, [Job(64, 1e18, 976384.0, None)], by_flops=False) == [
+        f"{start} model=d64 budget.tokens=9.7638e5"
+    ]
     assert train_commands(ladder, jobs[2:], by_flops=False) == [
         f"{start} model=d64 budget.tokens=1e10 seed=3"
     ]
+
+
+def test_names_end_where_the_configs_do(tmp_path: Path) -> None:
+    entries = [["study=big", f"model=d{width}"] for width in (768, 1024)]
+    ladder = read_ladder(runs((768, 1024)), manifest(tmp_path, entries))
+    assert ladder is not None
+    assert [rung.width for rung in ladder.rungs] == [384, 512, 768, 1024]
 
 
 def test_words_that_vary_are_named_and_not_repeated(tmp_path: Path) -> None:
