@@ -5,7 +5,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from analysis.figures import influence, learning_rate, local, multiverse, repetition
+from analysis.figures import influence, learning_rate, local, multiverse, repetition, rollout
 from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
 from analysis.influence import InfluenceTable
@@ -15,6 +15,7 @@ from analysis.local import LocalExponent
 from analysis.multiverse import Multiverse
 from analysis.parametric import ParametricFit
 from analysis.repetition.fit import RepetitionFit
+from analysis.rollout import Rollout
 
 
 def evidence(analysis: Analysis) -> Iterator[Recipe]:
@@ -23,10 +24,14 @@ def evidence(analysis: Analysis) -> Iterator[Recipe]:
     if found := tuple(item for item in asked if isinstance(item, LocalExponent)):
         draw = partial(_draw_local, analysis, found)
         yield Recipe("local_exponent", "hidden", local.CAPTION, PLAIN, draw)
-    many = getattr(analysis, "multiverse", None)
+    many = analysis.multiverse
     if isinstance(many, Multiverse):
         draw = partial(multiverse.draw, found=many)
         yield Recipe("multiverse", "hidden", multiverse.CAPTION, multiverse.size(many), draw)
+    ahead = analysis.rollout
+    if isinstance(ahead, Rollout) and rollout.drawable(ahead):
+        draw = partial(rollout.draw, found=ahead)
+        yield Recipe("rollout", "hidden", rollout.CAPTION, rollout.size(ahead), draw)
     table = analysis.influence
     if isinstance(table, InfluenceTable):
         size = influence.size(table)

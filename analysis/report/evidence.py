@@ -11,6 +11,7 @@ from analysis.local import LocalExponent
 from analysis.multiverse import Multiverse
 from analysis.repetition.fit import RepetitionFit
 from analysis.report.blocks import Grid, Section, ends, span, yes
+from analysis.rollout import Rollout
 
 SHOWN = 8
 """Rows of each kind of influence."""
@@ -77,6 +78,44 @@ def add_multiverse(section: Section, found: Multiverse) -> None:
     ]
     grid = Grid("Which choices move the exponent", head, rows, frozenset({0, 3}), folded=True)
     section.grids.append(grid)
+
+
+def add_rollout(section: Section, found: Rollout) -> None:
+    """Add how well larger budgets were foreseen."""
+    section.lead += found.sentences
+    head = ("held out", "C", "runs", "error", "bias", "noise", "C alone", "inside 95 %")
+    rows = []
+    for item in found.holdouts:
+        reach = f"{item.held_out[0]:.3g} to {item.held_out[1]:.3g}"
+        runs = f"{item.n_held} from {item.n_fitted}"
+        told = ("", "", "", "", item.refused)
+        if item.loss is not None:
+            parts = (item.loss.error, item.loss.bias, item.loss.noise, item.loss.baseline)
+            error, bias, noise, alone = (f"{100 * part:.2g} %" for part in parts)
+            told = (error, bias, noise, alone, f"{item.loss.coverage:.0%}")
+        rows.append((item.name, reach, runs, *told))
+    note = "Errors of log loss: root mean square by the surface, and by a power law in C alone."
+    left = frozenset({0, 7})
+    section.grids.append(Grid("Losses foreseen", head, rows, left, note, folded=True))
+    sizes = [
+        (
+            f"{size.flops:.3g}",
+            f"{item.fitted_to:.3g}",
+            f"{size.measured:.3g}",
+            _number(size.by_valleys),
+            "" if math.isnan(size.by_valleys) else span(size.interval),
+            _number(size.by_surface),
+        )
+        for item in found.holdouts
+        for size in item.sizes
+    ]
+    if sizes:
+        names = ("C", "fitted up to C", "N_opt measured", "by valleys", "95 %", "by surface")
+        section.grids.append(Grid("Optima foreseen", names, sizes, frozenset(), folded=True))
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}"
 
 
 def add_influence(section: Section, table: InfluenceTable) -> None:

@@ -1,8 +1,10 @@
 """Tables of the page, each from one result."""
 
+import math
 from collections.abc import Sequence
 
 from analysis.by_convention import CountedExponent
+from analysis.form_comparison import FormComparison
 from analysis.isoflop import Valley
 from analysis.parametric import ParametricFit
 from analysis.report.blocks import Grid, ends, span, yes
@@ -80,3 +82,27 @@ def certificate(fit: ParametricFit) -> Grid:
     ]
     note = "What shows that the fit is the optimum of its objective."
     return Grid("Certificate of the fit", ("what", "value"), rows, note=note, folded=True)
+
+
+def forms(found: FormComparison) -> Grid:
+    """Return every form with its errors, the best one marked."""
+    head = ("form", "L =", "free", "a", "objective", "fitted", "held out", "ahead", "least error")
+    rows: list[tuple[str, ...]] = []
+    for row in found.rows:
+        if row.refused:
+            blank = ("",) * 5
+            rows.append(
+                (row.form.name, row.equation, str(row.parameters), *blank, f"no: {row.refused}")
+            )
+            continue
+        errors = (row.rms, row.held_out_rms, row.ahead_rms)
+        told = ("" if math.isnan(error) else f"{100 * error:.3g} %" for error in errors)
+        numbers = (str(row.parameters), f"{row.a:.4f}", f"{row.objective:.6g}", *told)
+        best = "yes" if row.form is found.best else ""
+        rows.append((row.form.name, row.equation, *numbers, best))
+    note = (
+        f"Root mean square errors of log loss: of the runs fitted, of each of {found.folds} folds "
+        f"predicted by the others, and of the {found.n_ahead} runs from C = {found.ahead_from:.3g} "
+        "predicted by the smaller ones."
+    )
+    return Grid("Forms of the surface", head, rows, frozenset({0, 1, 8}), note)

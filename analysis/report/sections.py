@@ -6,6 +6,7 @@ from importlib import metadata
 
 from analysis.envelope import EnvelopeFit
 from analysis.fits import Analysis
+from analysis.form_comparison import FormComparison
 from analysis.influence import InfluenceTable
 from analysis.learning_rate import LearningRateFit
 from analysis.local import LocalExponent
@@ -15,6 +16,7 @@ from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.report import evidence, grids
 from analysis.report.blocks import Grid, Plot, Section
+from analysis.rollout import Rollout
 
 
 def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str) -> list[Section]:
@@ -56,6 +58,8 @@ def _surface(analysis: Analysis) -> Section:
     if isinstance(fit, ParametricFit):
         section.lead.append(fit.formula.equation)
         section.grids += [grids.parameters(fit), grids.certificate(fit)]
+    if isinstance(analysis.forms, FormComparison):
+        section.grids.append(grids.forms(analysis.forms))
     return section
 
 
@@ -72,9 +76,11 @@ def _hidden(analysis: Analysis) -> Section:
     for found in (analysis.local, analysis.local_valleys):
         if isinstance(found, LocalExponent):
             evidence.add_local(section, found)
-    many = getattr(analysis, "multiverse", None)
+    many = analysis.multiverse
     if isinstance(many, Multiverse):
         evidence.add_multiverse(section, many)
+    if isinstance(analysis.rollout, Rollout):
+        evidence.add_rollout(section, analysis.rollout)
     table = analysis.influence
     if isinstance(table, InfluenceTable):
         evidence.add_influence(section, table)
