@@ -104,11 +104,12 @@ def as_numbers(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, NDArray[np.
 
 def _numbers(column: pd.Series) -> pd.Series:
     """Return floats; NaN for all that is not a number, dates and truth values among it."""
-    if pd.api.types.is_bool_dtype(column) or not (
-        pd.api.types.is_numeric_dtype(column) or column.dtype == object or _is_text(column)
-    ):
+    kind = pd.api.types
+    if kind.is_bool_dtype(column) or kind.is_complex_dtype(column):
         return pd.Series(np.nan, index=column.index)
-    if not pd.api.types.is_numeric_dtype(column):
+    if not kind.is_numeric_dtype(column):
+        if column.dtype != object and not _is_text(column):
+            return pd.Series(np.nan, index=column.index)
         column = column.astype(object).map(_plain_number)
     return pd.to_numeric(column, errors="coerce").astype(float)
 

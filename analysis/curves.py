@@ -98,7 +98,7 @@ def _from_folders(
     for row in frame.to_dict("records"):
         try:
             rows = read_jsonl(folder / str(row["run_id"]) / name)
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         share, loss = _points(rows, row)
         reduced = reduce(share, loss)

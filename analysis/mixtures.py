@@ -1,5 +1,7 @@
 """Whether the rows of a table are one experiment."""
 
+import shlex
+
 import pandas as pd
 
 from analysis.errors import InputError
@@ -69,5 +71,5 @@ def _plain(name: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Quote for a shell, in the quotes that the text does not hold."""
-    return f"'{text}'" if '"' in text else f'"{text}"'
+    """Quote for a shell, in double quotes where they will do: they read the same everywhere."""
+    return f'"{text}"' if not set('"$`\\!') & set(text) else shlex.quote(text)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import InputError, near_names
-from analysis.load import refuse_unfinished, stamp_for
+from analysis.load import SHOWN, refuse_unfinished, stamp_for
 from analysis.mixtures import refuse_mixtures
 from analysis.table import Excluded, RunsTable, screen
 from analysis.units import check_units
@@ -24,6 +24,9 @@ HORIZON_TOLERANCE = 0.005
 """Relative; steps are whole, so a run's tokens may differ by this from its plan."""
 
 UNFINISHED = ("incomplete", "missing")
+
+VALIDATION = "validation"
+"""The split of evals.jsonl whose loss is a run's; others do not vary the evaluation set."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,10 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
     good, excluded = _read_runs(folder, planned)
     unfinished = [item for item in excluded if item.reason in UNFINISHED]
     refuse_unfinished(unfinished, len(planned), allow_incomplete)
-    if not good:
-        counted = Counter(item.reason for item in excluded)
-        reasons = ", ".join(f"{count} {word}" for word, count in counted.items())
-        raise InputError(f"study {study}: none of {len(planned)} runs is usable ({reasons})")
     frame = pd.DataFrame([{**run.row, "run_id": run.run_id} for run in good])
-    usable, screened = screen(frame, where)
+    usable, screened = screen(frame, where) if good else (frame, [])
+    if len(usable) == 0:
+        raise InputError(f"study {study}: {_none_usable([*excluded, *screened])}")
     digest = hashlib.sha256(manifest_bytes)
     for run in good:
         digest.update(run.result_bytes)
@@ -69,6 +70,13 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
         notes=(*check_units(usable, recorded=True), *refuse_mixtures(usable)),
         stamp=stamp_for(len(unfinished), len(planned)),
     )
+
+
+def _none_usable(excluded: list[Excluded]) -> str:
+    counted = Counter(item.reason for item in excluded)
+    reasons = ", ".join(f"{count} {word}" for word, count in counted.items())
+    listed = "; ".join(f"{item.run_id}: {item.detail or item.reason}" for item in excluded[:SHOWN])
+    return f"none of {len(excluded)} runs is usable ({reasons}); {listed}"
 
 
 def _read_runs(folder: Path, planned: list[dict[str, Any]]) -> tuple[list[_Run], list[Excluded]]:
@@ -99,13 +107,16 @@ def _read_manifest(runs: Path, study: str) -> tuple[bytes, list[dict[str, Any]]]
         raise InputError(f"no study '{study}' in {runs}/{hint}")
     try:
         planned = read_json(path).get("runs")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(str(error)) from None
     if not isinstance(planned, list) or not planned:
-        raise InputError(f"{path}: 'runs' must list the study's runs, got {planned!r}")
+        raise InputError(f"{path}: 'runs' must list the study's runs, got {str(planned)[:80]}")
     for entry in planned:
         if not isinstance(entry, dict) or "run_id" not in entry:
             raise InputError(f"{path}: every run needs a run_id, got {str(entry)[:80]}")
+        run_id = str(entry["run_id"])
+        if Path(run_id).name != run_id or not run_id or "\0" in run_id:
+            raise InputError(f"{path}: run_id {run_id[:80]!r} is not a folder's name")
     return path.read_bytes(), planned
 
 
@@ -114,23 +125,33 @@ def _read_run(folder: Path, entry: dict[str, Any]) -> _Run | Excluded:
     run_id = str(entry["run_id"])
     if not folder.is_dir():
         return Excluded(run_id, "missing", "never started")
-    result_path = folder / "result.json"
-    state = _state(folder)
-    if not result_path.exists():
+    status = _status(folder)
+    state, why = str(status.get("state", "unknown")), str(status.get("reason") or "")
+    if not (folder / "result.json").exists():
         if state in ("failed", "diverged"):
-            return Excluded(run_id, state, _reason(folder))
+            return Excluded(run_id, state, why)
         return Excluded(run_id, "incomplete", f"state is {state}, no result.json yet")
     try:
-        result_bytes = result_path.read_bytes()
-        result = read_json(result_path)
-        broken = _broken_files(folder, result)
-        evals = [] if broken else read_jsonl(folder / "evals.jsonl")
-    except (ValueError, OSError) as error:
+        return _read_result(folder, run_id, entry, why)
+    except (ValueError, OSError, RecursionError) as error:
+        if state in ("planned", "running", "preempted"):
+            return Excluded(run_id, "incomplete", f"state is {state}; {error}")
         return Excluded(run_id, "hash_mismatch", str(error))
+
+
+def _read_result(folder: Path, run_id: str, entry: dict[str, Any], why: str) -> _Run | Excluded:
+    """Read a result and check it.
+
+    Raises:
+        ValueError: A file is not what its name says, or not what the result says of it.
+        OSError: A file cannot be read.
+    """
+    result_bytes = (folder / "result.json").read_bytes()
+    result = read_json(folder / "result.json")
     if result.get("state") == "diverged":
-        return Excluded(run_id, "diverged", _reason(folder))
-    if broken:
-        return Excluded(run_id, "hash_mismatch", broken)
+        return Excluded(run_id, "diverged", why)
+    _check_files(folder, result.get("files") or {})
+    evals = [r for r in read_jsonl(folder / "evals.jsonl") if r.get("split") in (None, VALIDATION)]
     row = result.get("row")
     if result.get("run_id") != run_id or not isinstance(row, dict):
         return Excluded(run_id, "hash_mismatch", f"result.json is of run {result.get('run_id')!r}")
@@ -138,35 +159,45 @@ def _read_run(folder: Path, entry: dict[str, Any]) -> _Run | Excluded:
     if fault:
         return Excluded(run_id, *fault)
     last = evals[-1] if evals else {}
-    evaluation = (str(last.get("data_sha256", "")), int(last.get("n_tokens") or 0))
+    measured = last.get("n_tokens")
+    evaluation = (str(last.get("data_sha256", "")), measured if isinstance(measured, int) else 0)
     return _Run(run_id, row, str(result.get("data_sha256", "")), evaluation, result_bytes)
 
 
-def _state(folder: Path) -> str:
+def _status(folder: Path) -> dict[str, Any]:
     try:
-        return str(read_json(folder / "status.json").get("state", "unknown"))
-    except (ValueError, OSError):
-        return "unknown"
+        return read_json(folder / "status.json")
+    except (ValueError, OSError, RecursionError):
+        return {}
 
 
-def _reason(folder: Path) -> str:
-    try:
-        return str(read_json(folder / "status.json").get("reason") or "")
-    except (ValueError, OSError):
-        return ""
+def _check_files(folder: Path, files: Any) -> None:  # noqa: ANN401
+    """Compare files with their hashes in result.json.
 
-
-def _broken_files(folder: Path, result: dict[str, Any]) -> str:
-    """Return which file differs from the hash that result.json holds, or ''."""
-    files = result.get("files") or {}
+    Raises:
+        ValueError: One is gone or differs; the message names it.
+        OSError: One cannot be read.
+    """
+    if not isinstance(files, dict):
+        raise ValueError(f"files in result.json is {str(files)[:40]!r}, not hashes by name")
     for name, expected in files.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is gone"
+        if path.parent != folder or not path.is_file():
+            raise ValueError(f"{name} is gone")
         got = hashlib.sha256(path.read_bytes()).hexdigest()
         if got != expected:
-            return f"{name} has sha256 {got[:12]}, result.json says {str(expected)[:12]}"
-    return ""
+            raise ValueError(f"{name} has sha256 {got[:12]}, result.json says {str(expected)[:12]}")
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    """Tell a finite number; compared, because math.isfinite fails on the largest integers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _planned_tokens(entry: dict[str, Any]) -> float | None:
+    plan = entry.get("plan")
+    planned = plan.get("tokens") if isinstance(plan, dict) else None
+    return float(planned) if _is_number(planned) and planned is not None else None
 
 
 def _check_row(
@@ -176,29 +207,33 @@ def _check_row(
     missing = [name for name in REQUIRED_COLUMNS if name not in row]
     if missing:
         return "hash_mismatch", f"the row lacks {', '.join(missing)}"
-    loss = row["loss"]
-    if not isinstance(loss, int | float) or not math.isfinite(loss):
+    loss, tokens = row["loss"], row["tokens"]
+    if not _is_number(loss):
         return "nonfinite_eval", f"loss is {loss}"
-    tokens = row["tokens"]
-    if not isinstance(tokens, int | float):
-        return "hash_mismatch", f"tokens is {tokens!r}"
-    planned = (entry.get("plan") or {}).get("tokens")
+    for name in REQUIRED_COLUMNS:
+        if not _is_number(row[name]) or row[name] <= 0:
+            return "hash_mismatch", f"{name} is {str(row[name])[:40]}"
+    planned = _planned_tokens(entry)
     if planned and abs(tokens - planned) > HORIZON_TOLERANCE * planned:
         return "horizon_mismatch", f"trained {tokens:g} tokens, planned {planned:g}"
     if evals:
         last = evals[-1]
-        if not isinstance(last.get("loss"), int | float):
+        if not _is_number(last.get("loss")):
             return "nonfinite_eval", f"the last evaluation is {last.get('loss')}"
         at = last.get("tokens", tokens)
-        if abs(at - tokens) > HORIZON_TOLERANCE * tokens:
-            return "horizon_mismatch", f"evaluated at {at:g} tokens, trained {tokens:g}"
+        if not _is_number(at) or abs(at - tokens) > HORIZON_TOLERANCE * tokens:
+            return "horizon_mismatch", f"evaluated at {at} tokens, trained {tokens:g}"
         if not math.isclose(last["loss"], loss, rel_tol=1e-6):
             return "hash_mismatch", f"loss {loss} differs from the last evaluation, {last['loss']}"
     return None
 
 
 def _drop_mixed(runs: list[_Run]) -> tuple[list[_Run], list[Excluded]]:
-    """Keep the runs that share the commonest training data and evaluation set."""
+    """Keep the runs that share the commonest training data and evaluation set.
+
+    Raises:
+        InputError: No data or evaluation set is that of most runs.
+    """
     excluded: list[Excluded] = []
     for word, what in (("mixed_data", "data"), ("mixed_eval", "evaluation")):
         kinds = Counter(getattr(run, what) for run in runs)
@@ -206,6 +241,12 @@ def _drop_mixed(runs: list[_Run]) -> tuple[list[_Run], list[Excluded]]:
             continue
         common, count = kinds.most_common(1)[0]
         others = [run for run in runs if getattr(run, what) != common]
+        if count <= len(others):
+            raise InputError(
+                f"{len(kinds)} kinds of {what} in {len(runs)} runs, {count} runs at most share one "
+                f"(unlike them: {', '.join(run.run_id for run in others[:SHOWN])}); a fit "
+                "needs one: make a study of each"
+            )
         detail = f"{what} differs from that of {count} other runs"
         excluded += [Excluded(run.run_id, word, detail) for run in others]
         runs = [run for run in runs if getattr(run, what) == common]

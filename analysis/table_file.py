@@ -33,6 +33,8 @@ def read_rows(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path} is empty; it needs the columns {', '.join(REQUIRED_COLUMNS)}"
         ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} cannot be read as csv: it is not UTF-8 text") from None
     except (ValueError, OSError, OverflowError, csv.Error) as error:
         detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as {path.suffix[1:].lower()}: {detail}") from None
@@ -59,7 +61,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if size > MAX_BYTES:
         raise InputError(f"{path} has {size:.2g} bytes, at most {MAX_BYTES:.0e} are read")
     _check_header(path)
-    frame = pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
+    frame = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, skipinitialspace=True)
     if not isinstance(frame.index, pd.RangeIndex):
         raise InputError(
             f"{path}: rows have {frame.index.nlevels} more values than the header has names; "

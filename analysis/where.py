@@ -101,7 +101,7 @@ def _select(column: pd.Series, name: str, symbol: str, word: str) -> NDArray[np.
         return np.asarray(_COMPARE[symbol](column.to_numpy(float), value), dtype=bool)
     if symbol not in ("=", "==", "!="):
         raise OptionError(f"where: column {name} holds words, which have no order; use = or !=")
-    words = column.astype(str).to_numpy(object)
+    words = column.astype(object).where(column.notna(), "").map(str).to_numpy(object)
     same = np.asarray(words == word, dtype=bool)
     if not same.any():
         known = sorted(set(words.tolist()))[:200]

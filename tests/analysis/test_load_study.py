@@ -173,3 +173,97 @@ def test_a_study_without_a_usable_run_counts_the_reasons(study: Any) -> None:
         edit_json(runs / "tunnel" / run_id / "result.json", state="diverged")
     with pytest.raises(InputError, match=r"none of 8 runs is usable \(8 diverged\)"):
         load(runs)
+
+
+def test_a_folder_mid_write_is_unfinished_and_not_damaged(study: Any) -> None:
+    runs, ids = study
+    for run_id in ids[:3]:
+        edit_json(runs / "tunnel" / run_id / "status.json", state="running")
+    (runs / "tunnel" / ids[0] / "result.json").write_text('{"schema": 1, "run')
+    with (runs / "tunnel" / ids[1] / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "lo')
+    (runs / "tunnel" / ids[2] / "result.json").unlink()
+    with pytest.raises(InputError, match="3 of 8 runs are missing or incomplete"):
+        load(runs)
+    table = load(runs, allow_incomplete=True)
+    assert reasons(table) == dict.fromkeys(ids[:3], "incomplete")
+    assert "state is running; " in table.excluded[0].detail
+    assert "not JSON" in table.excluded[0].detail
+    assert "metrics.jsonl has sha256" in table.excluded[1].detail
+
+
+def test_unfinished_runs_are_named_by_reason(study: Any) -> None:
+    runs, ids = study
+    shutil.rmtree(runs / "tunnel" / ids[0])
+    for run_id in ids[1:3]:
+        (runs / "tunnel" / run_id / "result.json").unlink()
+        edit_json(runs / "tunnel" / run_id / "status.json", state="preempted")
+    with pytest.raises(InputError) as caught:
+        load(runs)
+    assert f"({ids[0]}): never started" in str(caught.value)
+    assert f"({ids[1]}, {ids[2]}): state is preempted, no result.json yet" in str(caught.value)
+
+
+def test_data_that_no_majority_shares_is_an_error(study: Any) -> None:
+    runs, ids = study
+    for run_id in ids[:4]:
+        edit_json(runs / "tunnel" / run_id / "result.json", data_sha256="f" * 64)
+    with pytest.raises(InputError, match="2 kinds of data in 8 runs, 4 runs at most share one"):
+        load(runs)
+
+
+def test_evaluations_of_other_splits_do_not_count(study: Any) -> None:
+    runs, ids = study
+    path = runs / "tunnel" / ids[0] / "evals.jsonl"
+    other = json.loads(path.read_text()) | {"split": "train", "loss": 1.0, "n_tokens": 5}
+    path.write_text(path.read_text() + json.dumps(other) + "\n")
+    edit_json(path.parent / "result.json", files={})
+    assert reasons(load(runs)) == {}
+
+
+@pytest.mark.parametrize("run_id", ["../../etc", "", "a/b", "a\0b"])
+def test_a_run_id_that_leaves_the_study_is_an_error(study: Any, run_id: str) -> None:
+    runs, _ = study
+    edit_json(runs / "tunnel" / "manifest.json", runs=[{"run_id": run_id}])
+    with pytest.raises(InputError, match="is not a folder's name"):
+        load(runs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"files": ["metrics.jsonl"]}, "hash_mismatch"),
+        ({"files": {"../../../x": ""}}, "hash_mismatch"),
+        ({"row": {"n_params": 1}}, "hash_mismatch"),
+        ({"row": [1]}, "hash_mismatch"),
+    ],
+)
+def test_results_of_the_wrong_kind_exclude_their_run(
+    study: Any, changes: dict[str, Any], reason: str
+) -> None:
+    runs, ids = study
+    edit_json(runs / "tunnel" / ids[0] / "result.json", **changes)
+    assert reasons(load(runs)) == {ids[0]: reason}
+
+
+@pytest.mark.parametrize("value", [None, "3.2", True, [3.2], 1e400, 10**400])
+def test_values_of_the_wrong_kind_exclude_their_run(study: Any, value: Any) -> None:
+    runs, ids = study
+    edit_row(runs / "tunnel" / ids[0], loss=value)
+    edit_row(runs / "tunnel" / ids[1], tokens=value)
+    edit_row(runs / "tunnel" / ids[2], n_params=value)
+    rewrite_evals(runs / "tunnel" / ids[3], loss=value)
+    rewrite_evals(runs / "tunnel" / ids[4], tokens=value)
+    wrong = ("nonfinite_eval", "hash_mismatch", "hash_mismatch", "nonfinite_eval")
+    expected = dict(zip(ids, (*wrong, "horizon_mismatch"), strict=False))
+    assert reasons(load(runs)) == expected
+
+
+def test_deep_nesting_is_no_traceback(study: Any) -> None:
+    runs, ids = study
+    for name in ("result.json", "evals.jsonl", "status.json"):
+        (runs / "tunnel" / ids[0] / name).write_text("[" * 200_000 + "\n")
+    assert reasons(load(runs)) == {ids[0]: "hash_mismatch"}
+    (runs / "tunnel" / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="recursion"):
+        load(runs)
