@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from analysis.bootstrap import Interval, percentile_interval, resample_counts
 from analysis.errors import RefusedError
 from analysis.repetition import effective
-from analysis.repetition.effective import R_BOX, R_D, R_N, log_prediction
+from analysis.repetition.effective import R_BOX, R_D, R_N
+from analysis.repetition.log_surface import log_surface
 from analysis.repetition.profile import Profile, profile_r
 from analysis.repetition.solver import Task, descend, expand, leaving, objective
 
@@ -77,7 +78,7 @@ def _cosine(q: Floats, task: Task) -> float:
     """Return the largest cosine between the runs' scores and a free parameter's tangent."""
     points = task.points
     local = expand(q[None], points, np.ones((1, len(points.x))), task.delta)
-    residual = log_prediction(q[None], points)[0] - points.log_loss
+    residual = log_surface(q[None], points).prediction[0] - points.log_loss
     scores = np.linalg.norm(np.clip(residual, -task.delta, task.delta))
     gradient = np.where(leaving(q[None], local.gradient), 0.0, local.gradient)[0]
     gradient[list(task.held)] = 0.0

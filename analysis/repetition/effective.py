@@ -84,7 +84,7 @@ def effective_tokens(tokens: Floats, unique_tokens: Floats, r_d: float) -> Float
         Muennighoff et al. 2023 (arXiv:2305.16264), equation 5.
     """
     unique = np.minimum(unique_tokens, tokens)
-    return unique * np.exp(_growth(np.log(tokens / unique), np.asarray(r_d, dtype=np.float64))[0])
+    return unique * np.exp(grow(np.log(tokens / unique), np.asarray(r_d, dtype=np.float64)).value)
 
 
 def effective_params(n_params: Floats, n_needed: Floats, r_n: float) -> Floats:
@@ -94,55 +94,38 @@ def effective_params(n_params: Floats, n_needed: Floats, r_n: float) -> Floats:
         Muennighoff et al. 2023 (arXiv:2305.16264), equation 6.
     """
     needed = np.minimum(n_needed, n_params)
-    return needed * np.exp(_growth(np.log(n_params / needed), np.asarray(r_n, dtype=np.float64))[0])
+    return needed * np.exp(grow(np.log(n_params / needed), np.asarray(r_n, dtype=np.float64)).value)
 
 
-def _growth(s: Floats, r: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return f = log(1 + r (1 - exp(-(e**s - 1) / r))), and f by s and by log r."""
-    repeats = np.expm1(np.minimum(s, 60.0))
-    late = np.exp(-repeats / r)
-    gained = -r * np.expm1(-repeats / r)
-    by_s = np.exp(np.minimum(s, 60.0) - repeats / r) / (1.0 + gained)
-    return np.log1p(gained), by_s, (gained - repeats * late) / (1.0 + gained)
+@dataclass(frozen=True)
+class Growth:
+    """A log size that grows with s, the log of how often something is there, ever more slowly."""
+
+    value: Floats
+    by_s: Floats
+    by_log_r: Floats
+    by_s_twice: Floats
+    by_both: Floats
+    by_log_r_twice: Floats
 
 
-def log_prediction(q: Floats, points: RepeatedPoints) -> Floats:
-    """Return log L, shape (S, R)."""
-    return log_slopes(q, points)[0]
-
-
-def log_slopes(q: Floats, points: RepeatedPoints) -> tuple[Floats, Floats]:
-    """Return log L and its gradient by q, shapes (S, R) and (S, 7, R)."""
-    e, a, b, alpha, beta, rho, nu = (column[:, None] for column in q.T)
-    # U_N solves alpha A / N**alpha = beta B / U**beta: the N for which U is compute-optimal.
-    top = np.log(alpha / beta) + a - b + beta * points.z
-    m = top / alpha
-    excess = points.x - m
-    f, f_s, f_nu = _growth(np.maximum(excess, 0.0), np.exp(nu))
-    over = excess > 0.0
-    n = np.where(over, m + f, points.x)
-    n_m, n_nu = np.where(over, 1.0 - f_s, 0.0), np.where(over, f_nu, 0.0)
-    g, _, g_rho = _growth(points.y - points.z, np.exp(rho))
-    d = points.z + g
-    u_e, u_a, u_b = e + 0.0 * n, a - alpha * n, b - beta * d
-    high = np.maximum(np.maximum(u_a, u_b), u_e)
-    p_e, p_a, p_b = np.exp(u_e - high), np.exp(u_a - high), np.exp(u_b - high)
-    total = p_e + p_a + p_b
-    p_e, p_a, p_b = p_e / total, p_a / total, p_b / total
-    by_m = -p_a * n_m  # alpha times this is d log L / d m; m's derivatives carry 1 / alpha
-    slopes = np.stack(
-        [
-            p_e,
-            p_a + by_m,
-            p_b - by_m,
-            -p_a * n + by_m * (1.0 - top) / alpha,
-            -p_b * d + by_m * (points.z - 1.0 / beta),
-            -p_b * beta * g_rho,
-            -p_a * alpha * n_nu,
-        ],
-        axis=1,
+def grow(s: Floats, r: Floats) -> Growth:
+    """Return log(1 + r (1 - exp(-(e**s - 1) / r))) and its derivatives by s and log r."""
+    s = np.minimum(s, 60.0)
+    spent = np.expm1(s) / r
+    late = np.exp(-spent)
+    gained = -r * np.expm1(-spent)
+    whole = 1.0 + gained
+    by_s = np.exp(s - spent) / whole
+    by_log_r = (gained - r * spent * late) / whole
+    return Growth(
+        value=np.log1p(gained),
+        by_s=by_s,
+        by_log_r=by_log_r,
+        by_s_twice=by_s * (1.0 - np.exp(s) / r) - by_s * by_s,
+        by_both=by_s * spent - by_s * by_log_r,
+        by_log_r_twice=by_log_r - r * spent * spent * late / whole - by_log_r * by_log_r,
     )
-    return high + np.log(total), slopes
 
 
 def has_excess(q: Floats, points: RepeatedPoints) -> NDArray[np.bool_]:

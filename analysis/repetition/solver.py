@@ -12,15 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.newton import EIGENVALUE_FLOOR, Local, Rows, whitening
-from analysis.repetition.effective import (
-    HIGH,
-    LOW,
-    R_D,
-    R_N,
-    RepeatedPoints,
-    log_prediction,
-    log_slopes,
-)
+from analysis.repetition.effective import HIGH, LOW, RepeatedPoints
+from analysis.repetition.log_surface import log_surface
 
 Floats = NDArray[np.float64]
 
@@ -38,9 +31,6 @@ CONVERGED = 1e-11
 
 FLOOR = 1e-24
 """Squared nats a run by which the objective can fall and that be rounding."""
-
-STEP = 1e-6
-"""Of the forward differences, in q."""
 
 
 @dataclass(frozen=True)
@@ -63,40 +53,19 @@ class Ends:
     converged: NDArray[np.bool_]
 
 
-def expand(
-    q: Floats,
-    points: RepeatedPoints,
-    weights: Floats,
-    delta: float,
-    free: tuple[int, ...] = tuple(range(7)),
-) -> Local:
-    """Return the sum of Huber terms of log residuals and its derivatives at each q.
-
-    The gradient is exact. The part of the Hessian with second derivatives of log L is a forward
-    difference of exact gradients with the residuals' pull held, so the kinks of the cost do not
-    enter it. Rows and columns that are not `free` hold no second derivatives.
-    """
-    prediction, slopes = log_slopes(q, points)
-    residual = prediction - points.log_loss
+def expand(q: Floats, points: RepeatedPoints, weights: Floats, delta: float) -> Local:
+    """Return the weighted sum of Huber terms of log residuals, with exact derivatives at each q."""
+    surface = log_surface(q, points)
+    slopes = surface.slopes
+    residual = surface.prediction - points.log_loss
     slope = np.clip(residual, -delta, delta)
-    value = (weights * slope * (residual - 0.5 * slope)).sum(axis=1)
-    inside, pull = weights * (slope == residual), (weights * slope)[:, None, :]
-    across = slopes.transpose(0, 2, 1)
-    gradient = (pull @ across)[:, 0]
-    second = np.zeros((len(q), 7, 7))
-    for k in free:
-        moved = q.copy()
-        moved[:, k] += STEP
-        column = (pull @ log_slopes(moved, points)[1].transpose(0, 2, 1))[:, 0]
-        second[:, :, k] = (column - gradient) / STEP
-    # Towards an R's limit its own derivatives vanish; differences of the others' would be rounding.
-    for k in (R_D, R_N):
-        second[:, :k, k] = second[:, k, :k]
+    pull, across = weights * slope, slopes.transpose(0, 2, 1)
+    inside = (weights * (slope == residual))[:, None]
     return Local(
-        value,
-        gradient,
-        (slopes * inside[:, None, :]) @ across + 0.5 * (second + second.transpose(0, 2, 1)),
-        (slopes * weights[:, None, :]) @ across,
+        value=(pull * (residual - 0.5 * slope)).sum(axis=1),
+        gradient=(pull[:, None] @ across)[:, 0],
+        hessian=(slopes * inside) @ across + surface.bend(pull, slopes),
+        metric=(slopes * weights[:, None]) @ across,
     )
 
 
@@ -105,7 +74,9 @@ def objective(q: Floats, task: Task) -> Floats:
     size = max(1, ELEMENTS // len(task.points.x))
     values = []
     for first in range(0, len(q), size):
-        residual = log_prediction(q[first : first + size], task.points) - task.points.log_loss
+        residual = (
+            log_surface(q[first : first + size], task.points).prediction - task.points.log_loss
+        )
         slope = np.clip(residual, -task.delta, task.delta)
         values.append((slope * (residual - 0.5 * slope)).sum(axis=1))
     return np.concatenate(values)
@@ -149,7 +120,7 @@ def _descend(
 ) -> Ends:
     """Minimise one batch at one threshold."""
     q = np.clip(q, LOW, HIGH)
-    now = expand(q, points, weights, delta, free)
+    now = expand(q, points, weights, delta)
     damping = np.full(len(q), 1e-3)
     converged = np.zeros(len(q), dtype=bool)
     active = np.arange(len(q))
@@ -164,7 +135,7 @@ def _descend(
             break
         rows = weights if len(weights) == 1 else weights[active]
         trial = np.clip(q[active] + step, LOW, HIGH)
-        there = expand(trial, points, rows, delta, free)
+        there = expand(trial, points, rows, delta)
         better = there.value < now.value[active]
         damping[active] *= np.where(better, 0.2, 8.0)
         to = active[better]

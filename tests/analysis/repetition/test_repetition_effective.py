@@ -5,6 +5,7 @@ import pytest
 from repeated import PUBLISHED, repeated_table
 
 from analysis.repetition import effective
+from analysis.repetition.log_surface import log_surface
 
 
 def test_one_epoch_is_worth_itself_and_a_repeat_less() -> None:
@@ -44,10 +45,10 @@ def test_the_slopes_are_those_of_the_prediction() -> None:
     columns = (runs[name].to_numpy() for name in ("n_params", "tokens", "unique_tokens", "loss"))
     points, centers = effective.make_points(*columns)
     q = effective.to_q(PUBLISHED, centers)
-    slopes = effective.log_slopes(q[None], points)[1][0]
+    slopes = log_surface(q[None], points).slopes[0]
     for k in range(7):
         step = np.eye(7)[k] * 1e-5
-        ahead, behind = (effective.log_prediction((q + s)[None], points)[0] for s in (step, -step))
+        ahead, behind = (log_surface((q + s)[None], points).prediction[0] for s in (step, -step))
         assert slopes[k] == pytest.approx((ahead - behind) / 2e-5, abs=1e-8)
 
 

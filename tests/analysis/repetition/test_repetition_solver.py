@@ -28,7 +28,7 @@ def test_gradient_and_hessian_are_those_of_the_objective() -> None:
         rise = (ahead.value - behind.value) / 2e-5
         assert local.gradient[0, k] == pytest.approx(rise[0], rel=1e-6, abs=1e-10)
         bend = (ahead.gradient - behind.gradient)[0] / 2e-5
-        assert local.hessian[0, k] == pytest.approx(bend, rel=1e-4, abs=1e-7)
+        assert local.hessian[0, k] == pytest.approx(bend, rel=1e-5, abs=1e-8)
     assert objective(q[None], Task(points, delta)) == pytest.approx(local.value, rel=1e-14)
 
 
