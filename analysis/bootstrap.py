@@ -58,14 +58,17 @@ def resample_counts(
         n_rows: Rows of the table.
         n_resamples: Resamples in all.
         seed: Seeds the draws.
-        clusters: Shape (rows,). Which run a row belongs to, from 0 without gaps; all rows of a run
-            are drawn together. None takes every row as its own run.
+        clusters: Shape (rows,). Any number per run; all rows of a run are drawn together. None
+            takes every row as its own run.
 
     Yields:
         Shape (batch, rows). Without clusters each row sums to n_rows; with them as many clusters
         are drawn as there are.
     """
-    n_drawn = n_rows if clusters is None else int(clusters.max()) + 1
+    n_drawn, member = n_rows, np.arange(n_rows)
+    if clusters is not None:
+        known, member = np.unique(clusters, return_inverse=True)
+        n_drawn = len(known)
     rng = np.random.default_rng(seed)
     batch = max(1, ELEMENTS_PER_BATCH // n_rows)
     for start in range(0, n_resamples, batch):
@@ -74,4 +77,4 @@ def resample_counts(
         flat = drawn + n_drawn * np.arange(size)[:, None]
         counts = np.bincount(flat.ravel(), minlength=size * n_drawn)
         weights = counts.reshape(size, n_drawn).astype(np.float64)
-        yield weights if clusters is None else weights[:, clusters]
+        yield weights if clusters is None else weights[:, member]

@@ -1,9 +1,10 @@
 """Approach 2: the valley of each budget, and the power laws through the bracketed ones.
 
-Intervals come from refitting everything to resampled data. Within a budget, Gaussian noise is put
-on the fitted curve; its scale is what residuals show in a typical budget, itself drawn from its
-uncertainty, or the seeds' own scatter where that was measured and is larger. Between budgets,
-valleys that scatter about the law more than that noise explains get the excess as a further draw.
+Intervals come from refitting everything to resampled data. Within a budget, noise of the measured
+scale (analysis.noise) is put on the fitted curve, shared between checkpoints of one run. Between
+budgets, valleys that scatter about the law more than that noise explains get the excess as a
+further draw. Valleys are weighted by their standard deviations, but none is believed to be placed
+better than its grid of sizes allows.
 Limits: the window and the method are taken as given, and with few budgets the excess is itself
 poorly known, which a Student t on (budgets - 2) stands for.
 """
@@ -11,17 +12,17 @@ poorly known, which a Student t on (budgets - 2) stands for.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtri  # scipy.stats takes a second to import
 
 from analysis import valley as curves
 from analysis.bootstrap import Interval, percentile_interval
-from analysis.budgets import Cells, group_budgets
+from analysis.budgets import Budget, Cells, split_budgets
 from analysis.config import Method
 from analysis.errors import RefusedError
-from analysis.powerlaw import Law, PowerLaw, fit_power_law, law_of_draws
-from analysis.valley import MIN_SIZES, Window
+from analysis.noise import Noise, Part, SeedNoise, measure_noise, measure_seeds
+from analysis.powerlaw import Law, fit_power_law, law_of_draws, weights_of
+from analysis.valley import MIN_SIZES, Minimum, Window
 
 Floats = NDArray[np.float64]
 
@@ -31,8 +32,16 @@ MIN_VALLEYS = 3
 SHOWN = 4
 """Valleys that a refusal names."""
 
-STEADY = 0.9
-"""Share of resamples in which a bracketed valley must still have a minimum."""
+STEADY = {Method.cubic: 0.9, Method.parabola: 0.9, Method.akima: 0.5}
+"""Share of resamples in which a bracketed valley must still have a minimum. Half is what Porian et
+al. 2024 ask of Akima's curve, for which it is the one test of a bracket."""
+
+GRID_SHARE = 1.0 / 3.0
+"""Least sd of a valley as a share of its sizes' spacing (Porian et al. 2024); a place anywhere
+between two sizes has .29."""
+
+EXCESS_LEVEL = 0.1
+"""Chance at which noise alone would scatter the valleys about their law as much."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Valley:
     losses: Floats
     window: Window | None
     n_opt_ci: Interval | None
+    log_n_sd: float = float("nan")
+    """Sd of log n_opt that weights it in the law; nan where it is not bracketed."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +76,15 @@ class IsoflopFit:
     d_law: Law
     valleys: tuple[Valley, ...]
     noise: float
-    """Sd of a log loss that the intervals assume."""
+    """Sd of a log loss (the mean of its seeds) that the intervals assume, in a typical budget."""
     noise_source: str
     excess: float
     """Natural-log scatter of valleys about the law beyond that noise."""
+    shared: float
+    """Correlation of noise between checkpoints of one run; 0 where runs have one row each."""
+    seeds: SeedNoise | None
+    """The seeds' own scatter; None without replicas."""
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Budget:
-    """A budget's cells, ascending in size."""
-
-    flops: float
-    n_params: Floats
-    tokens: Floats
-    losses: Floats
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,9 @@ class Survey:
     valleys: tuple[Valley, ...]
     draws: Floats
     """Shape (resamples, budgets). Log n_opt; NaN where a draw has no minimum."""
-    noise: "Noise"
+    noise: Noise
+    sd: float
+    """Of a log loss in a typical budget."""
     method: Method
 
 
@@ -105,26 +112,32 @@ def find_valleys(cells: Cells, method: Method, resamples: int, seed: int) -> Sur
     Raises:
         RefusedError: The runs do not share budgets.
     """
-    budgets = _collect(cells.frame)
+    budgets = split_budgets(cells.frame)
     windows = [
         curves.open_window(np.log(b.n_params), np.log(b.losses), method)
         if len(b.n_params) >= MIN_SIZES
         else None
         for b in budgets
     ]
-    noise = _measure_noise([w for w in windows if w is not None], cells)
-    rng = np.random.default_rng(seed)
-    scale = noise.sd * np.sqrt(noise.freedom / rng.chisquare(noise.freedom, resamples))
+    seeds = measure_seeds(cells.frame)
+    parts = [
+        _part(budget, window, seeds)
+        for budget, window in zip(budgets, windows, strict=True)
+        if window is not None
+    ]
+    noise = measure_noise(parts, seeds)
+    scales = [noise.of(k) * float(np.sqrt(part.variance.mean())) for k, part in enumerate(parts)]
+    drawn, sds = noise.draw(parts, resamples, seed), iter(scales)
     valleys, draws = [], []
     for budget, window in zip(budgets, windows, strict=True):
-        drawn = np.full(resamples, np.nan)
-        if window is not None:
-            base = window.inside_y if method is Method.akima else curves.smooth(window)[0]
-            normal = rng.standard_normal((resamples, len(base)))
-            drawn = curves.find_minima(window, base + scale[:, None] * normal)[0]
-        valleys.append(_judge(budget, window, noise.sd, drawn))
-        draws.append(drawn)
-    return Survey(tuple(valleys), np.stack(draws, axis=1), noise, method)
+        if window is None:
+            minimum, sd = None, 0.0
+        else:
+            minimum, sd = curves.resample_minimum(window, next(drawn)), next(sds)
+        valleys.append(_judge(budget, window, minimum, sd))
+        draws.append(np.full(resamples, np.nan) if minimum is None else minimum.draws)
+    typical = float(np.median(scales))
+    return Survey(tuple(valleys), np.stack(draws, axis=1), noise, typical, method)
 
 
 def fit_isoflop(survey: Survey, cells: Cells, seed: int) -> IsoflopFit:
@@ -143,91 +156,61 @@ def fit_isoflop(survey: Survey, cells: Cells, seed: int) -> IsoflopFit:
     if good.sum() < MIN_VALLEYS:
         raise RefusedError(_too_few(valleys))
     used = [v for v in valleys if v.bracketed]
-    flops = np.array([v.flops for v in used])
-    n_fit = fit_power_law(flops, np.array([v.n_opt for v in used]))
-    d_fit = fit_power_law(flops, np.array([v.d_opt for v in used]))
+    flops, n_opt, sd = (np.array([getattr(v, k) for v in used]) for k in _LAW_FIELDS)
+    n_fit = fit_power_law(flops, n_opt, sd=sd)
+    d_fit = fit_power_law(flops, np.array([v.d_opt for v in used]), sd=sd)
     log_n = survey.draws[:, good]
-    excess, extra = _excess(n_fit, log_n, np.random.default_rng(seed + 1))
+    rng = np.random.default_rng(seed + 1)
+    excess, extra = _excess(np.log(flops), np.log(n_opt), log_n, sd, rng)
     log_n = log_n + extra
     log_d = np.stack([_log_tokens(v, log_n[:, k]) for k, v in enumerate(used)], axis=1)
     return IsoflopFit(
         method=survey.method,
-        n_law=law_of_draws(n_fit, flops, log_n),
-        d_law=law_of_draws(d_fit, flops, log_d),
+        n_law=law_of_draws(n_fit, flops, log_n, sd),
+        d_law=law_of_draws(d_fit, flops, log_d, sd),
         valleys=valleys,
-        noise=survey.noise.sd,
+        noise=survey.sd,
         noise_source=survey.noise.source,
         excess=excess,
+        shared=survey.noise.shared,
+        seeds=survey.noise.seeds,
         notes=_notes(valleys, cells, survey.method),
     )
 
 
-def _collect(cells: pd.DataFrame) -> list[_Budget]:
-    """Group cells by C, leaving out sizes whose best learning rate is on the edge of its grid."""
-    labels = group_budgets(cells["flops"].to_numpy())
-    budgets = []
-    for k in range(labels.max() + 1):
-        rows = cells[(labels == k) & (cells["lr_edge"] == "").to_numpy()]
-        if len(rows) == 0:
-            continue
-        rows = rows.groupby("n_params", as_index=False).mean(numeric_only=True)
-        budgets.append(
-            _Budget(
-                float(rows["flops"].median()),
-                *(rows[name].to_numpy(float) for name in ("n_params", "tokens", "loss")),
-            )
-        )
-    shared = sum(len(b.n_params) for b in budgets if len(b.n_params) >= MIN_SIZES)
-    if shared < 0.5 * len(cells):
-        raise RefusedError(
-            f"only {shared} of {len(cells)} (N, D) points share their C (within 2 %) with at least "
-            f"{MIN_SIZES - 1} other sizes; valleys need budgets: add runs of several sizes at "
-            "equal C, for example with budget.flops"
-        )
-    return budgets
+_LAW_FIELDS = ("flops", "n_opt", "log_n_sd")
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How losses scatter about the curves."""
-
-    sd: float
-    freedom: int
-    source: str
-
-
-def _measure_noise(windows: list[Window], cells: Cells) -> Noise:
-    """Return a typical budget's residual scatter, or the seeds' where that is larger.
-
-    The median over budgets keeps one badly fitted valley from blurring the others; each budget's
-    mean square is first divided by the median of its own chi-square.
-    """
-    parts = [curves.smooth(window)[1:] for window in windows]
-    freedom = sum(free for _, free in parts)
-    typical = [squares / float(chdtri(free, 0.5)) for squares, free in parts]
-    sd = float(np.sqrt(np.median(typical)))
-    if cells.seed_freedom >= 3:
-        of_mean = cells.seed_sd / float(np.sqrt(cells.frame["seeds"].mean()))
-        if of_mean > sd:
-            return Noise(of_mean, cells.seed_freedom, "replicas over seeds")
-    return Noise(sd, freedom, "residuals about the curves")
+def _part(budget: Budget, window: Window, seeds: SeedNoise | None) -> Part:
+    inside = slice(window.low, window.high + 1)
+    relative = np.ones(window.high - window.low + 1)
+    if seeds is not None and seeds.by:
+        relative = seeds.at(budget.n_params[inside], budget.losses[inside]) / seeds.sd
+    annihilator = window.annihilator
+    return Part(
+        annihilator @ window.inside_y,
+        annihilator,
+        relative**2 / budget.seeds[inside],
+        budget.clusters[inside],
+    )
 
 
-def _judge(budget: _Budget, window: Window | None, noise: float, drawn: Floats) -> Valley:
+def _judge(budget: Budget, window: Window | None, minimum: Minimum | None, noise: float) -> Valley:
     lowest = int(np.argmin(budget.losses))
     log_n, log_loss = float(np.log(budget.n_params[lowest])), float(np.log(budget.losses[lowest]))
-    interval = None
-    if window is None:
+    interval, sd = None, float("nan")
+    if window is None or minimum is None:
         why = f"{len(budget.n_params)} sizes; at least {MIN_SIZES} are needed, add sizes"
     else:
-        at, floor = (float(v[0]) for v in curves.find_minima(window, window.inside_y[None]))
-        why = curves.why_open(window.x, window.y, at, floor, noise)
-        steady = float(np.isfinite(drawn).mean())
-        if not why and steady < STEADY:
-            why = f"noise leaves no minimum in {1 - steady:.0%} of resamples; add sizes or seeds"
-        if np.isfinite(at):
-            log_n, log_loss = at, floor
-        interval = None if why else percentile_interval(np.exp(drawn))
+        why = curves.why_open(window, minimum.log_n, minimum.log_loss, noise)
+        if not why and minimum.steady < STEADY[window.method]:
+            lost = f"{1 - minimum.steady:.0%}"
+            why = f"noise leaves no minimum in {lost} of resamples; add sizes or seeds"
+        if np.isfinite(minimum.log_n):
+            log_n, log_loss = minimum.log_n, minimum.log_loss
+        if not why:
+            interval = percentile_interval(np.exp(minimum.draws))
+            sd = max(float(np.nanstd(minimum.draws)) / minimum.steady, GRID_SHARE * window.spacing)
     tokens = np.exp(np.interp(log_n, np.log(budget.n_params), np.log(budget.tokens)))
     return Valley(
         budget.flops,
@@ -241,14 +224,32 @@ def _judge(budget: _Budget, window: Window | None, noise: float, drawn: Floats) 
         budget.losses,
         window,
         interval,
+        sd,
     )
 
 
-def _excess(law: PowerLaw, log_n: Floats, rng: np.random.Generator) -> tuple[float, Floats]:
-    """Return the scatter about the law that noise does not explain, and draws of it."""
-    resamples, count = log_n.shape
-    explained = float(np.nanvar(log_n, axis=0).mean())
-    excess = float(np.sqrt(max(0.0, law.residual_sd**2 - explained)))
+def _excess(
+    log_x: Floats, log_n: Floats, draws: Floats, sd: Floats, rng: np.random.Generator
+) -> tuple[float, Floats]:
+    """Return the scatter about the law that noise does not explain, and draws of it.
+
+    Where noise alone would scatter the valleys as much with a chance of a tenth, there is none:
+    adding whatever is left over would count the same noise twice.
+    """
+    resamples, count = draws.shape
+    weights = weights_of(sd, log_n)
+    root = np.sqrt(weights)
+    design = root[:, None] * np.stack([np.ones(count), log_x - log_x.mean()], axis=1)
+    leave = np.eye(count) - design @ np.linalg.pinv(design)
+    whole = np.isfinite(draws).all(axis=1)
+    by_noise = (((draws[whole] - log_n) * root @ leave) ** 2).sum(axis=1)
+    found = float(((log_n * root @ leave) ** 2).sum())
+    if not whole.any() or (by_noise >= found).mean() >= EXCESS_LEVEL:
+        return 0.0, np.zeros((resamples, count))
+    explained = float(np.median(by_noise)) * (count - 2) / float(chdtri(count - 2.0, 0.5))
+    # Scatter of variance 1 in every valley would be found as this much.
+    unit = float(np.diag(leave) @ weights)
+    excess = float(np.sqrt(max(0.0, found - explained) / unit))
     student = np.sqrt((count - 2) / rng.chisquare(count - 2, resamples))
     return excess, excess * student[:, None] * rng.standard_normal((resamples, count))
 
@@ -265,7 +266,8 @@ def _too_few(valleys: tuple[Valley, ...]) -> str:
     listed = [f"at C = {v.flops:.3g}: {v.why}" for v in valleys if not v.bracketed]
     listed = [*listed[:SHOWN], *([f"and {len(listed) - SHOWN} more"] if listed[SHOWN:] else [])]
     if len(valleys) < MIN_VALLEYS:
-        listed.append("add budgets")
+        top = max(v.flops for v in valleys)
+        listed.append(f"add budgets, {4 * top:.3g} for example, with {MIN_SIZES + 1} sizes or more")
     return f"{count} bracketed valleys, at least {MIN_VALLEYS} are needed; {'; '.join(listed)}"
 
 

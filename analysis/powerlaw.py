@@ -14,6 +14,9 @@ from analysis.bootstrap import Interval, percentile_interval
 
 Floats = NDArray[np.float64]
 
+ABSURD_SD = 2.0
+"""Natural-log sd, a factor of 7, beyond which a point says nothing about y."""
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -65,8 +68,8 @@ def fit_power_law(x: Floats, y: Floats, *, sd: Floats | None = None) -> PowerLaw
             square. None weights all points alike.
 
     Raises:
-        ValueError: `sd` is not positive and finite, or exceeds the whole range of log y, as 1 / sd
-            and 1 / variance do.
+        ValueError: `sd` is not positive and finite, or exceeds both 2 and the whole range of log y,
+            as 1 / sd and 1 / variance do.
 
     Source:
         Porian et al. 2024 (arXiv:2406.19146) fit their exponents so. Their released code passes
@@ -97,7 +100,7 @@ def weights_of(sd: Floats | None, log_y: Floats) -> Floats:
     if sd.shape != log_y.shape or not (np.isfinite(sd) & (sd > 0)).all():
         raise ValueError(f"sd must be {len(log_y)} positive standard deviations of log y, not {sd}")
     span = float(np.ptp(log_y))
-    if span > 0 and float(np.median(sd)) > span:
+    if float(np.median(sd)) > max(span, ABSURD_SD):
         raise ValueError(
             f"the median sd, {float(np.median(sd)):.3g}, exceeds the range of log y, {span:.3g}: "
             "give standard deviations of log y, not 1 / sd and not 1 / variance"

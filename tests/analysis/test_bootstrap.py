@@ -22,7 +22,7 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch: Any) -> None:
 
 
 def test_checkpoints_of_one_run_are_drawn_together() -> None:
-    clusters = np.array([0, 0, 0, 1, 2, 2])
+    clusters = np.array([7, 7, 7, 1, 2, 2])
     counts = np.concatenate(list(resample_counts(6, 200, seed=0, clusters=clusters)))
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 0] == counts[:, 2]).all()
