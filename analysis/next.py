@@ -16,7 +16,7 @@ from analysis.fits import Surveyed, survey
 from analysis.ladder import Job, train_commands
 from analysis.load import load_table
 from analysis.parametric import ParametricFit
-from analysis.prediction_text import number, say
+from analysis.prediction_text import number, open_console, say
 from analysis.proposal import Limits, Proposal, make_proposal
 from analysis.refusal import Refusal
 from analysis.study import load_study
@@ -70,7 +70,7 @@ OWN = ("add", "flops", "by", "seconds")
 
 def main(words: Sequence[str]) -> int:
     """Print the proposal and return the exit code."""
-    stdout, stderr = Console(), Console(stderr=True)
+    stdout, stderr = open_console(), Console(stderr=True)
     try:
         if wants_help(words):
             say(stdout, f"{__doc__}\n\n{describe(NextOptions)}")

@@ -12,7 +12,15 @@ from analysis.errors import AnalysisError, OptionError, RefusedError
 from analysis.fits_file import FitsFile, read_fits
 from analysis.overhead import SizeRule, overtrain, pivot_of, wrong_size
 from analysis.prediction import decades_beyond, predict_budget, predict_size
-from analysis.prediction_text import Answers, BudgetAnswer, SizeAnswer, print_json, print_text, say
+from analysis.prediction_text import (
+    Answers,
+    BudgetAnswer,
+    SizeAnswer,
+    open_console,
+    print_json,
+    print_text,
+    say,
+)
 from analysis.words import describe, read_words, wants_help
 
 EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130
@@ -55,7 +63,7 @@ class PredictOptions:
 
 def main(words: Sequence[str]) -> int:
     """Print the prediction and return the exit code."""
-    stdout, stderr = Console(), Console(stderr=True)
+    stdout, stderr = open_console(), Console(stderr=True)
     try:
         if wants_help(words):
             say(stdout, "python -m analysis.predict fits=FILE flops=1e21\n")

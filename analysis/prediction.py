@@ -14,6 +14,12 @@ UNSUPPORTED_DECADES = 3.0
 """Decades beyond the measured range of C at which no data support a prediction (ours: published
 laws were checked one or two decades beyond the runs they were fitted to, not further)."""
 
+HUGE = 1e300
+"""What overflows is this."""
+
+NO_BOUND = 1e100
+"""An end of an interval beyond is infinite: N hardly rises with C, so no C makes a size optimal."""
+
 NO_LOSS = "no surface was fitted, and C is outside the measured valleys"
 
 
@@ -72,8 +78,8 @@ def quantity(value: float, draws: Floats | None, tail: float) -> Quantity:
     """Return a number with the central draws as its interval."""
     if draws is None or len(draws) == 0:
         return Quantity(float(value), None)
-    low, high = np.percentile(draws, [100 * tail, 100 * (1 - tail)])
-    return Quantity(float(value), (float(low), float(high)))
+    low, high = np.percentile(np.minimum(draws, HUGE), [100 * tail, 100 * (1 - tail)])
+    return Quantity(float(value), (float(low), float(high) if high < NO_BOUND else np.inf))
 
 
 def _at_budget(fits: FitsFile, answer: Answer, flops: float) -> tuple[_Runs, _Runs | None]:
@@ -99,7 +105,7 @@ def _at_size(fits: FitsFile, answer: Answer, n_params: float) -> tuple[_Runs, _R
     size = np.array([n_params])
     if isinstance(answer, SurfaceAnswer):
         budgets = [
-            np.exp(surfaces.log_optimal_flops(size, fits.cost)[:, 0])
+            _exp(surfaces.log_optimal_flops(size, fits.cost)[:, 0])
             for surfaces in (answer.surface, answer.draws)
             if surfaces is not None
         ]
@@ -112,9 +118,16 @@ def _at_size(fits: FitsFile, answer: Answer, n_params: float) -> tuple[_Runs, _R
     if drawn is None:
         return point, None
     rising = drawn.a > 0  # where N does not rise with C, no C makes this size optimal
-    along = (np.log(n_params) - drawn.log_n[rising]) / drawn.a[rising]
-    tokens = np.exp(drawn.log_d[rising] + drawn.b[rising] * along)
-    return point, _Runs(np.exp(along + drawn.log_flops), np.full_like(tokens, n_params), tokens)
+    slope = np.where(rising, drawn.a, 1.0)
+    along = np.where(rising, (np.log(n_params) - drawn.log_n) / slope, np.inf)
+    log_d = np.where(rising, drawn.log_d + drawn.b * np.where(rising, along, 0.0), np.inf)
+    flops, tokens = _exp(along + drawn.log_flops), _exp(log_d)
+    return point, _Runs(flops, np.full_like(tokens, n_params), tokens)
+
+
+def _exp(log: Floats) -> Floats:
+    """Return exp, at most HUGE."""
+    return np.exp(np.minimum(log, np.log(HUGE)))
 
 
 def _optimum(fits: FitsFile, answer: Answer, point: _Runs, drawn: _Runs | None) -> Optimum:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,10 @@ COUNTS = {
     "attention": "all matrices with the head",
 }
 """What N counts, by convention."""
+
+
+WIDTH = 110
+"""Columns of what is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Answers:
     fits: FitsFile
     budgets: list[BudgetAnswer]
     sizes: list[SizeAnswer]
+
+
+def open_console() -> Console:
+    """Return standard output, wide enough for every table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def say(console: Console, text: str) -> None:
@@ -145,9 +156,9 @@ def _print_optima(console: Console, title: str, optima: list[Optimum], *, by_siz
     first = [("C", "flops")] if by_size else [("N", "n_params")]
     columns = [*first, ("D", "tokens"), ("D/N", "tokens_per_param"), ("loss", "loss")]
     table = Table(title=f"{title}: compute-optimal, 95 %", box=box.SIMPLE_HEAD)
-    table.add_column("approach")
+    table.add_column("approach", no_wrap=True)
     for name, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for item in optima:
         cells = [quantity_text(getattr(item, key), key == "loss", "\n") for _, key in columns]
         table.add_row(item.approach, *cells)
@@ -160,7 +171,7 @@ def _print_wrong(console: Console, budget: BudgetAnswer) -> None:
         box=box.SIMPLE_HEAD,
     )
     for name in ("a", "N", "over optimal N", "extra compute"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     for item in budget.wrong:
         table.add_row(
@@ -178,7 +189,7 @@ def _print_overtrained(console: Console, size: SizeAnswer) -> None:
         title=f"N = {number(size.n_params)} trained further, by the surface", box=box.SIMPLE_HEAD
     )
     for name in ("D / optimal D", "D", "C", "loss", "lower by", "extra compute"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=name in ("D", "C"))
     for row in size.overtrained:
         table.add_row(
             f"x{row.multiple:g}",
@@ -224,6 +235,8 @@ def _line(item: Optimum, where: str) -> str:
 
 def number(value: float) -> str:
     """Write a number to three digits: 1.23e9, 45.6."""
+    if value == np.inf:
+        return "inf"
     if 0.01 <= abs(value) < 1e4:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     mantissa, _, power = f"{value:.2e}".partition("e")
@@ -274,4 +287,13 @@ def print_json(console: Console, answers: Answers) -> None:
         ],
         "refused": [asdict(item) for item in fits.refused],
     }
-    say(console, json.dumps(content, indent=1, allow_nan=False))
+    say(console, json.dumps(_finite(content), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """Replace an end of an interval that has no bound by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if value == np.inf else value

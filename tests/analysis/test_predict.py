@@ -230,6 +230,26 @@ def test_a_file_without_draws_gives_values_and_says_what_it_lacks(
     assert "[" not in last
 
 
+def test_draws_in_which_no_budget_makes_a_size_optimal_leave_its_interval_open(
+    tmp_path: Path, capsys: Any
+) -> None:
+    draws = content()["draws"]
+    for row in draws["isoflop"]["rows"][:50]:
+        row[0] = -0.01
+    for row in draws["parametric"]["rows"][:50]:
+        row[3:] = [0.9, 0.0005]
+    path = write(tmp_path, draws=draws)
+    for item in predict_size(read_fits(path), 1e9):
+        assert item.flops.interval is not None
+        assert item.flops.interval[1] == np.inf
+        assert np.isfinite(item.flops.interval[0])
+    assert main([f"fits={path}", "n_params=1e9"]) == 0
+    assert ", inf]" in capsys.readouterr().out
+    assert main([f"fits={path}", "n_params=1e9", "format=json"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert got["sizes"][0]["optima"][0]["flops"]["interval"][1] is None
+
+
 def test_without_a_surface_the_loss_is_read_between_valleys_and_not_beyond(tmp_path: Path) -> None:
     flops = np.array([1e18, 1e19, 1e20])
     n = optimal_n(flops)
