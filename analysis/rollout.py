@@ -31,6 +31,13 @@ SHARES = (1 / 6, 1 / 3, 1 / 2)
 """Shares of the runs held out, by C, where C varies continuously."""
 
 
+FAILS = 2.0
+"""Errors above this many times the noise are the fit's and not the runs'."""
+
+LEAST_COVERAGE = 0.75
+"""Share inside 95 % intervals below which those do not hold up there."""
+
+
 @dataclass(frozen=True)
 class Holdout:
     """One split: what was fitted, what was foreseen."""
@@ -133,6 +140,15 @@ def _split(flops: Floats) -> list[tuple[str, Mask]]:
     return [(name, flops >= floor) for name, floor in zip(names, floors, strict=True)]
 
 
+def _meaning(loss: LossForecast) -> str:
+    """Say what the yardsticks make of an error; '' where it passes."""
+    worse = loss.error > loss.baseline
+    if worse or loss.error > FAILS * loss.noise or loss.coverage < LEAST_COVERAGE:
+        tail = " (a power law that ignores N and D does better)" if worse else ""
+        return f", so this fit does NOT extrapolate that far{tail}"
+    return ""
+
+
 def _sentence(item: Holdout) -> str:
     low, high = item.held_out
     reach = f"C = {high:.3g}" if high < low * 1.05 else f"C = {low:.3g} to {high:.3g}"
@@ -144,6 +160,7 @@ def _sentence(item: Holdout) -> str:
         f"{item.loss.noise:.2%}, a power law in C alone {item.loss.baseline:.2%}), "
         f"{item.loss.coverage:.0%} inside their 95 % intervals"
     )
+    told += _meaning(item.loss)
     if not item.sizes:
         return f"{told}."
     top = item.sizes[-1]

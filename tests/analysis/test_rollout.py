@@ -59,7 +59,9 @@ def test_noisy_runs_are_missed_by_about_their_noise_and_lie_inside_their_interva
 def test_a_budget_that_breaks_the_law_is_seen() -> None:
     table = isoflop_table(noise=0.001, sizes=9)
     table.loc[table["flops"] == 1e20, "loss"] *= 0.97
-    item = rollout(table).holdouts[0]
+    found = rollout(table)
+    item = found.holdouts[0]
+    assert "does NOT extrapolate that far" in found.sentences[0]
     assert item.loss.bias == pytest.approx(0.03, abs=0.005)
     assert item.loss.error > 10 * item.loss.noise
     assert item.loss.coverage == 0.0
@@ -68,13 +70,28 @@ def test_a_budget_that_breaks_the_law_is_seen() -> None:
 def test_sentences_give_error_yardsticks_and_forecast() -> None:
     sentence = rollout(isoflop_table(noise=0.001)).sentences[0]
     assert sentence.startswith("From 28 runs up to C = 3e+19, 7 at C = 1e+20: loss missed by 0.")
+    assert "NOT" not in sentence
     for part in ("noise 0.", "a power law in C alone", "inside their 95 %", "by valleys, ", "meas"):
         assert part in sentence
+
+
+def test_a_surface_that_loses_to_a_power_law_in_compute_says_so() -> None:
+    flops = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
+    size = np.tile(np.geomspace(1e7, 1e9, 7), 5)
+    table = pd.DataFrame({"n_params": size, "tokens": flops / 6 / size, "flops": flops})
+    table["loss"] = surface(size, flops / 6 / size)
+    top = flops == flops.max()
+    lower = np.polyfit(np.log(flops[~top]), np.log(table["loss"][~top]), 1)
+    table.loc[top, "loss"] = np.exp(np.polyval(lower, np.log(flops[top])))
+    found = validate_rollout(named(table))
+    assert found.holdouts[0].loss.baseline < 1e-9
+    assert "(a power law that ignores N and D does better)" in found.sentences[0]
 
 
 def test_continuous_compute_is_split_by_shares_of_runs(chinchilla: Any) -> None:
     found = validate_rollout(named(chinchilla))
     assert [item.n_held for item in found.holdouts] == [40, 80, 120]
+    assert "does NOT extrapolate that far" in found.sentences[1]
     for item in found.holdouts:
         assert item.sizes == ()
         # the exponent drifts, so what is foreseen misses by twice the noise
