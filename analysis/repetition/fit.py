@@ -7,7 +7,6 @@ R_N which is not known. The formulas are in effective.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from analysis.repetition import effective
 from analysis.repetition.certify import COLUMNS, certify, held_starts, resample
 from analysis.repetition.effective import R_BOX, R_D, SURFACE
 from analysis.repetition.profile import Profile
+from analysis.repetition.result import RepetitionFit, say_r
 from analysis.repetition.runs import REPEATED, epochs_seen, family_codes, usable_runs
 from analysis.repetition.solver import Task, expand
 
@@ -40,79 +40,6 @@ START_R_D, START_R_N = (2.0, 16.0, 128.0, R_BOX[1]), (1.0, 30.0, R_BOX[1])
 
 WORTH_AT = (2, 4, 10, 40)
 """Epochs whose worth is reported."""
-
-
-@dataclass(frozen=True)
-class RepetitionFit:
-    """What repeated tokens and excess parameters are worth."""
-
-    values: dict[str, float]
-    """E, A, B, alpha, beta, R_D, R_N; at an end of effective.R_BOX an R is at its limit."""
-    objective: float
-    """Sum over runs of Huber terms of log residuals."""
-    delta: float
-    intervals: dict[str, Interval]
-    """R_D and R_N: the profile's and the bootstrap's together; open ends are 0 or infinity."""
-    bootstrap: dict[str, Interval]
-    """R_D and R_N: 95 % percentiles over resampled families of runs; open ends the same."""
-    profiles: dict[str, Profile]
-    """R_D and R_N."""
-    reasons: dict[str, tuple[str, ...]]
-    """Why R_D or R_N is not identified; empty where it is."""
-    worth: dict[int, tuple[float, float, float]]
-    """Epochs -> their worth as a share of as many fresh tokens: value, low, high."""
-    held_surface: bool
-    """Whether E, A, B, alpha and beta were given, not fitted."""
-    gradient: float
-    """Largest cosine between the runs' scores and a parameter's tangent: 0 at an optimum."""
-    n_starts: int
-    starts_reached: int
-    """Starts that ended at this objective."""
-    n_runs: int
-    n_repeated: int
-    n_families: int
-    """What the bootstrap draws: runs of one size on the same repeated tokens count as one."""
-    n_failed: int
-    """Resamples whose refit did not converge; they are in no interval."""
-    max_epochs: float
-    notes: tuple[str, ...]
-
-    @property
-    def identified(self) -> dict[str, bool]:
-        """Whether the runs determine R_D and R_N."""
-        return {name: not why for name, why in self.reasons.items()}
-
-    @property
-    def sentence(self) -> str:
-        """The answer in words."""
-        value, (low, high) = self.values["R_D"], self.intervals["R_D"]
-        _, worth_low, worth_high = self.worth[4]
-        four = f"four epochs are worth {worth_low:.2f} to {worth_high:.2f} of as many fresh tokens"
-        shown = f"R_D = {_say(value)}, 95 % {_say(low)} to {_say(high)}"
-        if self.identified["R_D"]:
-            return f"{shown}: a repeat loses 63 % of its worth after that many, and {four}."
-        return (
-            f"R_D is not identified by these {self.n_repeated} repeated runs ({shown}): "
-            f"{'; '.join(self.reasons['R_D'])}. All that can be said is that {four}; {self.to_add}."
-        )
-
-    @property
-    def to_add(self) -> str:
-        """Which runs would say more, in words; empty when R_D is identified."""
-        if self.identified["R_D"]:
-            return ""
-        low, high = self.intervals["R_D"]
-        if np.isinf(high):
-            far = 3.0 * max(low, self.max_epochs)
-            return (
-                f"add runs of {far:.2g} epochs and more, where repeats must have lost their worth"
-            )
-        if low <= 0.0:
-            return "add runs of 2 and 4 epochs, where repeats still have some of their worth"
-        return (
-            f"add runs of {0.5 * low:.2g} to {2 * high:.2g} epochs at other sizes and other "
-            "numbers of unique tokens"
-        )
 
 
 def repetition_objective(
@@ -253,7 +180,7 @@ def _follows(of_r_n: Profile, allowed: Interval) -> tuple[str, ...]:
         return ()
     return (
         "R_N is not known either, and over the values it may have the best R_D goes from "
-        f"{_say(float(r_d.min()))} to {_say(float(r_d.max()))}",
+        f"{say_r(float(r_d.min()))} to {say_r(float(r_d.max()))}",
     )
 
 
@@ -271,10 +198,3 @@ def _worth(epochs: int, r_d: float) -> float:
     return float(
         effective.effective_tokens(np.array([float(epochs)]), np.array([1.0]), inside)[0] / epochs
     )
-
-
-def _say(r: float) -> str:
-    """Return R in words: at its limits repeats are worth nothing, or as much as fresh tokens."""
-    if r <= 1.01 * R_BOX[0]:
-        return "0"
-    return "infinity" if r >= 0.99 * R_BOX[1] else f"{r:.3g}"

@@ -53,7 +53,7 @@ def test_repeats_that_never_tire_have_no_upper_end_and_the_runs_to_add_are_said(
     assert "its profile likelihood has no end above" in fit.reasons["R_D"]
     assert fit.worth[4][2] == pytest.approx(1.0, abs=1e-4)
     assert "not identified by these 45 repeated runs (R_D = infinity, 95 %" in fit.sentence
-    assert f"add runs of {3 * low:.2g} epochs and more" in fit.sentence
+    assert f"add runs of {float(f'{3 * low:.1g}'):,.0f} epochs, where repeats" in fit.sentence
 
 
 def test_repeats_that_are_worth_nothing_have_no_lower_end() -> None:
@@ -110,6 +110,7 @@ def test_the_published_r_d_is_not_identified_on_the_published_surface(published:
     assert high == np.inf
     assert not fit.identified["R_D"]
     assert "R_D is not identified" in fit.sentence
+    assert "epochs at other sizes and other numbers of unique tokens" in fit.to_add
 
 
 def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published: Any) -> None:
