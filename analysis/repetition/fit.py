@@ -23,6 +23,8 @@ from analysis.repetition.result import RepetitionFit, say_r
 from analysis.repetition.runs import REPEATED, epochs_seen, family_codes, usable_runs
 from analysis.repetition.solver import Task, expand
 
+__all__ = ["RepetitionFit", "fit_repetition", "repetition_objective"]
+
 Floats = NDArray[np.float64]
 
 WIDE = 5.0
