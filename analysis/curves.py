@@ -5,7 +5,7 @@ FLOPs, so a curve follows whatever convention its row was counted in.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,9 @@ def _from_folders(
     for row in frame.to_dict("records"):
         try:
             rows = read_jsonl(folder / str(row["run_id"]) / name)
-        except (ValueError, OSError, RecursionError):
+            share, loss = _points(rows, row)
+        except (ValueError, OSError, RecursionError, OverflowError):
             continue
-        share, loss = _points(rows, row)
         reduced = reduce(share, loss)
         if reduced is None:
             continue
@@ -117,12 +117,16 @@ def _points(rows: list[dict[str, Any]], row: Mapping[Any, Any]) -> tuple[Floats,
         if r.get("split", "validation") == "validation"
     ]
     numbers = np.array(
-        [pair for pair in pairs if all(isinstance(v, int | float) for v in pair)], dtype=np.float64
+        [pair for pair in pairs if all(_is_number(value) for value in pair)], dtype=np.float64
     ).reshape(-1, 2)
     numbers = numbers[(numbers > 0).all(axis=1) & np.isfinite(numbers).all(axis=1)]
     # A resumed run logs some steps again; the last of them is the one that counts.
     tokens, last = np.unique(numbers[::-1, 0], return_index=True)
     return tokens / float(row["tokens"]), numbers[::-1, 1][last]
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _smoothed(share: Floats, loss: Floats) -> tuple[Floats, Floats, str] | None:
@@ -156,9 +160,10 @@ def _from_rows(frame: pd.DataFrame) -> list[Curve]:
         for name in ("flops", "tokens", "loss")
     )
     ends = frame.iloc[order[np.append(starts[1:], len(frame)) - 1]].to_dict("records")
-    source = CHECKPOINTS if len(ends) < len(frame) else FINALS
-    curves = [_curve(*parts, source) for parts in zip(ends, flops, tokens, loss, strict=True)]
-    return [replace(curve, source=FINALS) if len(curve.loss) < 2 else curve for curve in curves]
+    return [
+        _curve(end, c, d, nats, CHECKPOINTS if len(c) > 1 else FINALS)
+        for end, c, d, nats in zip(ends, flops, tokens, loss, strict=True)
+    ]
 
 
 def _curve(

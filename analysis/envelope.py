@@ -39,7 +39,7 @@ MIN_RANGE = 10.0
 STEADY = 0.25
 """Share of resamples that must have a law."""
 
-WORK = 150_000_000
+WORK = 100_000_000
 """Resamples x runs at most: with more runs there are fewer resamples, and a note."""
 
 HELD_LR = ("constant", "const")

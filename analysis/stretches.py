@@ -89,7 +89,7 @@ def arrange(curves: list[Curve]) -> Design:
             "falls; add runs of several sizes at more compute"
         )
     log_n = np.log([curve.n_params for curve in curves])
-    new = np.diff(log_n, prepend=-np.inf) > SAME_SIZE
+    new = _first_of_sizes(log_n)
     return Design(
         curves=curves,
         ranking=ranking,
@@ -99,6 +99,16 @@ def arrange(curves: list[Curve]) -> Design:
         begin=np.array([x[0] for x in log_c]),
         end=np.array([x[-1] for x in log_c]),
     )
+
+
+def _first_of_sizes(log_n: Floats) -> Bools:
+    """Mark where a size begins in ascending log N; a size does not grow by chaining."""
+    new = np.zeros(len(log_n), dtype=np.bool_)
+    at = 0
+    while at < len(log_n):
+        new[at] = True
+        at = int(np.searchsorted(log_n, log_n[at] + SAME_SIZE, side="right"))
+    return new
 
 
 def find_stretches(design: Design, present: Bools) -> Stretches:

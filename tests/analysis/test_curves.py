@@ -96,7 +96,11 @@ def test_runs_without_readable_metrics_are_left_out(study: RunsTable) -> None:
     ids = study.frame["run_id"].tolist()
     (study.folder / ids[0] / "metrics.jsonl").unlink()
     (study.folder / ids[1] / "metrics.jsonl").write_text("garbage\n{}\n")
-    assert [c.run_id for c in load_curves(study)] == ids[2:]
+    (study.folder / ids[2] / "metrics.jsonl").write_text(
+        '{"tokens": 1%s, "loss": 3}\n' % ("0" * 400)
+    )
+    (study.folder / ids[3] / "metrics.jsonl").write_text("[" * 100_000 + "\n")
+    assert [c.run_id for c in load_curves(study)] == ids[4:]
 
 
 def test_the_envelope_reads_validation_losses_where_there_are_enough(study: RunsTable) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from test_envelope import curve, ladder, optimal_flops
 
+from analysis.curves import Curve
 from analysis.stretches import BEGAN, ENDED, NO_LARGER, NO_SMALLER, USED, arrange, find_stretches
 
 
@@ -64,3 +65,13 @@ def test_sizes_that_differ_by_rounding_are_one() -> None:
         curve(n, 10 * float(optimal_flops(n)), name=str(n)) for n in (1e7, 1.6e7, 1.6001e7, 2.56e7)
     ]
     assert verdicts(curves) == [NO_SMALLER, USED, NO_LARGER]
+
+
+def test_sizes_without_gaps_between_them_stay_apart() -> None:
+    sizes = 1e7 * np.exp(np.arange(5000) * 5e-4)
+    flops = np.array([1e17, 1e18])
+    curves = [
+        Curve(str(k), n, flops, np.array([3.0, 2.9]), 1e18, 2.9, flops / (6 * n))
+        for k, n in enumerate(sizes)
+    ]
+    assert len(arrange(curves).log_n) == pytest.approx(1667, abs=1)
