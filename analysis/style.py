@@ -48,7 +48,7 @@ def _shades(low: float, high: float) -> list[str]:
     return [to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(low, high, _STEPS))]
 
 
-_LIGHT_SHADES, _DARK_SHADES = _shades(0.0, 0.86), _shades(0.28, 1.0)
+_LIGHT_SHADES, _DARK_SHADES = _shades(0.0, 0.79), _shades(0.28, 1.0)
 
 THEME: dict[str, tuple[str, str]] = {
     "paper": (PAPER, "#1b1f27"),

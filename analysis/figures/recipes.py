@@ -93,11 +93,11 @@ def exponent_rows(analysis: Analysis) -> list[Row]:
     if isinstance(fitted, ParametricFit):
         a, interval = fitted.values["a"], fitted.intervals["a"]
         rows.append(exponents.Exponent(asked, "parametric", a, interval))
-    have = {row.approach for row in rows}
     curved = analysis.envelope
     if isinstance(curved, EnvelopeFit):
         law = curved.n_law
         rows.append(exponents.Exponent(asked, "envelope", law.fit.exponent, law.interval))
+    have = {row.approach for row in rows}
     others = analysis.by_convention
     rows += [row for row in others if row.convention == asked and row.approach not in have]
     return rows + [row for row in others if row.convention != asked]

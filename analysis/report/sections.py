@@ -121,7 +121,7 @@ PARTS = {
 
 def _refused(analysis: Analysis) -> Section:
     section = Section("refused", "What was refused and why")
-    parts = ((title, getattr(analysis, name, None)) for name, title in PARTS.items())
+    parts = ((title, getattr(analysis, name)) for name, title in PARTS.items())
     rows = [(title, part.why) for title, part in parts if isinstance(part, Refusal)]
     if rows:
         section.grids.append(Grid("", ("what", "why"), rows, frozenset({0, 1})))
