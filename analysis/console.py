@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 
 from analysis.fits import Analysis, Surveyed
+from analysis.learning_rate_words import learning_rate_lines
 from analysis.refusal import Refusal, fitted
 from analysis.table import RunsTable
 from analysis.verdict import Answer, answers_of
@@ -92,6 +93,10 @@ def print_verdict(console: Console, analysis: Analysis, out: str) -> None:
     say(console, "How far to trust this:")
     for note in analysis.verdict.notes:
         say(console, f"  - {note}")
+    if (tuned := fitted(analysis.learning_rate)) is not None:
+        say(console, "Tuned learning rates:")
+        for line in learning_rate_lines(tuned):
+            say(console, f"  - {line}")
     say(console, f"Report: {out}/report.html   Numbers: {out}/fits.json")
 
 

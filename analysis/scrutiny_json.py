@@ -5,8 +5,7 @@ from typing import Any
 
 from analysis.form_comparison import FormComparison
 from analysis.influence import InfluenceTable
-from analysis.joint_power_law import JointLaw
-from analysis.learning_rate import LearningRateFit
+from analysis.learning_rate_words import learning_rate_json
 from analysis.local import LocalExponent
 from analysis.multiverse import Multiverse
 from analysis.refusal import Refusal
@@ -40,7 +39,9 @@ def scrutiny_json(scrutiny: Scrutiny) -> dict[str, Any]:
             "valleys": _local_json(scrutiny.local_valleys),
         },
         "influence": _influence_json(scrutiny.influence),
-        "learning_rate": _learning_rate_json(scrutiny.learning_rate),
+        "learning_rate": {"refused": scrutiny.learning_rate.why}
+        if isinstance(scrutiny.learning_rate, Refusal)
+        else learning_rate_json(scrutiny.learning_rate),
         "repetition": _repetition_json(scrutiny.repetition),
     }
 
@@ -132,39 +133,6 @@ def _influence_json(part: InfluenceTable | Refusal) -> dict[str, Any]:
         "budgets": [dataclasses.asdict(item) for item in part.budgets],
         "sizes": [dataclasses.asdict(item) for item in part.sizes],
         "sentence": part.sentence,
-    }
-
-
-def _learning_rate_json(part: LearningRateFit | Refusal) -> dict[str, Any]:
-    if isinstance(part, Refusal):
-        return {"refused": part.why}
-    return {
-        "lr": _law_json(part.lr_law),
-        "batch_tokens": {"refused": part.batch_refused}
-        if part.batch_law is None
-        else _law_json(part.batch_law),
-        "penalty_of_factor_2": part.penalty,
-        "lr_per_batch_exponent": part.batch_slope,
-        "optima": [
-            {
-                "n_params": group.n_params,
-                "tokens": group.tokens,
-                "lr": group.lr_opt,
-                "batch_tokens": group.batch_opt,
-                "interior": group.interior,
-            }
-            for group in part.survey.groups
-        ],
-        "notes": list(part.notes),
-    }
-
-
-def _law_json(law: JointLaw) -> dict[str, Any]:
-    """Write y = k N**p D**q: k, and an exponent for each variable that the runs determine."""
-    return {
-        "k": law.coefficient,
-        "exponents": {name: law.exponent(name) for name in law.names},
-        "exponents_ci": {name: list(law.interval(name)) for name in law.names},
     }
 
 

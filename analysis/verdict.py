@@ -239,9 +239,10 @@ def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
         fitted(scrutiny.multiverse),
         fitted(scrutiny.influence),
     )
-    rollout = fitted(scrutiny.rollout)
+    rollout, repetition = fitted(scrutiny.rollout), fitted(scrutiny.repetition)
     return [
         *(part.sentence for part in parts if part is not None),
+        *([repetition.sentence] if repetition else []),
         *(rollout.sentences[:1] if rollout else ()),
     ]
 
