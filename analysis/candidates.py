@@ -135,7 +135,7 @@ def budget_values(flops: Floats) -> Floats:
     if len(shared) < 2 or len(shared) > MAX_VALUES // 2:
         return np.geomspace(low, high * WIDEN_FLOPS, MAX_VALUES // 2)
     step = min(WIDEN_FLOPS, float(np.exp(np.median(np.diff(np.log(shared))))))
-    further = [high * step**k for k in (1, 2) if step**k <= WIDEN_FLOPS]
+    further = [high * step**k for k in (1, 2) if step**k <= WIDEN_FLOPS * (1 + SAME)]
     return np.sort(np.concatenate([shared, further]))
 
 

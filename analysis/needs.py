@@ -15,7 +15,7 @@ from analysis.frontier import CostLaw
 from analysis.identifiable import check_design
 from analysis.isoflop import MIN_VALLEYS, Valley
 from analysis.ladder import Ladder
-from analysis.prediction_text import number
+from analysis.quantity import number
 from analysis.valley import LONE_GAP, MIN_SIZES
 
 Floats = NDArray[np.float64]

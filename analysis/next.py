@@ -16,8 +16,9 @@ from analysis.fits import Surveyed, survey
 from analysis.ladder import Job, train_commands
 from analysis.load import load_table
 from analysis.parametric import ParametricFit
-from analysis.prediction_text import number, open_console, say
+from analysis.prediction_text import open_console, say
 from analysis.proposal import Limits, Proposal, make_proposal
+from analysis.quantity import number
 from analysis.refusal import Refusal
 from analysis.study import load_study
 from analysis.table import RunsTable

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.fits_file import FitsFile, SurfaceAnswer
 from analysis.frontier import SIX_ND, CostLaw, Surfaces
-from analysis.prediction import Quantity, quantity
+from analysis.quantity import Quantity, quantity
 
 Floats = NDArray[np.float64]
 

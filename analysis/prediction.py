@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap import Interval
 from analysis.fits_file import Answer, FitsFile, LawAnswer, SurfaceAnswer
+from analysis.quantity import HUGE, Quantity, quantity
 
 Floats = NDArray[np.float64]
 
@@ -14,22 +14,7 @@ UNSUPPORTED_DECADES = 3.0
 """Decades beyond the measured range of C at which no data support a prediction (ours: published
 laws were checked one or two decades beyond the runs they were fitted to, not further)."""
 
-HUGE = 1e300
-"""What overflows is this."""
-
-NO_BOUND = 1e100
-"""An end of an interval beyond is infinite: N hardly rises with C, so no C makes a size optimal."""
-
 NO_LOSS = "no surface was fitted, and C is outside the measured valleys"
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number with its 95 % interval."""
-
-    value: float
-    interval: Interval | None
-    """None where the file holds no draws."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +57,6 @@ def decades_beyond(fits: FitsFile, flops: float) -> float:
         return 0.0
     low, high = fits.flops_range
     return float(max(0.0, np.log10(flops / high)) - max(0.0, np.log10(low / flops)))
-
-
-def quantity(value: float, draws: Floats | None, tail: float) -> Quantity:
-    """Return a number with the central draws as its interval."""
-    if draws is None or len(draws) == 0:
-        return Quantity(float(value), None)
-    low, high = np.percentile(np.minimum(draws, HUGE), [100 * tail, 100 * (1 - tail)])
-    return Quantity(float(value), (float(low), float(high) if high < NO_BOUND else np.inf))
 
 
 def _at_budget(fits: FitsFile, answer: Answer, flops: float) -> tuple[_Runs, _Runs | None]:

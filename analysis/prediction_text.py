@@ -11,7 +11,8 @@ from rich.table import Table
 
 from analysis.fits_file import FitsFile
 from analysis.overhead import Overtrained, WrongSize
-from analysis.prediction import UNSUPPORTED_DECADES, Optimum, Quantity
+from analysis.prediction import UNSUPPORTED_DECADES, Optimum
+from analysis.quantity import extra_text, number, quantity_text
 
 COUNTS = {
     "standard": "all matrices with the head",
@@ -231,43 +232,6 @@ def _line(item: Optimum, where: str) -> str:
         *([f"loss = {quantity_text(item.loss, True)}"] if item.loss else []),
     ]
     return f"{'  '.join(parts)}  ({where})"
-
-
-def number(value: float) -> str:
-    """Write a number to three digits: 1.23e9, 45.6."""
-    if value == np.inf:
-        return "inf"
-    if 0.01 <= abs(value) < 1e4:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    mantissa, _, power = f"{value:.2e}".partition("e")
-    return f"{float(mantissa):g}e{int(power)}"
-
-
-def quantity_text(item: Quantity | None, is_loss: bool = False, between: str = " ") -> str:
-    """Write a number and its interval."""
-    if item is None:
-        return "-"
-    write = (lambda v: f"{v:.4f}") if is_loss else number
-    if item.interval is None or item.interval[0] == item.interval[1]:
-        return write(item.value)
-    return f"{write(item.value)}{between}[{write(item.interval[0])}, {write(item.interval[1])}]"
-
-
-def extra_text(item: Quantity) -> str:
-    """Write an overhead as a percentage above the optimum, as a factor where it is large."""
-    write = _percent if item.value < 10 else _factor
-    if item.interval is None:
-        return write(item.value)
-    return f"{write(item.value)} [{write(item.interval[0])}, {write(item.interval[1])}]"
-
-
-def _percent(overhead: float) -> str:
-    percent = 100 * (overhead - 1)
-    return f"{abs(percent):.1f} %" if percent < 9.95 else f"{percent:.0f} %"
-
-
-def _factor(overhead: float) -> str:
-    return f"x{number(overhead)}"
 
 
 def print_json(console: Console, answers: Answers) -> None:
