@@ -27,6 +27,12 @@ FLAG = 4.0
 MAX_EXACT = 1500
 """Runs refitted without each; of more, those with the largest first-order influence."""
 
+MOST_ROWS = 5_000_000
+"""Rows times refits; beyond, fewer runs are left out, but never under FEWEST."""
+
+FEWEST = 50
+"""Runs that are left out in turn however large the table."""
+
 SAME_SIZE = 0.01
 """Natural log: sizes closer than this are one rung."""
 
@@ -103,7 +109,8 @@ def find_influence(
     codes = np.arange(len(nats)) if clusters is None else clusters
     n = int(codes.max()) + 1
     pull = np.asarray(np.bincount(codes, _first_order(fit, reference), n), dtype=np.float64)
-    chosen: Ints = np.sort(np.argsort(-np.abs(pull), kind="stable")[:MAX_EXACT])
+    most = min(MAX_EXACT, max(FEWEST, MOST_ROWS // len(nats)))
+    chosen: Ints = np.sort(np.argsort(-np.abs(pull), kind="stable")[:most])
     whole = _whole(fit)
     study = _Study(n_params, tokens, nats, fit, reference)
     runs = study.leave_out(codes, chosen)

@@ -29,6 +29,12 @@ BLUNT = 0.08
 """Half-width of the drift's interval, per decade, above which "no drift seen" says nothing: three
 decades could take a from Chinchilla's .5 to Kaplan's .73."""
 
+MOST_ROWS = 2_000_000
+"""Rows times resamples; beyond, fewer resamples are drawn, but never under FEWEST."""
+
+FEWEST = 100
+"""Resamples behind a standard error at least: its own error is then 7 %."""
+
 FLAG = 0.05
 """Level of the test."""
 
@@ -94,7 +100,8 @@ def local_exponent_of_surface(
     decades = float(np.log10(flops.max() / flops.min()))
     n_clusters = len(flops) if clusters is None else int(clusters.max()) + 1
     ranges = cut_windows(flops, decades, n_clusters)
-    counts = np.concatenate(list(resample_counts(len(flops), resamples, seed, clusters)))
+    few = min(resamples, max(FEWEST, MOST_ROWS // len(flops)))
+    counts = np.concatenate(list(resample_counts(len(flops), few, seed, clusters)))
     columns = n_params, tokens, flops, nats
     fits = [fit_window(columns, rows, counts, clusters, form, loss, delta) for rows in ranges]
     windows = tuple(fit.window for fit in fits)
