@@ -59,7 +59,8 @@ def make_points(
 
 def to_q(values: Mapping[str, float], centers: tuple[float, float]) -> Floats:
     """Return q, shape (7,), of named values."""
-    e, a, b, r_d, r_n = (float(np.log(values[name])) for name in ("E", "A", "B", "R_D", "R_N"))
+    e, a, b = (float(np.log(values[name])) for name in ("E", "A", "B"))
+    r_d, r_n = (float(np.log(np.clip(values[name], 1e-9, 1e12))) for name in ("R_D", "R_N"))
     alpha, beta = values["alpha"], values["beta"]
     return np.array([e, a - alpha * centers[0], b - beta * centers[1], alpha, beta, r_d, r_n])
 

@@ -94,7 +94,7 @@ def fit_repetition(
     task = Task(points, delta, SURFACE if surface else ())
     starts = held_starts(surface, task, centers) if surface else _free_starts(runs, centers, delta)
     best = certify(starts, task)
-    values = effective.to_values(best.q, centers)
+    values = _to_limits(effective.to_values(best.q, centers))
     families = family_codes(runs)
     boot, n_failed = resample(best.q, task, families, resamples, seed)
     intervals = {c: _hull(best.profiles[c].interval, boot[c]) for c in COLUMNS}
@@ -150,6 +150,13 @@ def _free_starts(runs: pd.DataFrame, centers: tuple[float, float], delta: float)
     if not starts:
         raise refused or RefusedError("no surface")
     return np.stack(starts)
+
+
+def _to_limits(values: dict[str, float]) -> dict[str, float]:
+    """Let an R at an end of its box be the limit that the end stands for."""
+    low, high = 1.01 * R_BOX[0], 0.99 * R_BOX[1]
+    limits = {c: 0.0 if values[c] <= low else np.inf for c in COLUMNS if not low < values[c] < high}
+    return {**values, **limits}
 
 
 def _hull(one: Interval, other: Interval) -> Interval:

@@ -17,7 +17,7 @@ class RepetitionFit:
     """What repeated tokens and excess parameters are worth."""
 
     values: dict[str, float]
-    """E, A, B, alpha, beta, R_D, R_N; at an end of effective.R_BOX an R is at its limit."""
+    """E, A, B, alpha, beta, R_D, R_N; an R is 0 or infinite where the fit has it at its limit."""
     objective: float
     """Sum over runs of Huber terms of log residuals."""
     delta: float

@@ -49,6 +49,7 @@ def test_repeats_that_never_tire_have_no_upper_end_and_the_runs_to_add_are_said(
     fit = fit_repetition(repeated_table(r_d=1e9, noise=0.003), resamples=40)
     low, high = fit.intervals["R_D"]
     assert 64 < low < high == np.inf
+    assert fit.values["R_D"] == np.inf
     assert not fit.identified["R_D"]
     assert "its profile likelihood has no end above" in fit.reasons["R_D"]
     assert fit.worth[4][2] == pytest.approx(1.0, abs=1e-4)
@@ -118,7 +119,12 @@ def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published: 
     assert fit.objective == pytest.approx(0.00657121, abs=1e-8)
     assert fit.starts_reached == fit.n_starts
     assert fit.values["R_D"] == pytest.approx(25.61, abs=0.02)
-    assert fit.intervals["R_N"][1] == np.inf
+    assert fit.values["R_N"] == fit.intervals["R_N"][1] == np.inf
+    table = published("datablations.csv")
+    columns = (table[name].to_numpy(float) for name in COLUMNS)
+    assert repetition_objective(*columns, values=fit.values) == pytest.approx(
+        fit.objective, rel=2e-3
+    )
     assert not fit.identified["R_D"]
     assert "R_N is not known either" in fit.sentence
     assert fit.max_epochs == 9000
