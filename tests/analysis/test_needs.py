@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from study_folders import TRUTH, isoflop_table, optimal_n, surface
+from study_folders import TRUTH, isoflop_table, optimal_n
 
 from analysis.budgets import make_cells
 from analysis.candidates import (
