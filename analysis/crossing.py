@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-MAX_ROUNDS = 60
+MAX_ROUNDS = 25
 """Evaluations of one curve at most; 4 to 6 are usual."""
 CLOSE = 1e-3
 """Relative error of the height at which a search stops."""
@@ -25,7 +25,7 @@ def crossings(
 
     A step outwards follows the line from the foot, and the secant of the bracket follows once there
     is one, so a curve that is nearly straight takes a few evaluations. A height that is not finite
-    counts as above.
+    counts as above; a curve that jumps over the level does not reach it.
 
     Args:
         height: Heights at t, shape (rows,), of curves `rows`; 0 at the foot.
@@ -49,7 +49,7 @@ def crossings(
         below[under], z_below[under] = t[under], z[z < level]
         above[over], z_above[over] = t[over], z[z >= level]
         tight = np.abs(above[active] - below[active]) <= 1e-10 * (1 + np.abs(below[active]))
-        out[active[done | tight]] = t[active[done | tight]]
+        out[active[done]] = t[active[done]]
         lost = (z < level) & (t[active] == limit[active])
         active = active[~(done | tight | lost)]
         if len(active) == 0:

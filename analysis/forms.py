@@ -62,6 +62,13 @@ class Formula:
         full = self.full(theta)
         return project(_expand_full(full, points, counts, phi), self.span[None])
 
+    def with_floor(self, theta: Floats, log_e: float) -> Floats:
+        """Return theta with E raised to log_e: at 0, nothing tells a descent that it could grow."""
+        out = theta.copy()
+        columns = np.flatnonzero(self.span[0])
+        out[:, columns] = np.maximum(out[:, columns], log_e)
+        return out
+
     def named(self, theta: Floats, centers: Centers) -> Floats:
         """Return the published parameters, shape (S, names); inf where one overflows."""
         return np.stack(list(_published(self.form, uncentred(self.full(theta), centers))), axis=1)

@@ -18,6 +18,9 @@ move together, and the part of the loss due to N cannot be told from that due to
 EXPONENTS = (1e-3, 10.0)
 """Exponents outside are no law: the loss does not fall, or falls within one step of the grid."""
 
+POWERS = (0.01, 100.0)
+"""Outer powers outside make the joint term the larger of its two parts, or their product."""
+
 
 def check_runs(n_params: Floats, tokens: Floats, nats: Floats) -> None:
     """Refuse numbers that have no logarithm.
@@ -86,15 +89,17 @@ def _distinct(values: Floats) -> int:
     return count
 
 
-def check_exponents(formula: Formula, full: Floats) -> None:
-    """Refuse an optimum whose exponents say that the runs show no fall of the loss.
+def check_optimum(formula: Formula, full: Floats, values: Floats) -> None:
+    """Refuse an optimum that says that the runs show no fall of the loss.
 
     Args:
         formula: The form.
         full: Shape (6,). The optimum's full parameters.
+        values: Shape (names,). Its published ones.
 
     Raises:
-        RefusedError: An exponent is outside EXPONENTS.
+        RefusedError: An exponent is outside EXPONENTS, an outer power outside POWERS, or a
+            coefficient is no number.
     """
     low, high = EXPONENTS
     for name, value, letter in (("alpha", full[3], "N"), ("beta", full[4], "D")):
@@ -104,3 +109,16 @@ def check_exponents(formula: Formula, full: Floats) -> None:
                 f"{name} = {value:.3g}, outside {low:g}..{high:g}: these runs do not show how loss "
                 f"falls with {letter}; add runs that vary it more"
             )
+    low, high = POWERS
+    if not low < full[5] < high:
+        raise RefusedError(
+            f"the best surface {formula.equation} has k = {full[5]:.3g}, outside {low:g}..{high:g}"
+            ": these runs do not tell its terms apart; use parametric.form=chinchilla, or add runs "
+            "that vary N and D more"
+        )
+    if not np.isfinite(values).all():
+        shown = ", ".join(f"{k} = {v:.3g}" for k, v in zip(formula.names, values, strict=True))
+        raise RefusedError(
+            f"the best surface {formula.equation} has {shown}, beyond any number: these runs do "
+            "not show how loss falls with N and D; add runs that vary them more"
+        )

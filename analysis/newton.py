@@ -16,8 +16,11 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 MAX_STEPS = 1000
+"""From starts that may be poor; 20 are usual."""
 EIGENVALUE_FLOOR = 1e-7
 """Least curvature believed, as a share of the metric's."""
+NO_EFFECT = 1e-6
+"""Rms change of log loss, by a change of one in the log of a coefficient, that is none."""
 RIDGE = 1e-12
 """Added to the metric's correlation matrix: above rounding, below any curvature that matters."""
 
@@ -53,7 +56,7 @@ class Solved:
     converged: Mask
 
 
-def solve(theta: Floats, problem: Problem) -> Solved:
+def solve(theta: Floats, problem: Problem, max_steps: int = MAX_STEPS) -> Solved:
     """Minimise from every start.
 
     The Hessian is exact and indefinite where the cost is flat, so eigenvalues are taken by size and
@@ -64,21 +67,22 @@ def solve(theta: Floats, problem: Problem) -> Solved:
     Args:
         theta: Shape (S, P). Starts.
         problem: What is minimised.
+        max_steps: Steps after which a path is given up.
 
     Returns:
         The end of every path, and whether it converged.
     """
     with np.errstate(all="ignore"):  # a step that overflows is not finite, and so is not taken
-        return _solve(theta.copy(), problem)
+        return _solve(theta.copy(), problem, max_steps)
 
 
-def _solve(theta: Floats, problem: Problem) -> Solved:
+def _solve(theta: Floats, problem: Problem, max_steps: int) -> Solved:
     now = problem.at(theta, np.arange(len(theta)))
     damping = np.full(len(theta), 1e-3)
     converged = np.zeros(len(theta), dtype=bool)
     now.value = np.where(_finite(now), now.value, np.inf)
     active = np.flatnonzero(np.isfinite(now.value))
-    for _ in range(MAX_STEPS):
+    for _ in range(max_steps):
         if len(active) == 0:
             break
         step, gain, decrement = _newton(now, active, damping[active])
@@ -134,5 +138,23 @@ def whitening(metric: Floats) -> Floats:
     widest = diagonal.max(axis=1, keepdims=True)
     scale = 1.0 / np.sqrt(diagonal + 1e-30 * widest + 1e-300)
     correlation = metric * scale[:, :, None] * scale[:, None, :]
-    ruler = np.linalg.cholesky(correlation + RIDGE * np.eye(metric.shape[1]))
+    ruler = _cholesky(correlation, RIDGE)
     return np.asarray(np.linalg.inv(ruler) * scale[:, None, :])
+
+
+def _cholesky(correlation: Floats, ridge: float) -> Floats:
+    """Factor matrices of unit diagonal; those that rounding left indefinite get a wider ridge."""
+    try:
+        return np.asarray(np.linalg.cholesky(correlation + ridge * np.eye(correlation.shape[1])))
+    except np.linalg.LinAlgError:
+        return _cholesky(correlation, 10.0 * ridge)
+
+
+def acting(metric: Floats, weight: float) -> Mask:
+    """Return which parameters of one problem, shape (P,), move its predictions at all.
+
+    Args:
+        metric: Shape (P, P).
+        weight: Sum of the weights in it.
+    """
+    return np.asarray(np.diag(metric) > NO_EFFECT**2 * weight)

@@ -13,6 +13,9 @@ from analysis.surface import Phi, Points
 
 Floats = NDArray[np.float64]
 
+SINGULAR = 1e16
+"""Condition number that stands for all above it: float64 cannot tell them apart."""
+
 LAD_DELTAS = (1e-3, 1e-5, 1e-7, 1e-9)
 """Huber thresholds on the way to absolute deviations."""
 
@@ -90,7 +93,7 @@ def certificate(theta: Floats, problem: Objective) -> tuple[float, float]:
     The projected gradient is the length of the runs' scores along the surface's tangent space,
     as a share of their whole length: the cosine that MINPACK's gtol bounds. It is 0 at an
     optimum, at most 1, and the same in any units, weights or parametrisation. The condition number
-    is that of the Gauss-Newton matrix in centred logs.
+    is that of the Gauss-Newton matrix in centred logs, at most SINGULAR.
     """
     local = problem.at(theta[None], np.arange(1))
     points = problem.points
@@ -99,7 +102,10 @@ def certificate(theta: Floats, problem: Objective) -> tuple[float, float]:
     # Scores below rounding of the losses themselves have no direction.
     size = np.sqrt((problem.counts * slope * slope).sum())
     rounding = 1e-12 * np.sqrt(problem.counts.sum())
-    along = newton.whitening(local.metric)[0] @ local.gradient[0]
+    # A parameter without effect is a coefficient at its bound, 0: the gradient is projected off it.
+    acts = newton.acting(local.metric[0], float(problem.counts.sum()))
+    metric = local.metric[0][np.ix_(acts, acts)]
+    along = newton.whitening(metric[None])[0] @ local.gradient[0][acts]
     values = np.linalg.eigvalsh(local.metric[0])
-    condition = float(values[-1] / values[0]) if values[0] > 0 else float("inf")
-    return float(np.sqrt(along @ along) / max(size, rounding)), condition
+    condition = values[-1] / max(values[0], values[-1] / SINGULAR)
+    return float(np.sqrt(along @ along) / max(size, rounding)), float(condition)

@@ -15,7 +15,7 @@ from analysis.bootstrap import Interval, percentile_interval, resample_counts
 from analysis.config import Form, Loss
 from analysis.errors import InputError, RefusedError
 from analysis.forms import FORMULAS, Centers, Formula
-from analysis.identifiable import check_design, check_exponents, check_runs
+from analysis.identifiable import check_design, check_optimum, check_runs
 from analysis.newton import Solved
 from analysis.objective import Objective, certificate, cost, descend
 from analysis.profile import Profile, profile_intervals
@@ -182,14 +182,13 @@ def certify(
             "not certified; look for runs whose loss is far from their neighbours'"
         )
     theta = ends.theta[best]
-    check_exponents(formula, formula.full(theta[None])[0])
+    values = formula.named(theta[None], centers)[0]
+    check_optimum(formula, formula.full(theta[None])[0], values)
     problem = Objective(formula, points, counts[None], cost(loss, delta))
     gradient, condition = certificate(theta, problem)
     fit = SurfaceFit(
         form=form,
-        values=dict(
-            zip(formula.names, map(float, formula.named(theta[None], centers)[0]), strict=True)
-        ),
+        values=dict(zip(formula.names, map(float, values), strict=True)),
         loss=loss,
         delta=delta,
         # Squares are relative to the mean log loss that the points were centred by.

@@ -17,17 +17,18 @@ from analysis.bootstrap import LEVEL
 from analysis.config import Form, Loss
 from analysis.crossing import crossings
 from analysis.forms import FULL, Centers, project
-from analysis.identifiable import EXPONENTS
+from analysis.identifiable import EXPONENTS, POWERS
 from analysis.newton import Local, Rows
 from analysis.objective import Objective, cost
-from analysis.refits import Reference
+from analysis.refits import REFIT_STEPS, Reference
 
 Floats = NDArray[np.float64]
 
 LEAST_E = 1e-6
 """E below this share of the least loss is no irreducible loss."""
+LARGEST_LOG = 650.0
+"""Logs beyond are no floating-point numbers."""
 A_BOUNDS = (0.005, 0.995)
-POWER_BOUNDS = (0.01, 100.0)
 LOG_COEFFICIENT = 1.5
 """Bound of a coefficient's log as a share of the centre's: A / N**alpha moves little when A takes
 this power of N and alpha grows by as much."""
@@ -110,7 +111,7 @@ def profile_intervals(
     objective = Objective(reference.formula, reference.points, np.ones((1, 1)), phi)
     held = held_values(reference, centers)
     quantile = float(stdtrit(max(clusters - len(theta), 1), 0.5 * (1 + LEVEL)))
-    rise = _Rise(objective, theta, held, scale * dependence)
+    rise = _Rise(objective, theta, held, scale * dependence, reference.least_e)
     t, spread = rise.optimum()
     away = np.repeat([-1.0, 1.0], len(held))
     limits = np.array([item.bounds[0] for item in held] + [item.bounds[1] for item in held])
@@ -123,7 +124,7 @@ def profile_intervals(
 
 
 def _end(item: Held, t: float) -> float | None:
-    if not np.isfinite(t):
+    if not np.isfinite(t) or abs(t) > LARGEST_LOG:
         return None
     return float(np.exp(t)) if item.is_log else float(t)
 
@@ -132,8 +133,9 @@ def _scale(reference: Reference, theta: Floats) -> tuple[surface.Phi, float, flo
     """Return the cost whose profile is taken, E[psi**2] / E[psi'], and the sd of theta's unit.
 
     The share of residuals inside delta is a noisy estimate of a density, so it is taken from a
-    band at least as wide as a kernel's (Silverman's width); absolute deviations are profiled with
-    a Huber cost that a tenth of the residuals are inside of, whose profile is smooth.
+    band at least as wide as a kernel's (Silverman's width); absolute deviations, whose optimum
+    passes through as many runs as it has parameters, are profiled with the Huber cost of a fifth of
+    their median, whose profile is smooth.
     """
     points, loss = reference.points, reference.loss
     residual = np.abs(reference.residuals)
@@ -144,9 +146,9 @@ def _scale(reference: Reference, theta: Floats) -> tuple[surface.Phi, float, flo
         return phi, 2.0 * max(float(squares), 1e-24), float(np.sqrt(squares))
     delta = reference.delta
     if loss is Loss.lad:
-        delta = max(float(np.quantile(residual, 0.1)), 1e-9)
+        delta = max(0.2 * float(np.median(residual)), 1e-9)
     phi = surface.huber(delta)
-    psi_squared = max(float((np.minimum(residual, delta) ** 2).sum()) / freedom, 1e-24)
+    psi_squared = max(float((np.minimum(residual, delta) ** 2).sum()) / freedom, 1e-26)
     sd = 1.4826 * float(np.median(residual)) * np.sqrt(n / freedom)
     band = max(delta, 1.06 * sd * n**-0.2)
     inside = max(delta / band * float((residual <= band).mean()), 1.0 / n)
@@ -172,7 +174,7 @@ def held_values(reference: Reference, centers: Centers) -> list[Held]:
         "R": (ratio, {"k": -1.0}, 0.0, (-d_reach, d_reach)),
         "alpha": ({"alpha": 1.0}, inside, 0.0, EXPONENTS),
         "beta": ({"beta": 1.0}, inside, 0.0, EXPONENTS),
-        "k": ({"k": 1.0}, {}, 0.0, POWER_BOUNDS),
+        "k": ({"k": 1.0}, {}, 0.0, POWERS),
         "a": ({"beta": 1.0}, {"beta": -1.0, "alpha": -1.0}, 0.0, A_BOUNDS),
     }
     out = []
@@ -193,13 +195,18 @@ class _Rise:
     """How far the profile has risen at t, in standard errors: the root of its likelihood ratio."""
 
     def __init__(
-        self, objective: Objective, optimum: Floats, held: list[Held], scale: float
+        self, objective: Objective, optimum: Floats, held: list[Held], scale: float, least_e: float
     ) -> None:
         best = newton.solve(optimum[None], objective)
         self._objective, self._scale, self._least = objective, scale, float(best.value[0])
+        self._least_e = least_e
         self._near = np.repeat(best.theta, 2 * len(held), axis=0)  # the held fit last found
-        whiten = newton.whitening(objective.at(best.theta, np.arange(1)).metric)[0]
-        self._cover = whiten.T @ whiten
+        metric = objective.at(best.theta, np.arange(1)).metric[0]
+        acts = newton.acting(metric, len(objective.points.x))
+        whiten = newton.whitening(metric[np.ix_(acts, acts)][None])[0]
+        # What has no effect at the optimum says nothing about the way from there.
+        self._cover = np.eye(len(acts))
+        self._cover[np.ix_(acts, acts)] = whiten.T @ whiten
         sides = [*held, *held]
         self._row = np.stack([item.row for item in sides])
         self._turn = np.stack([item.turn for item in sides])
@@ -237,7 +244,8 @@ class _Rise:
             span[each, kept, column] = 1.0
             span[each, pivot, column] = -normal[each, kept] / divisor
         pinned = _Pinned(self._objective, base, span)
-        solved = newton.solve(np.take_along_axis(near, others, axis=1), pinned)
+        near = self._objective.formula.with_floor(near, self._least_e)
+        solved = newton.solve(np.take_along_axis(near, others, axis=1), pinned, REFIT_STEPS)
         self._near[sides] = pinned.full(solved.theta, each)
         rise = np.maximum(solved.value - self._least, 0.0)
         return np.asarray(np.sqrt(2.0 * rise / self._scale))

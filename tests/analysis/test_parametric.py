@@ -1,14 +1,16 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.optimize import minimize
 from study_folders import TRUTH, isoflop_table
 
 from analysis import newton, parametric
-from analysis.config import Loss
-from analysis.errors import RefusedError
+from analysis.config import Form, Loss
+from analysis.errors import InputError, RefusedError
 from analysis.newton import Solved
-from analysis.parametric import fit_parametric
+from analysis.parametric import fit_parametric, fit_surface
 
 
 def fit(table: Any, **choices: Any) -> Any:
@@ -70,12 +72,135 @@ def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla: Any) ->
         assert result.values[name] == pytest.approx(value, rel=1.5e-5), name
 
 
+def test_a_window_in_other_units_returns_the_published_squared_error_fit(chinchilla: Any) -> None:
+    window = chinchilla[chinchilla["flops"] < 1e21]
+    assert len(window) == 217
+    columns = (window["n_params"] / 1e6, window["tokens"] / 1e9, window["loss"])
+    result = fit_surface(*(column.to_numpy() for column in columns), loss=Loss.mse)
+    golden = {"E": 1.9051, "A": 4.0005, "B": 1.0509, "alpha": 0.3511, "beta": 0.4587, "a": 0.5665}
+    for name, value in golden.items():
+        assert result.values[name] == pytest.approx(value, abs=6e-5), name
+    assert result.objective == pytest.approx(0.062414, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("form", "objective"),
+    # Kaplan's own form without E is published as 2.660e-3; 2.66310e-3 is where every start ends.
+    [(Form.skaling, 9.5418e-4), (Form.kaplan_e, 2.1747e-3), (Form.kaplan, 2.66310e-3)],
+)
+def test_other_forms_reach_their_minimum_on_the_same_runs(
+    chinchilla: Any, form: Any, objective: Any
+) -> None:
+    columns = (chinchilla[name].to_numpy() for name in ("n_params", "tokens", "loss"))
+    result = fit_surface(*columns, form=form)
+    assert result.objective == pytest.approx(objective, rel=2e-5)
+    assert result.gradient < 1e-9
+    if form is Form.skaling:
+        assert result.values["k"] == pytest.approx(0.774, abs=5e-4)
+
+
+def test_the_published_stop_at_the_second_iteration_is_no_optimum(chinchilla: Any) -> None:
+    log_n, log_d, log_loss = (
+        np.log(chinchilla[name].to_numpy()) for name in ("n_params", "tokens", "loss")
+    )
+
+    def mean_huber(theta: Any) -> Any:
+        a, b, e, alpha, beta = theta
+        prediction = np.logaddexp(np.logaddexp(a - alpha * log_n, b - beta * log_d), e)
+        residual = prediction - log_loss
+        slope = np.clip(residual, -1e-3, 1e-3)
+        return np.mean(slope * (residual - 0.5 * slope))
+
+    # Hoffmann's values, SciPy's default tolerances and numerical gradient: the original error.
+    start = np.array([6.0073, 6.0179, 0.5267, 0.3392, 0.2849])
+    stopped = minimize(mean_huber, start, method="L-BFGS-B")
+    assert stopped.success
+    assert stopped.nit == 2
+    # The start is known to four decimals of a log, which is 4e-5 of A.
+    assert np.exp(stopped.x[:3]) == pytest.approx([406.40, 410.73, 1.69344], rel=5e-5)
+    assert stopped.x[3:] == pytest.approx([0.33899, 0.28468], abs=3e-5)
+    columns = (chinchilla[name].to_numpy() for name in ("n_params", "tokens", "loss"))
+    ours = fit_surface(*columns)
+    assert ours.objective / 240 < 0.9 * stopped.fun
+    assert ours.gradient < 1e-9
+
+
+def test_a_weight_of_two_is_the_run_given_twice() -> None:
+    table = isoflop_table(noise=0.002)
+    columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
+    weights = np.ones(len(table))
+    weights[3], weights[5] = 2.0, 0.0
+    rows = [k for k in range(len(table)) for _ in range(int(weights[k]))]
+    weighted = fit_surface(*columns, weights=weights)
+    repeated = fit_surface(*(column[rows] for column in columns))
+    assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
+    assert weighted.values == pytest.approx(repeated.values, rel=1e-6)
+    assert len(weighted.residuals) == len(table)
+
+
+def test_weights_of_one_over_variance_are_refused_by_name() -> None:
+    table = isoflop_table(noise=0.002)
+    columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
+    with pytest.raises(InputError, match=r"weights average 2.5e\+05.*how often a run counts"):
+        fit_surface(*columns, weights=np.full(len(table), 1 / 0.002**2))
+    with pytest.raises(InputError, match="not negative"):
+        fit_surface(*columns, weights=-np.ones(len(table)))
+    with pytest.raises(InputError, match="give one a run"):
+        fit_surface(*columns, weights=np.ones(3))
+
+
+def test_a_fit_that_never_left_its_start_is_refused(monkeypatch: Any) -> None:
+    def stay(theta: Any, problem: Any, max_steps: int = 0) -> Any:
+        return Solved(theta, np.ones(len(theta)), np.ones(len(theta), dtype=bool))
+
+    monkeypatch.setattr(newton, "solve", stay)
+    with pytest.raises(RefusedError, match="left its place"):
+        fit(isoflop_table())
+
+
+def test_checkpoints_of_one_run_are_resampled_together() -> None:
+    table = isoflop_table(noise=0.002)
+    doubled = pd.concat([table, table], ignore_index=True)
+    codes = np.tile(np.arange(len(table)), 2)
+    once = fit(table, resamples=400).intervals["a"]
+    alone = fit(doubled, resamples=400).intervals["a"]
+    together = fit(doubled, resamples=400, clusters=codes)
+    assert together.n_clusters == len(table)
+    assert together.intervals["a"] == pytest.approx(once, rel=1e-6)
+    assert alone[1] - alone[0] < 0.85 * (once[1] - once[0])
+
+
+def test_too_few_runs_of_many_checkpoints_are_refused() -> None:
+    table = isoflop_table(noise=0.002)
+    with pytest.raises(RefusedError, match="checkpoints of 5 runs"):
+        fit(table, clusters=np.arange(len(table)) % 5)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e12])
+@pytest.mark.parametrize("loss", list(Loss))
+def test_losses_in_any_unit_give_the_same_exponents(unit: Any, loss: Any) -> None:
+    table = isoflop_table(noise=0.002)
+    columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
+    plain = fit_surface(*columns, loss=loss)
+    scaled = fit_surface(columns[0], columns[1], unit * columns[2], loss=loss)
+    assert scaled.values["a"] == pytest.approx(plain.values["a"], rel=1e-6)
+    assert scaled.values["E"] == pytest.approx(unit * plain.values["E"], rel=1e-6)
+
+
+def test_a_loss_that_is_not_positive_is_named() -> None:
+    table = isoflop_table()
+    table.loc[4, "loss"] = -1.0
+    with pytest.raises(InputError, match="loss=-1 in run 4"):
+        fit(table)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "runs", "a"),
     [
         (0, 3e19, 82, 0.667),
         (0, 1e20, 136, 0.602),
         (1e19, 1e30, 192, 0.412),
+        (3e19, 1e30, 158, 0.386),
         (1e20, 1e30, 104, 0.376),
     ],
 )
@@ -140,7 +265,7 @@ def test_a_surface_that_does_not_fall_with_n_is_refused() -> None:
 
 
 def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch: Any) -> None:
-    def never(theta: Any, problem: Any) -> Any:
+    def never(theta: Any, problem: Any, max_steps: int = 0) -> Any:
         return Solved(theta, np.ones(len(theta)), np.zeros(len(theta), dtype=bool))
 
     monkeypatch.setattr(newton, "solve", never)
@@ -151,8 +276,8 @@ def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch: Any) -> 
 def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch: Any) -> None:
     solve = newton.solve
 
-    def rarely(theta: Any, problem: Any) -> Any:
-        solved = solve(theta, problem)
+    def rarely(theta: Any, problem: Any, max_steps: int = 1000) -> Any:
+        solved = solve(theta, problem, max_steps)
         converged = solved.converged & (len(problem.counts) == 1)
         return Solved(solved.theta, solved.value, converged)
 

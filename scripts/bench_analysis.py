@@ -1,0 +1,265 @@
+"""Benchmark of the surface fit, side by side with SciPy's L-BFGS-B on the same objective.
+
+    python scripts/bench_analysis.py [--json FILE] [--quick]
+
+The reference is what is usually done: the sum of Huber terms with its exact gradient, minimised by
+L-BFGS-B from each of 4500 starts, and from one start per bootstrap resample. With --quick it runs
+on a seeded share of them and the time is scaled up. Without the published table the runs are
+synthetic, of like size and noise; the output says which.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from analysis.config import Loss
+from analysis.parametric import fit_parametric, fit_surface
+
+Floats = NDArray[np.float64]
+REPO = Path(__file__).resolve().parents[1]
+
+DELTA = 1e-3
+GRID = tuple(
+    product(
+        (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
+        (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
+        (-1.0, -0.5, 0.0, 0.5, 1.0),
+        (0.0, 0.5, 1.0, 1.5, 2.0),
+        (0.0, 0.5, 1.0, 1.5, 2.0),
+    )
+)
+"""log A, log B, log E, alpha, beta: Hoffmann et al. 2022, section D.2."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of the benchmark."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    sense: str
+    """Whether value must be at least ("min") or at most ("max") the goal."""
+
+    @property
+    def meets(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value >= self.goal if self.sense == "min" else self.value <= self.goal
+
+
+def read_runs() -> tuple[pd.DataFrame, str]:
+    """Return the 240 published runs, or synthetic ones, and which they are."""
+    beside = REPO.parent / "shared" / "published"
+    path = Path(os.environ.get("WINDTUNNEL_PUBLISHED", beside)) / "chinchilla_epoch.csv"
+    if path.exists():
+        runs = pd.read_csv(path).sort_values("loss").iloc[:240]
+        return runs, f"240 published Chinchilla runs ({path.name})"
+    return synthetic_runs(240, 0.007), "240 synthetic runs: no published table here"
+
+
+def synthetic_runs(count: int, noise: float) -> pd.DataFrame:
+    """Draw runs of a surface like Chinchilla's, with Student-t noise in log loss."""
+    rng = np.random.default_rng(0)
+    n_params, flops = 10 ** rng.uniform(7.6, 10.2, count), 10 ** rng.uniform(18.8, 21.5, count)
+    tokens = flops / (6 * n_params)
+    loss = 1.82 + 478 / n_params**0.347 + 2143 / tokens**0.367
+    loss *= np.exp(noise * rng.standard_t(3, count) / np.sqrt(3))
+    columns = {"n_params": n_params, "tokens": tokens, "flops": flops, "loss": loss}
+    return pd.DataFrame(columns)
+
+
+def reference_objective(
+    theta: Floats, log_n: Floats, log_d: Floats, log_loss: Floats, counts: Floats
+) -> tuple[float, Floats]:
+    """Return the sum of Huber terms and its gradient; theta is log A, log B, log E, alpha, beta."""
+    a, b, e, alpha, beta = theta
+    terms = np.stack([a - alpha * log_n, b - beta * log_d, np.full_like(log_n, e)])
+    top = terms.max(axis=0)
+    shares = np.exp(terms - top)
+    total = shares.sum(axis=0)
+    residual = top + np.log(total) - log_loss
+    slope = np.clip(residual, -DELTA, DELTA)
+    pull = counts * slope * shares / total
+    gradient = np.array(
+        [pull[0].sum(), pull[1].sum(), pull[2].sum(), -(pull[0] @ log_n), -(pull[1] @ log_d)]
+    )
+    return float(counts @ (slope * (residual - 0.5 * slope))), gradient
+
+
+def reference_fit(start: Floats, logs: tuple[Floats, Floats, Floats], counts: Floats) -> float:
+    """Minimise from one start, with tolerances tight enough for a sum of Huber terms to finish."""
+    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10}
+    arguments = (*logs, counts)
+    done = minimize(
+        reference_objective, start, arguments, jac=True, method="L-BFGS-B", options=options
+    )
+    return float(done.fun)
+
+
+def timed(work: Callable[[], object], repeats: int = 1) -> tuple[float, object]:
+    """Return the least seconds of a few tries, and the last result."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        result = work()
+        best = min(best, time.perf_counter() - begin)
+    return best, result
+
+
+def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
+    """Time the certified fit against the grid of starts."""
+    n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
+    logs = np.log(n_params), np.log(tokens), np.log(nats)
+    seconds, _ = timed(lambda: fit_surface(n_params, tokens, nats), 5)
+    ours = fit_surface(n_params, tokens, nats)
+    chosen = np.random.default_rng(0).choice(len(GRID), n_starts, replace=False)
+    counts = np.ones(len(nats))
+    taken, ends = timed(lambda: [reference_fit(np.array(GRID[k]), logs, counts) for k in chosen])
+    reference = taken * len(GRID) / n_starts
+    least = min(ends) if isinstance(ends, list) else float("nan")
+    return [
+        Row("certified fit", seconds, "s", 0.5, "max"),
+        Row(f"L-BFGS-B, 4500 starts ({n_starts} run)", reference, "s", 0.0, "min"),
+        Row(
+            "certified fit, times faster than 4500 starts", reference / seconds, "ratio", 200, "min"
+        ),
+        Row("objective over the grid's best", ours.objective / least, "ratio", 1 + 1e-9, "max"),
+        Row("projected gradient", ours.gradient, "cosine", 1e-9, "max"),
+    ]
+
+
+def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> list[Row]:
+    """Time 4000 refits with their fit and profiles against one start per resample."""
+    n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
+    logs = np.log(n_params), np.log(tokens), np.log(nats)
+    rows = []
+    for loss in Loss:
+        work = lambda loss=loss: fit_parametric(  # noqa: E731
+            n_params, tokens, nats=nats, loss=loss, resamples=resamples
+        )
+        seconds, _ = timed(work)
+        rows.append(
+            Row(
+                f"{resamples} bootstrap refits, {loss.name}",
+                seconds,
+                "s",
+                10 * resamples / 4000,
+                "max",
+            )
+        )
+    v = fit_surface(n_params, tokens, nats).values
+    start = np.array([np.log(v["A"]), np.log(v["B"]), np.log(v["E"]), v["alpha"], v["beta"]])
+    rng = np.random.default_rng(0)
+    draws = [
+        np.bincount(rng.integers(0, len(nats), len(nats)), minlength=len(nats)).astype(np.float64)
+        for _ in range(n_reference)
+    ]
+    taken, _ = timed(lambda: [reference_fit(start, logs, counts) for counts in draws])
+    reference = taken * resamples / n_reference
+    huber = next(row.value for row in rows if row.name.endswith("huber"))
+    return [
+        *rows,
+        Row(f"L-BFGS-B, one start per resample ({n_reference} run)", reference, "s", 0.0, "min"),
+        Row("refits, times faster than one start each", reference / huber, "ratio", 25, "min"),
+    ]
+
+
+def peak_gigabytes(what: str, size: int) -> float:
+    """Return the peak memory of a fresh process that fits many rows or draws many resamples."""
+    rows, resamples = (size, 100) if what == "rows" else (240, size)
+    code = (
+        "import sys; sys.path.insert(0, 'scripts')\n"
+        "from bench_analysis import synthetic_runs, own_peak\n"
+        "from analysis.parametric import fit_parametric\n"
+        f"runs = synthetic_runs({rows}, 0.007)\n"
+        "columns = [runs[name].to_numpy() for name in ('n_params', 'tokens', 'loss')]\n"
+        f"fit_parametric(*columns[:2], nats=columns[2], resamples={resamples})\n"
+        "print(own_peak())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+def own_peak() -> float:
+    """Return this process's peak resident memory in GB (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def bench_memory(size: int) -> list[Row]:
+    """Measure the peak memory of many rows and of many resamples."""
+    return [
+        Row(f"peak memory, {size} {what}", peak_gigabytes(what, size), "GB", 4.0, "max")
+        for what in ("rows", "resamples")
+    ]
+
+
+def bench_first_line(runs: pd.DataFrame) -> list[Row]:
+    """Time the command from its start to its first line of results."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "runs.csv"
+        runs.to_csv(table, index=False)
+        words = [sys.executable, "-m", "analysis", f"table={table}", f"out={folder}/out"]
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            words, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as command:
+            assert command.stdout is not None
+            line = command.stdout.readline()
+            seconds = time.perf_counter() - begin
+            command.kill()
+    return [Row("first line of the command", seconds if line else float("inf"), "s", 5.0, "max")]
+
+
+def main() -> None:
+    """Run, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--quick", action="store_true", help="at most 3 minutes")
+    parser.add_argument("--tiny", action="store_true", help="seconds; figures mean nothing")
+    options = parser.parse_args()
+    runs, source = read_runs()
+    starts, resamples, references, size = 4500, 4000, 400, 100_000
+    if options.quick:
+        starts, references = 300, 60
+    if options.tiny:
+        starts, resamples, references, size = 3, 100, 2, 1000
+    print(f"data: {source}")  # noqa: T201
+    rows = []
+    for work in (
+        lambda: bench_fit(runs, starts),
+        lambda: bench_bootstrap(runs, resamples, references),
+        lambda: bench_first_line(runs),
+        lambda: bench_memory(size),
+    ):
+        for row in work():
+            rows.append(row)
+            sign = ">=" if row.sense == "min" else "<="
+            verdict = "meets" if row.meets else "FALLS SHORT"
+            print(  # noqa: T201
+                f"{row.name:55s} {row.value:12.6g} {row.unit:7s} {sign} {row.goal:g}  {verdict}",
+                flush=True,
+            )
+    if options.json:
+        figures = [asdict(row) | {"meets": row.meets} for row in rows]
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
