@@ -182,6 +182,12 @@ def _refuse_few(
 
 def _more_sizes(curves: list[Curve]) -> str:
     sizes = [curve.n_params for curve in curves]
+    if _source(curves) == FINALS:
+        return (
+            f"every run is a single point: give losses on the way as well (rows of the same run_id "
+            f"at other tokens), or add budgets, each with sizes on both sides of its best, between "
+            f"{min(sizes):.3g} and {max(sizes):.3g} parameters"
+        )
     return (
         f"add sizes between and beyond {min(sizes):.3g} and {max(sizes):.3g} parameters, in steps "
         "of at most a factor 2, each trained well past the C at which the next larger overtakes it"

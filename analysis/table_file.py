@@ -4,7 +4,9 @@ Nothing that a file holds is executed, and a file that would not fit in memory i
 """
 
 import csv
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,10 +15,12 @@ from train.records import REQUIRED_COLUMNS
 
 SUFFIXES = (".csv", ".parquet")
 
-MAX_BYTES = 1_000_000_000
+_PLAIN = (str, bool, int, float, Decimal)
+
+MAX_BYTES = 300_000_000
 """Of a CSV, or of a parquet file's columns once they are unpacked."""
 
-MAX_CELLS = 100_000_000
+MAX_CELLS = 20_000_000
 """Rows x columns of a parquet file: repeated values take no room in the file but all of it here."""
 
 
@@ -115,4 +119,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             )
         # What pandas wrote about itself is left out: a table is columns, whoever wrote it.
         frame: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+    for name in frame.columns:
+        if pd.api.types.is_object_dtype(frame[name]):
+            frame[name] = frame[name].map(_plain_value)
     return frame
+
+
+def _plain_value(value: Any) -> Any:  # noqa: ANN401
+    """Return numbers and words as they are, bytes and nested values as words."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, _PLAIN) or value is None else repr(value)

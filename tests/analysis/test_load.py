@@ -1,4 +1,5 @@
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,26 @@ def test_parquet_keeps_its_types_and_forgets_pandas_index(tmp_path: Path) -> Non
     table = load(save(tmp_path, frame.set_index("set"), "runs.parquet"))
     assert table.frame["outlier"].dtype == bool
     assert len(table.frame) == 35
+
+
+def test_columns_of_any_type_are_no_obstacle(tmp_path: Path) -> None:
+    frame = isoflop_table().assign(
+        run_id=[b"x%d" % k for k in range(35)],
+        raw=[b"\xff"] * 35,
+        nested=[[1, 2]] * 35,
+        struct=[{"a": 1}] * 35,
+        nothing=None,
+        when=pd.Timestamp("2026-01-01"),
+        perhaps=[True, None] * 17 + [False],
+        cost=[Decimal("1.5")] * 35,
+        state=["completed", None] * 17 + ["completed"],
+    )
+    table = load(save(tmp_path, frame, "runs.parquet"))
+    assert table.frame["run_id"].tolist() == [f"x{k}" for k in range(35)]
+    for value in ([1.0], {"a": 1}, b"3,0", pd.Timestamp("2026-01-01")):
+        broken = isoflop_table().assign(loss=pd.Series([value] * 35))
+        with pytest.raises(InputError, match="'loss' holds no numbers"):
+            load(save(tmp_path, broken, "broken.parquet"))
 
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_CELLS"])
