@@ -35,7 +35,7 @@ factor of 2.27, so that grids in factors of 2 pass); across wider gaps two sizes
 AKIMA_GRID = 400
 """Points on which an Akima curve is searched before a parabola refines its minimum."""
 
-OUTER, INNER = 200, 25
+OUTER, INNER = 120, 15
 """Medians, and copies behind each, from which it is seen how far from linear an Akima curve is."""
 
 
