@@ -223,8 +223,10 @@ def log_axis(axis: Axis, kind: str) -> None:
         subs: tuple[float, ...] = (1.0,)
     elif decades > 1.3:
         subs = (1.0, 3.0)
-    else:
+    elif decades > 0.6:
         subs = (1.0, 2.0, 5.0)
+    else:
+        subs = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=15))
     axis.set_minor_locator(LogLocator(base=10, subs=tuple(np.arange(2.0, 10.0)), numticks=99))
     axis.set_minor_formatter(NullFormatter())

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.curves import Curve
+from analysis.curves import FINALS, Curve
 from analysis.envelope import EnvelopeFit
 from analysis.isoflop import Valley
 
@@ -105,5 +105,6 @@ def draw_training(figure: Figure, ax: Axes, curves: list[Curve], fit: EnvelopeFi
     ax.set_xlim(low / 1.3, high * 1.3)
     style.log_axis(ax.xaxis, "flops")
     ax.set(xlabel="compute spent (FLOPs)", ylabel=f"{curves[0].source} (nats per token)")
-    ax.set_title("Loss along training")
+    ends_alone = curves[0].source == FINALS
+    ax.set_title("Final losses and their envelope" if ends_alone else "Loss along training")
     style.color_bar(figure, ax, (cmap, norm), "count", "parameters N")

@@ -40,6 +40,7 @@ def draw(figure: Figure, table: InfluenceTable) -> None:
     reach = 1.15 * max(*finite, table.standard_error)
     for ax, (name, part) in zip(axes, parts, strict=True):
         _bars(ax, part[:SHOWN], table.standard_error)
+        ax.set_ylim(max(len(rows[:SHOWN]) for _, rows in parts) - 0.4, -0.6)
         ax.set_xlim(-reach, reach)
         ax.set(xlabel=f"change of a without the {name}")
     axes[0].set_title("Influence on the exponent")
@@ -55,8 +56,7 @@ def _bars(ax: Axes, part: tuple[Influence, ...], error: float) -> None:
         face = style.SURFACE if item.flagged else style.PAPER
         ax.plot([0, item.delta_a], [k, k], color=style.SURFACE, lw=2.0, alpha=0.5)
         ax.plot(item.delta_a, k, "o", mfc=face, mec=style.SURFACE, mew=1.4, ms=6.5, zorder=4)
-    ax.set_ylim(len(part) - 0.4, -0.6)
-    names = [item.name if len(item.name) <= 18 else f"{item.name[:17]}..." for item in part]
+    names = [item.name if len(item.name) <= 22 else f"{item.name[:21]}..." for item in part]
     ax.set_yticks(range(len(part)), names, fontsize=8.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")

@@ -62,11 +62,6 @@ def _curve(ax: Axes, fitted: list[Universe], found: Multiverse) -> None:
     colors = np.array(_colors(fitted))
     if found.interval is not None:
         ax.axhspan(*found.interval, color=style.FAINT, alpha=0.25, lw=0, label="sampling interval")
-    for value, name, color in (
-        (CHINCHILLA_A, "Hoffmann et al. .50", style.CHINCHILLA),
-        (KAPLAN_A, "Kaplan et al. .73", style.KAPLAN),
-    ):
-        ax.axhline(value, color=color, lw=1.1, ls="--", label=name)
     for name, color in COLORS.items():
         chosen = np.flatnonzero(colors == color)
         if len(chosen):
@@ -76,6 +71,12 @@ def _curve(ax: Axes, fitted: list[Universe], found: Multiverse) -> None:
     reach = [low, high, CHINCHILLA_A, *(found.interval or ())]
     edge = 0.08 * (max(reach) - min(reach))
     ax.set_ylim(min(reach) - edge, max(reach) + edge)
+    for value, name, color in (
+        (CHINCHILLA_A, "Hoffmann et al. .50", style.CHINCHILLA),
+        (KAPLAN_A, "Kaplan et al. .73", style.KAPLAN),
+    ):
+        if ax.get_ylim()[0] < value < ax.get_ylim()[1]:
+            ax.axhline(value, color=color, lw=1.1, ls="--", label=name)
     hidden = int(((a < min(reach) - edge) | (a > max(reach) + edge)).sum())
     said = f"{len(fitted)} fits, {len(found.universes) - len(fitted)} refused"
     style.corner_note(ax, f"{said}, {hidden} beyond the axis" if hidden else said)

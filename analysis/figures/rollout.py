@@ -40,6 +40,7 @@ def draw(figure: Figure, found: Rollout) -> None:
     sizes = _sizes(found)
     axes = list(figure.subplots(1, 2 if sizes else 1, squeeze=False)[0])
     _losses(axes[0], found)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     if sizes:
         _optima(axes[1], sizes)
 
@@ -67,7 +68,6 @@ def _losses(ax: Axes, found: Rollout) -> None:
     _bare(ax)
     ax.set_xlabel("error of the foreseen loss (% rms)")
     ax.set_title("Foreseen losses")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28), ncols=3, fontsize=8.5)
 
 
 def _optima(ax: Axes, sizes: list[tuple[Holdout, SizeForecast]]) -> None:

@@ -56,7 +56,7 @@ def _surface(analysis: Analysis) -> Section:
     section = Section("surface", "The loss surface")
     fit = analysis.parametric
     if isinstance(fit, ParametricFit):
-        section.lead.append(fit.formula.equation)
+        section.lead.append(f"L(N, D) = {fit.formula.equation}")
         section.grids += [grids.parameters(fit), grids.certificate(fit)]
     if isinstance(analysis.forms, FormComparison):
         section.grids.append(grids.forms(analysis.forms))
