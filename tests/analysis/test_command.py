@@ -19,7 +19,8 @@ from train.records import RUNS_TABLE_COLUMNS
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 NAMES = [
     "exponents", "isoflop_curves", "n_opt", "d_opt", "overview", "loss_compute", "contours",
-    "residuals", "training_curves",
+    "identified", "residuals", "training_curves", "local_exponent", "multiverse", "rollout",
+    "influence",
 ]  # fmt: skip
 
 
