@@ -9,13 +9,12 @@ from rich.console import Console
 
 from analysis import console as text
 from analysis.config import Options, parse_options
-from analysis.errors import AnalysisError, OptionError
+from analysis.errors import AnalysisError
 from analysis.fits import Analysis, analyse, survey
 from analysis.fits_json import to_json
-from analysis.load import load_table
 from analysis.refusal import Refusal
-from analysis.study import load_study
-from analysis.table import RunsTable, in_table_order
+from analysis.source import load_runs
+from analysis.table import in_table_order
 from analysis.words import describe, wants_help
 from train.records import write_json
 
@@ -42,7 +41,7 @@ def main(words: Sequence[str]) -> int:
 
 def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     options = parse_options(words)
-    table = _load(options)
+    table = load_runs(options)
     out = _out_folder(options)
     out.mkdir(parents=True, exist_ok=True)  # before the work, so that its answer has a place
     text.print_inputs(stdout, table)
@@ -59,26 +58,13 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     return EXIT_REFUSED if all(isinstance(fit, Refusal) for fit in approaches) else EXIT_DONE
 
 
-def _load(options: Options) -> RunsTable:
-    if options.table:
-        return load_table(
-            Path(options.table), where=options.where, allow_incomplete=options.allow_incomplete
-        )
-    if not options.study:
-        raise OptionError("give study=NAME or table=FILE")
-    return load_study(
-        Path(options.runs),
-        options.study,
-        where=options.where,
-        allow_incomplete=options.allow_incomplete,
-    )
-
-
 def _out_folder(options: Options) -> Path:
     if options.out:
         return Path(options.out)
     if options.table:
         return Path(f"analysis-{Path(options.table).stem}")
+    if options.wandb:
+        return Path(f"analysis-{options.wandb.rsplit('/', 1)[-1]}")
     return Path(options.runs) / str(options.study) / "analysis"
 
 

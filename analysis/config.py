@@ -72,11 +72,14 @@ class Options:
     table: str | None = None
     """A CSV or parquet file with the columns n_params, tokens, flops, loss, and any others."""
     wandb: str | None = None
-    """Reserved for an importer of W&B projects."""
+    """ENTITY/PROJECT/GROUP: runs mirrored to W&B, without their training curves; for when the run
+    folders, which are the truth, are out of reach."""
     runs: str = "runs"
     """Folder of studies."""
     out: str | None = None
-    """Output folder; by default runs/STUDY/analysis, or analysis-STEM for a table."""
+    """Output folder; by default runs/STUDY/analysis, analysis-STEM or analysis-GROUP."""
+    flops_6nd: bool = False
+    """Whether a table without the column flops counts C as 6 n_params tokens."""
     where: str | None = None
     """Row filter: comparisons of a column with a number or word, joined by `and`."""
     convention: Convention = Convention.standard
@@ -110,11 +113,6 @@ def _check_rules(options: Options) -> None:
     if len(given) != 1:
         what = " and ".join(given) if given else "none of them"
         raise OptionError(f"give exactly one of study=, table= and wandb=; got {what}")
-    if options.wandb:
-        raise OptionError(
-            f"wandb={options.wandb}: the importer of W&B projects does not exist yet; "
-            "analyse the run folders with study=NAME or an exported table with table=FILE.csv"
-        )
     if options.bootstrap < 100:
         raise OptionError(
             f"bootstrap={options.bootstrap} is too few for a 95 % interval; use at least 100"

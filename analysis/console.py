@@ -6,8 +6,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from analysis.config import Convention
 from analysis.fits import Analysis, Surveyed
+from analysis.learning_rate import LearningRateFit
 from analysis.learning_rate_words import learning_rate_lines
+from analysis.lr_rule import learning_rate_words
 from analysis.refusal import Refusal, fitted
 from analysis.table import RunsTable
 from analysis.verdict import Answer, answers_of
@@ -95,9 +98,19 @@ def print_verdict(console: Console, analysis: Analysis, out: str) -> None:
         say(console, f"  - {note}")
     if (tuned := fitted(analysis.learning_rate)) is not None:
         say(console, "Tuned learning rates:")
-        for line in learning_rate_lines(tuned):
+        for line in [*learning_rate_lines(tuned), *_next_learning_rates(analysis, tuned)]:
             say(console, f"  - {line}")
     say(console, f"Report: {out}/report.html   Numbers: {out}/fits.json")
+
+
+def _next_learning_rates(analysis: Analysis, tuned: LearningRateFit) -> list[str]:
+    """Return the law as words for `python -m train`, which counts N in the standard convention."""
+    if analysis.options.convention is not Convention.standard:
+        return []
+    ratio = float((analysis.best["tokens"] / analysis.best["n_params"]).median())
+    words = learning_rate_words(tuned, tokens_per_param=float(f"{ratio:.2g}"))
+    note = f" ({words.note})" if words.note else ""
+    return [f"for training at D/N = {ratio:.2g}: {' '.join(words.words)}{note}"]
 
 
 def print_answer(console: Console, analysis: Analysis) -> None:

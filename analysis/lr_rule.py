@@ -14,10 +14,12 @@ from analysis.bootstrap import Interval, percentile_interval
 from analysis.errors import OptionError
 from analysis.joint_power_law import JointLaw
 from analysis.learning_rate import LearningRateFit
-from train.config import OptimizerConfig
-from train.planning import peak_lr
 
 Floats = NDArray[np.float64]
+
+HEADROOM = 2.0
+"""The rule's upper bound over the learning rate of the smallest tuned size, at its grid's tokens:
+a law is not trusted far below the sizes it was measured on."""
 
 SIGNIFICANT = 4
 """Digits that a word carries: intervals are wider by far."""
@@ -60,8 +62,8 @@ def learning_rate_words(
         OptionError: Not exactly one of the three is given, or it is not positive.
     """
     slope, log_d = _tokens_along(tokens_per_param, flops, tokens)
-    rule = OptimizerConfig().lr_rule
-    reference = rule.reference_params
+    sizes = np.array([group.n_params for group in fit.survey.groups])
+    reference = float(f"{np.exp(np.log(sizes).mean()):.3g}")
     tokens_there = float(np.exp(log_d + slope * np.log(reference)))
     coefficient, _ = fit.lr_at(reference, tokens_there)
     exponent, drawn = _along(fit.lr_law, slope)
@@ -70,15 +72,14 @@ def learning_rate_words(
         by_batch, batch_drawn = _along(fit.batch_law, slope)
         exponent -= fit.batch_slope * by_batch
         drawn = drawn - fit.batch_slope * batch_drawn
-    # A rule with an upper bound made for other sizes would silently cut the law's small ones.
-    smallest = min(group.n_params for group in fit.survey.groups)
-    largest_lr = coefficient * (smallest / reference) ** exponent
-    words = [
-        f"optimizer.lr_rule.coefficient={coefficient:.{SIGNIFICANT}g}",
-        f"optimizer.lr_rule.exponent={exponent:.{SIGNIFICANT}g}",
-    ]
-    if largest_lr > rule.maximum:
-        words.append(f"optimizer.lr_rule.maximum={largest_lr:.{SIGNIFICANT}g}")
+    most = HEADROOM * coefficient * (sizes.min() / reference) ** min(exponent, 0.0)
+    rule = {
+        "coefficient": coefficient,
+        "reference_params": reference,
+        "exponent": exponent,
+        "maximum": most,
+    }
+    words = [f"optimizer.lr_rule.{name}={value:.{SIGNIFICANT}g}" for name, value in rule.items()]
     return LearningRateWords(
         tuple(words),
         coefficient,
@@ -104,15 +105,6 @@ def run_words(
         sequences = max(1, round(fit.batch_at(tokens)[0] / seq_len))
         words.append(f"optimizer.batch_tokens={sequences * seq_len}")
     return tuple(words)
-
-
-def lr_multiplier(
-    fit: LearningRateFit, *, n_params: float, tokens: float
-) -> tuple[float, Interval]:
-    """Return the optimizer.lr_multiplier of the default rule that gives the law's learning rate."""
-    default = peak_lr(OptimizerConfig(), n_params_standard=round(n_params))
-    lr, (low, high) = fit.lr_at(n_params, tokens)
-    return lr / default, (low / default, high / default)
 
 
 def _along(law: JointLaw, slope: float) -> tuple[float, Floats]:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -14,14 +13,12 @@ from analysis.config import Convention, IsoflopOptions, Options, ParametricOptio
 from analysis.errors import AnalysisError, OptionError
 from analysis.fits import Surveyed, survey
 from analysis.ladder import Job, train_commands
-from analysis.load import load_table
 from analysis.parametric import ParametricFit
 from analysis.prediction_text import open_console, say
 from analysis.proposal import Limits, Proposal, make_proposal
 from analysis.quantity import number
 from analysis.refusal import Refusal
-from analysis.study import load_study
-from analysis.table import RunsTable
+from analysis.source import load_runs
 from analysis.words import describe, read_words, wants_help
 
 EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130
@@ -32,14 +29,18 @@ LOOSE = 2.0
 
 @dataclass(kw_only=True)
 class NextOptions:
-    """One proposal. Exactly one of study and table says where the runs are."""
+    """One proposal. Exactly one of study, table and wandb says where the runs are."""
 
     study: str | None = None
     """A study's name: its run folders are in `runs`/study."""
     table: str | None = None
     """A CSV or parquet file with the columns n_params, tokens, flops, loss, and any others."""
+    wandb: str | None = None
+    """ENTITY/PROJECT/GROUP of runs mirrored to W&B."""
     runs: str = "runs"
     """Folder of studies."""
+    flops_6nd: bool = False
+    """Whether a table without the column flops counts C as 6 n_params tokens."""
     where: str | None = None
     """Row filter: comparisons of a column with a number or word, joined by `and`."""
     convention: Convention = Convention.standard
@@ -90,7 +91,7 @@ def main(words: Sequence[str]) -> int:
 
 def _run(words: Sequence[str], stdout: Console) -> None:
     own, options = parse(words)
-    surveyed = survey(_load(options), options)
+    surveyed = survey(load_runs(options), options)
     total = own.seconds if own.by is By.seconds else own.flops
     proposal = make_proposal(surveyed, Limits(own.add, total, own.by), own.bootstrap)
     print_proposal(stdout, surveyed, proposal, own)
@@ -119,14 +120,6 @@ def parse(words: Sequence[str]) -> tuple[NextOptions, Options]:
             f"{wrong}={other:g} with by={own.by.name}: give {right}=TOTAL, or by={wrong}"
         )
     return own, parse_options(shared)
-
-
-def _load(options: Options) -> RunsTable:
-    where, allow = options.where, options.allow_incomplete
-    if options.table:
-        return load_table(Path(options.table), where=where, allow_incomplete=allow)
-    assert options.study
-    return load_study(Path(options.runs), options.study, where=where, allow_incomplete=allow)
 
 
 def print_proposal(

@@ -17,7 +17,7 @@ from analysis.by_convention import (
     curves_by_convention,
     exponents_by_convention,
 )
-from analysis.config import Options
+from analysis.config import Loss, Options
 from analysis.form_comparison import FormComparison, compare_forms
 from analysis.influence import InfluenceTable, find_influence
 from analysis.isoflop import Valley
@@ -100,7 +100,9 @@ def scrutinise(
         )
     )
     stage("repeated data")
-    repetition = attempt(partial(fit_repetition, runs, seed=options.seed))
+    repetition = attempt(
+        partial(fit_repetition, runs, delta=_log_delta(options), seed=options.seed)
+    )
     return Scrutiny(
         by_convention=by_convention,
         multiverse=multiverse,
@@ -112,6 +114,12 @@ def scrutinise(
         learning_rate=learning_rate,
         repetition=repetition,
     )
+
+
+def _log_delta(options: Options) -> float:
+    """Return the Huber threshold that stands for the loss chosen, in nats of log loss."""
+    chosen = {Loss.huber: options.parametric.delta, Loss.lad: 1e-6, Loss.mse: 1.0}
+    return chosen[options.parametric.loss]
 
 
 def _columns(runs: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:

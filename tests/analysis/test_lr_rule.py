@@ -1,5 +1,6 @@
 """The law as words of the next study's command: what train then does with them."""
 
+import dataclasses
 import re
 
 import pytest
@@ -7,7 +8,7 @@ from lr_grids import BEND, P, Q, R, best_batch, best_lr, study
 
 from analysis.errors import OptionError
 from analysis.learning_rate import LearningRateFit, fit_learning_rate
-from analysis.lr_rule import learning_rate_words, lr_multiplier, run_words
+from analysis.lr_rule import learning_rate_words, run_words
 from analysis.optima import find_optima
 from train.config import LearningRateRule, OptimizerConfig
 from train.planning import peak_lr
@@ -55,13 +56,14 @@ def test_at_a_fixed_batch_the_learning_rate_moves_along_the_valley(law: Learning
     assert lr_of(found.words, 3e8) == pytest.approx(right, rel=2e-3)
 
 
-def test_the_rules_upper_bound_is_raised_where_the_law_is_above_it() -> None:
-    frame = study()
-    frame["lr"] *= 100.0
-    hot = fit_learning_rate(find_optima(frame, resamples=50, seed=0), seed=0)
-    words = learning_rate_words(hot, tokens_per_param=40.0).words
-    assert lr_of(words, 1e8) > LearningRateRule().maximum
-    assert lr_of(words, 1e8) == pytest.approx(100 * best_lr(1e8, 4e9), rel=2e-3)
+def test_the_words_are_the_whole_rule_and_bound_what_was_not_tuned(law: LearningRateFit) -> None:
+    words = learning_rate_words(law, tokens_per_param=40.0).words
+    assert [word.split("=")[0].rsplit(".", 1)[1] for word in words] == [
+        field.name for field in dataclasses.fields(LearningRateRule)
+    ]
+    smallest = min(group.n_params for group in law.survey.groups)
+    most = lr_of(words, 1.0)
+    assert most == pytest.approx(2.0 * best_lr(smallest, 40.0 * smallest), rel=2e-3)
 
 
 def test_a_grid_far_from_every_tuned_run_is_noted(law: LearningRateFit) -> None:
@@ -82,14 +84,6 @@ def test_one_run_gets_its_learning_rate_and_a_whole_number_of_sequences(
     assert batch % 1024 == 0
     assert abs(batch - best_batch(1.6e10)) <= 512
     assert run_words(law, n_params=2e8, tokens=1.6e10) == words[:1]
-
-
-def test_the_multiplier_turns_the_default_rule_into_the_law(law: LearningRateFit) -> None:
-    multiplier, (low, high) = lr_multiplier(law, n_params=2e8, tokens=1.6e10)
-    optimizer = OptimizerConfig(lr_multiplier=multiplier)
-    planned = peak_lr(optimizer, n_params_standard=200_000_000)
-    assert planned == pytest.approx(best_lr(2e8, 1.6e10), rel=1e-5)
-    assert low <= multiplier <= high
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_words_become_typed_choices() -> None:
         (["study=x", "parametric.delta=0"], "parametric.delta=0 is outside"),
         ([], "exactly one of .* got none"),
         (["study=x", "table=y.csv"], "exactly one of .* got study=x and table=y.csv"),
-        (["wandb=me/p/g"], "wandb=me/p/g: the importer .* does not exist yet"),
+        (["wandb=me/p/g", "study=x"], "exactly one of .* got study=x and wandb=me/p/g"),
     ],
 )
 def test_bad_words_are_refused_with_value_and_rule(words: Any, message: Any) -> None:
