@@ -15,6 +15,10 @@ CAPTION = (
 )
 
 
+NEAR = 2.0
+"""Factor up to which ratios are shown on a linear axis, which has round numbers to name."""
+
+
 def drawable(found: Rollout) -> bool:
     """Return whether any split foresaw something."""
     return any(h.loss is not None or h.sizes for h in found.holdouts)
@@ -89,7 +93,8 @@ def _optima(ax: Axes, sizes: list[tuple[Holdout, SizeForecast]]) -> None:
     ax.axvline(1, color=style.INK, lw=1.2, zorder=1)
     reach = min(reach, 10.0) ** 1.1
     ax.set_xlim(1 / reach, reach)
-    style.log_axis(ax.xaxis, "plain")
+    if reach > NEAR:
+        style.log_axis(ax.xaxis, "plain")
     names = [f"C = {item.flops:.2g}, from C < {holdout.fitted_to:.2g}" for holdout, item in sizes]
     ax.set_yticks(range(len(sizes)), names, fontsize=8.5)
     ax.set_ylim(len(sizes) - 0.4, -0.6)
