@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.config import Convention
-from analysis.conventions import CONVENTIONS
 from analysis.errors import RefusedError
 from analysis.frontier import surfaces_of
 from analysis.parametric import SurfaceFit
@@ -180,50 +177,6 @@ def fit_embedding(non_embedding: Floats, total: Floats) -> Embedding:
     found = Embedding(float(np.exp(height - power * x.mean())), float(power))
     error = np.abs(found.total(pairs[:, 0]) / pairs[:, 1] - 1.0)
     return Embedding(found.omega, found.power, float(error.max()))
-
-
-def curves_by_counting(
-    fit: SurfaceFit, frame: pd.DataFrame, convention: Convention
-) -> tuple[CountedCurve, CountedCurve]:
-    """Return a(C) of a fitted surface in non-embedding parameters and in the larger counting.
-
-    Args:
-        fit: The surface of runs counted in `convention`.
-        frame: Those runs, with the columns of the countings.
-        convention: What the surface's N counts. The larger counting is its own column, or all
-            parameters where it is Kaplan's.
-
-    Returns:
-        Non-embedding, then the larger counting, over the runs' range of sizes.
-
-    Raises:
-        RefusedError: The table has no columns of two countings, or they do not differ.
-    """
-    own = CONVENTIONS[convention][0]
-    larger = "n_params_total" if convention is Convention.kaplan else own
-    counted = {
-        name: frame[column].to_numpy(float) if column in frame else np.full(len(frame), np.nan)
-        for name, column in (("E", "n_params_non_embedding"), ("T", larger))
-    }
-    if not all(np.isfinite(values).all() for values in counted.values()):
-        raise RefusedError(
-            "the exponent in two countings needs the columns n_params_non_embedding and "
-            f"{larger} for every run; add them to the table"
-        )
-    embedding = fit_embedding(counted["E"], counted["T"])
-    is_small = convention is Convention.kaplan
-    ends = float(counted["E"].min()), float(counted["E"].max())
-    non_embedding, total = (
-        frontier_by_counting(
-            powers_of(fit),
-            embedding,
-            surface_counts=Counting.non_embedding if is_small else Counting.total,
-            counting=counting,
-            sizes=ends,
-        )
-        for counting in Counting
-    )
-    return non_embedding, total
 
 
 @dataclass(frozen=True)

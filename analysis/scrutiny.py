@@ -18,6 +18,7 @@ from analysis.by_convention import (
     exponents_by_convention,
 )
 from analysis.config import Loss, Options
+from analysis.countings import CountedCurves, countings_of
 from analysis.form_comparison import FormComparison, compare_forms
 from analysis.influence import InfluenceTable, find_influence
 from analysis.isoflop import Valley
@@ -49,6 +50,8 @@ class Scrutiny:
     """The exponent of the surface in windows of compute."""
     local_valleys: LocalExponent | Refusal
     """Whether the law through the valleys bends."""
+    counted: CountedCurves | Refusal
+    """a(C) of the surface with and without embeddings."""
     influence: InfluenceTable | Refusal
     learning_rate: LearningRateFit | Refusal
     repetition: RepetitionFit | Refusal
@@ -91,6 +94,9 @@ def scrutinise(
     forms = attempt(partial(_forms, best, options))
     stage("forecasts of the largest budgets")
     rollout = attempt(partial(_rollout, best, valleys, options))
+    counted: CountedCurves | Refusal = Refusal("the surface was refused")
+    if parametric is not None:
+        counted = attempt(partial(countings_of, parametric, best, options.convention))
     stage("influence of each run")
     influence = attempt(partial(_influence, best, options, parametric))
     stage("learning rates")
@@ -110,6 +116,7 @@ def scrutinise(
         rollout=rollout,
         local=local,
         local_valleys=attempt(partial(local_exponent_of_valleys, valleys)),
+        counted=counted,
         influence=influence,
         learning_rate=learning_rate,
         repetition=repetition,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from analysis.countings import CountedCurves
 from analysis.form_comparison import FormComparison
 from analysis.influence import InfluenceTable
 from analysis.learning_rate_words import learning_rate_json
@@ -12,6 +13,9 @@ from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.rollout import Rollout
 from analysis.scrutiny import Scrutiny
+
+THINNED = 10
+"""Every so many points of a curve are written."""
 
 TOP_RUNS = 20
 """Runs of the influence table that are written."""
@@ -38,6 +42,7 @@ def scrutiny_json(scrutiny: Scrutiny) -> dict[str, Any]:
             "surface": _local_json(scrutiny.local),
             "valleys": _local_json(scrutiny.local_valleys),
         },
+        "counted": _counted_json(scrutiny.counted),
         "influence": _influence_json(scrutiny.influence),
         "learning_rate": {"refused": scrutiny.learning_rate.why}
         if isinstance(scrutiny.learning_rate, Refusal)
@@ -120,6 +125,25 @@ def _rollout_json(part: Rollout | Refusal) -> dict[str, Any]:
     return {
         "holdouts": [dataclasses.asdict(item) for item in part.holdouts],
         "sentences": list(part.sentences),
+    }
+
+
+def _counted_json(part: CountedCurves | Refusal) -> dict[str, Any]:
+    if isinstance(part, Refusal):
+        return {"refused": part.why}
+    return {
+        "embedding": vars(part.embedding),
+        "published": part.published,
+        "curves": [
+            {
+                "counting": curve.counting.name,
+                "flops": curve.flops[::THINNED].tolist(),
+                "n_opt": curve.n_opt[::THINNED].tolist(),
+                "a": curve.a[::THINNED].tolist(),
+                "a_over_all": curve.chord,
+            }
+            for curve in part.curves
+        ],
     }
 
 

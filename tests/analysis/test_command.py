@@ -37,8 +37,8 @@ def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
     fits = json.loads((finished / "fits.json").read_text())
     assert list(fits) == [
         "schema", "inputs", "conventions", "isoflop", "parametric", "envelope", "verdict",
-        "by_convention", "multiverse", "forms", "rollout", "local", "influence", "learning_rate",
-        "repetition", "measured", "draws",
+        "by_convention", "multiverse", "forms", "rollout", "local", "counted", "influence",
+        "learning_rate", "repetition", "measured", "draws",
     ]  # fmt: skip
     assert fits["inputs"]["rows"] == fits["inputs"]["used"] == 35
     assert fits["conventions"] == {"n_params": "standard", "flops": "6nd"}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from study_folders import TRUTH, isoflop_table
 
-from analysis.config import Convention
 from analysis.errors import RefusedError
 from analysis.parametric import fit_surface
 from analysis.pearce import (
@@ -13,7 +12,6 @@ from analysis.pearce import (
     Counting,
     Embedding,
     Powers,
-    curves_by_counting,
     fit_embedding,
     frontier_by_counting,
     powers_of,
@@ -132,31 +130,3 @@ def test_three_sizes_do_not_make_a_relation() -> None:
     sizes = np.geomspace(1e6, 1e9, 3)
     with pytest.raises(RefusedError, match=r"3 sizes .* at least 4"):
         fit_embedding(sizes, Embedding(4e4).total(sizes))
-
-
-def test_a_table_of_runs_gives_its_own_curves_in_both_countings() -> None:
-    table = isoflop_table()
-    n_e = table["n_params"].to_numpy()
-    table["n_params_non_embedding"], table["n_params_total"] = n_e, PEARCE.total(n_e)
-    own = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
-    for convention, column in (
-        (Convention.kaplan, "n_params_non_embedding"),
-        (Convention.total, "n_params_total"),
-    ):
-        counted = table.assign(n_params=table[column])
-        by_n, by_d = 480 / counted["n_params"] ** 0.35, 2100 / counted["tokens"] ** 0.37
-        loss = (1.8 + by_n + by_d).to_numpy()
-        fit = fit_surface(counted["n_params"].to_numpy(), counted["tokens"].to_numpy(), loss)
-        small, large = curves_by_counting(fit, counted, convention)
-        assert small.n_opt[[0, -1]] == pytest.approx([n_e.min(), n_e.max()])
-        assert large.n_opt == pytest.approx(PEARCE.total(small.n_opt), rel=1e-3)
-        flat = small if convention is Convention.kaplan else large
-        np.testing.assert_allclose(flat.a, own, rtol=1e-5)
-        assert (small.a > large.a).all()
-
-
-def test_a_table_without_the_columns_is_told_which() -> None:
-    table = isoflop_table().assign(n_params_total=1e9)
-    fit = fit_surface(*(table[name].to_numpy(float) for name in ("n_params", "tokens", "loss")))
-    with pytest.raises(RefusedError, match="n_params_non_embedding and n_params_total for every"):
-        curves_by_counting(fit, table, Convention.total)
