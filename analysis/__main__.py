@@ -10,7 +10,7 @@ from rich.console import Console
 from analysis import console as text
 from analysis.config import Options, parse_options
 from analysis.errors import AnalysisError
-from analysis.fits import Analysis, analyse, survey
+from analysis.fits import Analysis, fit_approaches, question, survey
 from analysis.fits_json import to_json
 from analysis.refusal import Refusal
 from analysis.source import load_runs
@@ -48,7 +48,10 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     surveyed = survey(table, options)
     text.print_valleys(stdout, surveyed)
     with text.WorkProgress(options.bootstrap, stderr) as work:
-        analysis = analyse(surveyed, work.refits, work.stage)
+        work.stage("fitting the surface")
+        fits = fit_approaches(surveyed, work.refits)
+        text.print_first_answers(stdout, fits)
+        analysis = question(fits, lambda name: work.stage(f"questioning: {name}"))
     write_json(out / "fits.json", to_json(analysis))
     text.print_verdict(stdout, analysis, str(out))
     text.print_answer(stdout, analysis)

@@ -7,13 +7,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 
 from analysis.config import Convention
-from analysis.fits import Analysis, Surveyed
+from analysis.fits import Analysis, Fitted, Surveyed
 from analysis.learning_rate import LearningRateFit
 from analysis.learning_rate_words import learning_rate_lines
 from analysis.lr_rule import learning_rate_words
 from analysis.refusal import Refusal, fitted
 from analysis.table import RunsTable
-from analysis.verdict import Answer, answers_of
+from analysis.verdict import Answer
 
 SHOWN_EXCLUSIONS = 20
 """Exclusions listed by name; all of them are in fits.json."""
@@ -91,6 +91,13 @@ def print_valleys(console: Console, surveyed: Surveyed) -> None:
     console.print(table, markup=False)
 
 
+def print_first_answers(console: Console, fits: Fitted) -> None:
+    """Print what the approaches came to as soon as they are fitted."""
+    for answer in fits.answers:
+        low, high = answer.interval
+        say(console, f"{answer.approach}: a = {answer.a:.3f} [{low:.3f}, {high:.3f}]")
+
+
 def print_verdict(console: Console, analysis: Analysis, out: str) -> None:
     """Print how far to trust the answer, and where everything is."""
     say(console, "How far to trust this:")
@@ -126,12 +133,7 @@ def answer_lines(analysis: Analysis) -> list[str]:
         "parametric": analysis.parametric,
         "envelope": analysis.envelope,
     }
-    have = {
-        answer.approach: answer
-        for answer in answers_of(
-            fitted(analysis.isoflop), fitted(analysis.parametric), fitted(analysis.envelope)
-        )
-    }
+    have = {answer.approach: answer for answer in analysis.answers}
     return [
         f"{name}: refused: {fit.why}" if isinstance(fit, Refusal) else _answer(have[name])
         for name, fit in fits.items()

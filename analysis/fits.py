@@ -24,7 +24,7 @@ from analysis.refusal import Refusal as Refusal
 from analysis.refusal import attempt, fitted
 from analysis.scrutiny import Scrutiny, scrutinise
 from analysis.table import RunsTable, clusters
-from analysis.verdict import Verdict, answers_of, judge
+from analysis.verdict import Answer, Verdict, answers_of, judge
 
 Stage = Callable[[str], None]
 """Told what is being worked on."""
@@ -53,11 +53,22 @@ class Surveyed:
 
 
 @dataclass(frozen=True)
-class Analysis(Surveyed, Scrutiny):
-    """All that a report needs."""
+class Fitted(Surveyed):
+    """Every approach's answer."""
 
     parametric: ParametricFit | Refusal
     envelope: EnvelopeFit | Refusal
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The exponents that there are."""
+        return answers_of(fitted(self.isoflop), fitted(self.parametric), fitted(self.envelope))
+
+
+@dataclass(frozen=True)
+class Analysis(Fitted, Scrutiny):
+    """All that a report needs."""
+
     verdict: Verdict
 
 
@@ -82,50 +93,56 @@ def survey(table: RunsTable, options: Options) -> Surveyed:
     return Surveyed(options, table, runs, counting, cost, cells, valleys, by_valleys)
 
 
-def analyse(surveyed: Surveyed, progress: Progress, stage: Stage = lambda name: None) -> Analysis:
-    """Fit the surface and the envelope, question every answer, and weigh them.
+def fit_approaches(surveyed: Surveyed, progress: Progress) -> Fitted:
+    """Fit the surface and the envelope too.
 
     Args:
         surveyed: What the valleys say.
-        progress: Told how many refits of the surface are done.
+        progress: Told how many refits of the surface were just done.
+    """
+    options = surveyed.options
+    by_surface = attempt(partial(_fit_parametric, surveyed, progress))
+    curves = envelope_curves(surveyed.table, surveyed.runs)
+    by_envelope = attempt(
+        lambda: fit_envelope(curves, resamples=options.bootstrap, seed=options.seed)
+    )
+    return Fitted(**vars(surveyed), parametric=by_surface, envelope=by_envelope)
+
+
+def question(fits: Fitted, stage: Stage = lambda name: None) -> Analysis:
+    """Ask of the answers all that questions them, and weigh them.
+
+    Args:
+        fits: The answers.
         stage: Told what is being worked on.
     """
-    options, table = surveyed.options, surveyed.table
-    stage("surface")
-    by_surface = attempt(partial(_fit_parametric, surveyed, progress))
-    stage("envelope")
-    by_envelope = attempt(
-        lambda: fit_envelope(
-            envelope_curves(table, surveyed.runs), resamples=options.bootstrap, seed=options.seed
-        )
-    )
-    answers = answers_of(fitted(surveyed.isoflop), fitted(by_surface), fitted(by_envelope))
+    answers = fits.answers
     questioned = scrutinise(
-        table=table,
-        options=options,
-        best=surveyed.best,
-        runs=surveyed.runs,
-        valleys=surveyed.valleys,
-        parametric=fitted(by_surface),
+        table=fits.table,
+        options=fits.options,
+        runs=fits.runs,
+        best=fits.best,
+        valleys=fits.valleys,
+        parametric=fitted(fits.parametric),
         interval=answers[0].interval if answers else None,
         stage=stage,
     )
-    return Analysis(
-        **vars(surveyed),
-        **vars(questioned),
-        parametric=by_surface,
-        envelope=by_envelope,
-        verdict=judge(
-            table=table,
-            cells=surveyed.cells,
-            isoflop=fitted(surveyed.isoflop),
-            parametric=fitted(by_surface),
-            envelope=fitted(by_envelope),
-            scrutiny=questioned,
-            valleys=surveyed.valleys,
-            run_ids=surveyed.best["run_id"].astype(str).tolist(),
-        ),
+    verdict = judge(
+        table=fits.table,
+        cells=fits.cells,
+        isoflop=fitted(fits.isoflop),
+        parametric=fitted(fits.parametric),
+        envelope=fitted(fits.envelope),
+        scrutiny=questioned,
+        valleys=fits.valleys,
+        run_ids=fits.best["run_id"].astype(str).tolist(),
     )
+    return Analysis(**vars(fits), **vars(questioned), verdict=verdict)
+
+
+def analyse(surveyed: Surveyed, progress: Progress, stage: Stage = lambda name: None) -> Analysis:
+    """Fit every approach and question the answers."""
+    return question(fit_approaches(surveyed, progress), stage)
 
 
 def _other_convention(runs: pd.DataFrame, table: RunsTable, options: Options) -> str:

@@ -3,8 +3,9 @@
     python scripts/bench_analysis.py [--json FILE] [--quick]
 
 The reference is what is usually done: the sum of Huber terms with its exact gradient, minimised by
-L-BFGS-B from each of 4500 starts, and from one start per bootstrap resample. With --quick it runs
-on a seeded share of them and the time is scaled up. Without the published table the runs are
+L-BFGS-B from each of 4500 starts, and from one start per bootstrap resample; at SciPy's default
+tolerances, and at ones tight enough to finish. With --quick it runs on a seeded share of them and
+the time is scaled up. Without the published table the runs are
 synthetic, of like size and noise; the output says which.
 """
 
@@ -43,6 +44,13 @@ GRID = tuple(
     )
 )
 """log A, log B, log E, alpha, beta: Hoffmann et al. 2022, section D.2."""
+
+
+TOLERANCES: dict[str, dict[str, float]] = {
+    "default tolerances": {},
+    "tight tolerances": {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10},
+}
+"""Of the reference. At the default ones a sum of Huber terms of order 1e-3 stops early."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,10 @@ def reference_objective(
     return float(counts @ (slope * (residual - 0.5 * slope))), gradient
 
 
-def reference_fit(start: Floats, logs: tuple[Floats, Floats, Floats], counts: Floats) -> float:
-    """Minimise from one start, with tolerances tight enough for a sum of Huber terms to finish."""
-    options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10}
+def reference_fit(
+    start: Floats, logs: tuple[Floats, Floats, Floats], counts: Floats, options: dict[str, float]
+) -> float:
+    """Minimise from one start."""
     arguments = (*logs, counts)
     done = minimize(
         reference_objective, start, arguments, jac=True, method="L-BFGS-B", options=options
@@ -129,18 +138,30 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
     ours = fit_surface(n_params, tokens, nats)
     chosen = np.random.default_rng(0).choice(len(GRID), n_starts, replace=False)
     counts = np.ones(len(nats))
-    taken, ends = timed(lambda: [reference_fit(np.array(GRID[k]), logs, counts) for k in chosen])
-    reference = taken * len(GRID) / n_starts
-    least = min(ends) if isinstance(ends, list) else float("nan")
-    return [
+    rows = [
         Row("certified fit", seconds, "s", 0.5, "max"),
-        Row(f"L-BFGS-B, 4500 starts ({n_starts} run)", reference, "s", 0.0, "min"),
-        Row(
-            "certified fit, times faster than 4500 starts", reference / seconds, "ratio", 200, "min"
-        ),
-        Row("objective over the grid's best", ours.objective / least, "ratio", 1 + 1e-9, "max"),
         Row("projected gradient", ours.gradient, "cosine", 1e-9, "max"),
     ]
+    for name, options in TOLERANCES.items():
+        taken, ends = timed(
+            lambda options=options: [
+                reference_fit(np.array(GRID[k]), logs, counts, options) for k in chosen
+            ]
+        )
+        assert isinstance(ends, list)
+        reference = taken * len(GRID) / n_starts
+        rows += [
+            Row(f"L-BFGS-B, 4500 starts ({n_starts} run), {name}", reference, "s", 0.0, "min"),
+            Row(f"fit faster than 4500 starts, {name}", reference / seconds, "ratio", 200, "min"),
+            Row(
+                f"objective over the grid's best, {name}",
+                ours.objective / min(ends),
+                "ratio",
+                1 + 1e-9,
+                "max",
+            ),
+        ]
+    return rows
 
 
 def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> list[Row]:
@@ -169,14 +190,20 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
         np.bincount(rng.integers(0, len(nats), len(nats)), minlength=len(nats)).astype(np.float64)
         for _ in range(n_reference)
     ]
-    taken, _ = timed(lambda: [reference_fit(start, logs, counts) for counts in draws])
-    reference = taken * resamples / n_reference
     huber = next(row.value for row in rows if row.name.endswith("huber"))
-    return [
-        *rows,
-        Row(f"L-BFGS-B, one start per resample ({n_reference} run)", reference, "s", 0.0, "min"),
-        Row("refits, times faster than one start each", reference / huber, "ratio", 25, "min"),
-    ]
+    for name, options in TOLERANCES.items():
+        taken, _ = timed(
+            lambda options=options: [
+                reference_fit(start, logs, counts, options) for counts in draws
+            ]
+        )
+        reference = taken * resamples / n_reference
+        what = f"L-BFGS-B, a start per resample ({n_reference} run), {name}"
+        rows += [
+            Row(what, reference, "s", 0.0, "min"),
+            Row(f"refits faster than a start each, {name}", reference / huber, "ratio", 25, "min"),
+        ]
+    return rows
 
 
 def peak_gigabytes(what: str, size: int) -> float:
@@ -253,7 +280,7 @@ def main() -> None:
             sign = ">=" if row.sense == "min" else "<="
             verdict = "meets" if row.meets else "FALLS SHORT"
             print(  # noqa: T201
-                f"{row.name:55s} {row.value:12.6g} {row.unit:7s} {sign} {row.goal:g}  {verdict}",
+                f"{row.name:66s} {row.value:12.6g} {row.unit:7s} {sign} {row.goal:g}  {verdict}",
                 flush=True,
             )
     if options.json:
