@@ -6,14 +6,28 @@ import pandas as pd
 import pytest
 from study_folders import isoflop_table
 
+from analysis import scrutiny
 from analysis.config import parse_options
 from analysis.envelope import EnvelopeFit
+from analysis.errors import RefusedError
 from analysis.fits import analyse, survey
 from analysis.isoflop import IsoflopFit
 from analysis.powerlaw import Law, PowerLaw
 from analysis.refusal import fitted
 from analysis.table import RunsTable, screen
 from analysis.verdict import judge
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_multiverse() -> Any:
+    """Leave out the multiverse, most of an analysis's time; it has tests of its own."""
+
+    def refuse(*args: Any, **choices: Any) -> Any:
+        raise RefusedError("left out of these tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scrutiny, "explore", refuse)
+        yield
 
 
 def analysis(frame: Any, **options: Any) -> Any:
