@@ -5,6 +5,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from analysis.countings import CountedCurves
 from analysis.figures import influence, learning_rate, local, multiverse, repetition, rollout
 from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
@@ -23,7 +24,8 @@ def evidence(analysis: Analysis) -> Iterator[Recipe]:
     asked = (analysis.local, analysis.local_valleys)
     if found := tuple(item for item in asked if isinstance(item, LocalExponent)):
         draw = partial(_draw_local, analysis, found)
-        yield Recipe("local_exponent", "hidden", local.CAPTION, PLAIN, draw)
+        caption = local.CAPTION + _counted_caption(analysis)
+        yield Recipe("local_exponent", "hidden", caption, PLAIN, draw)
     many = analysis.multiverse
     if isinstance(many, Multiverse):
         draw = partial(multiverse.draw, found=many)
@@ -56,7 +58,14 @@ def _draw_local(analysis: Analysis, found: tuple[LocalExponent, ...], figure: Fi
         overall["valleys"] = analysis.isoflop.n_law.fit.exponent
     if isinstance(analysis.parametric, ParametricFit):
         overall["surface"] = analysis.parametric.values["a"]
-    local.draw(figure.subplots(), found, overall)
+    counted = analysis.counted.curves if isinstance(analysis.counted, CountedCurves) else ()
+    local.draw(figure.subplots(), found, overall, counted)
+
+
+def _counted_caption(analysis: Analysis) -> str:
+    if not isinstance(analysis.counted, CountedCurves):
+        return ""
+    return local.COUNTED + (local.PUBLISHED if analysis.counted.published else "")
 
 
 def _draw_rates(fit: LearningRateFit, figure: Figure) -> None:

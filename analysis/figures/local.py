@@ -20,6 +20,11 @@ COUNTED = (
     "and without embeddings (Pearce and Song 2024)."
 )
 
+PUBLISHED = (
+    " The table does not say what its N counts: it is taken to be everything, with embeddings as "
+    "in the models that they fitted."
+)
+
 _HEIGHT = 0.45
 """Largest distance from the windows' exponents that the picture shows."""
 
@@ -45,7 +50,7 @@ def draw(
         if result.source in overall:
             ax.axhline(overall[result.source], color=color, lw=1.0, alpha=0.5, zorder=1)
     for curve, dashes in zip(counted, ((4, 1.5), (1, 1.2), (6, 1, 1, 1), (2, 2)), strict=False):
-        words = curve.counting.name.replace("_", "-")
+        words = f"surface, N {curve.counting.name.replace('_', '-')}"
         ax.plot(curve.flops, curve.a, color=style.ENVELOPE, lw=1.4, ls=(0, dashes), label=words)
     _references(ax)
     centers = [w.a for r in results for w in r.windows]
