@@ -56,8 +56,8 @@ def draw(ax: Axes, fit: ParametricFit) -> None:
             solid_capstyle="butt",
             label="bootstrap" if k == 0 else None,
         )
-        for x, side in zip(thick, (0, 1), strict=True):
-            if x in (1 / _EDGE, _EDGE):
+        for x, end, side in zip(thick, ends, (0, 1), strict=True):
+            if end is None:
                 markers: tuple[Literal["<", ">"], ...] = ("<", ">")
                 ax.plot(x, k - 0.12, markers[side], color=style.SURFACE, ms=8, clip_on=False)
         ax.plot(1, k, "|", color=style.INK, ms=15, mew=1.4, zorder=4)
