@@ -18,9 +18,8 @@ Floats = NDArray[np.float64]
 MIN_SIZES = 4
 """Sizes that a valley needs: a parabola through 3 has no point left to contradict it."""
 
-WINDOW_SIZES = {Method.cubic: 7, Method.parabola: 5, Method.akima: 5}
-"""Sizes that the window holds before it has to earn more: fewer for a parabola, which skew biases,
-and for Akima's curve, which is local."""
+WINDOW_SIZES = 7
+"""Sizes that the window holds before it has to earn more."""
 
 WINDOW_RISE = 0.03
 """Log loss above the lowest up to which further sizes are taken in."""
@@ -116,7 +115,7 @@ def open_window(x: Floats, y: Floats, method: Method) -> Window:
         sides = [(y[k], k) for k in (low - 1, high + 1) if 0 <= k < len(x)]
         loss, k = min(sides)
         far = loss - y[lowest] > WINDOW_RISE or abs(x[k] - x[lowest]) > WINDOW_REACH
-        if high - low + 1 >= WINDOW_SIZES[method] and low < lowest < high and far:
+        if high - low + 1 >= WINDOW_SIZES and low < lowest < high and far:
             break
         low, high = min(low, k), max(high, k)
     return _make_window(x, y, low, high, method)
