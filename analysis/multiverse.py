@@ -25,8 +25,9 @@ Floats = NDArray[np.float64]
 MAX_UNIVERSES = 400
 """Universes of one table; beyond, choices are varied one at a time."""
 
-MAX_ROWS = 20_000
-"""Rows beyond which choices are varied one at a time too, whatever their number."""
+MAX_ROWS = 1000
+"""Rows of one set of runs beyond which choices are varied one at a time on it: 90 fits of so many
+take about 10 s."""
 
 NESTED = {"cost": ("form", "chinchilla"), "form": ("cost", next(iter(COSTS)))}
 """Choices that are varied only where another one is at its default: compared there alone."""
@@ -102,15 +103,20 @@ def explore(
         choices are ours, each made by some published study of these exponents.
     """
     variants = collect_runs(frame)
-    plans = [list(_plan(crossed=True)) for _ in variants]
-    total = sum(map(len, plans))
+    total = len(variants) * len(list(_plan(crossed=True)))
+    many = total > max_universes
     notes = []
-    if total > max_universes or len(frame) > MAX_ROWS:
-        plans = [list(_plan(crossed=False)) for _ in variants]
+    if many:
         notes.append(
             f"All combinations would be {total} fits of {len(frame)} runs: choices are varied one "
             "at a time."
         )
+    elif (large := sum(len(runs.frame) > MAX_ROWS for runs in variants)) > 0:
+        notes.append(
+            f"On {large} of {len(variants)} sets of runs, which have more than {MAX_ROWS}, choices "
+            "are varied one at a time."
+        )
+    plans = [list(_plan(crossed=not many and len(runs.frame) <= MAX_ROWS)) for runs in variants]
     universes = [u for runs, plan in zip(variants, plans, strict=True) for u in _fit(runs, plan)]
     for convention, found in (curves or {}).items():
         universes.append(_by_envelope(convention, found))

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from study_folders import TRUTH, isoflop_table
 
+from analysis import multiverse
 from analysis.errors import RefusedError
 from analysis.multiverse import Universe, explore, find_effects
 
@@ -90,3 +91,12 @@ def test_runs_that_allow_no_fit_at_all_are_refused_with_the_reason() -> None:
     table["flops"] = 6 * table["tokens"] * table["n_params"]
     with pytest.raises(RefusedError, match=r"no choice of method gives an exponent; .*D/N = 20"):
         explore(named(table), max_universes=50)
+
+
+def test_on_many_runs_choices_are_varied_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiverse, "MAX_ROWS", 34)
+    found = explore(named(isoflop_table(noise=0.001)))
+    assert 10 < len(found.universes) < 50
+    assert found.notes == (
+        "On 1 of 1 sets of runs, which have more than 34, choices are varied one at a time.",
+    )
