@@ -12,9 +12,9 @@ from analysis.config import Options, parse_options
 from analysis.errors import AnalysisError
 from analysis.fits import Analysis, fit_approaches, question, survey
 from analysis.fits_json import to_json
+from analysis.intake.source import load_runs
+from analysis.intake.table import in_table_order
 from analysis.refusal import Refusal
-from analysis.source import load_runs
-from analysis.table import in_table_order
 from analysis.words import describe, wants_help
 from train.records import write_json
 

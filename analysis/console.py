@@ -8,11 +8,11 @@ from rich.table import Table
 
 from analysis.config import Convention
 from analysis.fits import Analysis, Fitted, Surveyed
-from analysis.learning_rate import LearningRateFit
-from analysis.learning_rate_words import learning_rate_lines
-from analysis.lr_rule import learning_rate_words
+from analysis.intake.table import RunsTable
+from analysis.learning_rate.answer import learning_rate_lines
+from analysis.learning_rate.fit import LearningRateFit
+from analysis.learning_rate.rule import learning_rate_words
 from analysis.refusal import Refusal, fitted
-from analysis.table import RunsTable
 from analysis.verdict import Answer
 
 SHOWN_EXCLUSIONS = 20

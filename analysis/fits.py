@@ -9,21 +9,21 @@ from functools import partial
 
 import pandas as pd
 
-from analysis import isoflop
-from analysis.budgets import Cells, group_budgets, make_cells
 from analysis.config import Convention, Options
-from analysis.conventions import in_convention
-from analysis.curves import envelope_curves
-from analysis.draws import fit_cost_law
-from analysis.envelope import EnvelopeFit, fit_envelope
+from analysis.envelope.fit import EnvelopeFit, fit_envelope
 from analysis.errors import RefusedError
-from analysis.frontier import SIX_ND, CostLaw, at_cost
-from analysis.isoflop import IsoflopFit, Valley
-from analysis.parametric import ParametricFit, Progress, fit_parametric
+from analysis.intake.conventions import in_convention
+from analysis.intake.curves import envelope_curves
+from analysis.intake.table import RunsTable, clusters
+from analysis.isoflop import fit as isoflop
+from analysis.isoflop.budgets import Cells, group_budgets, make_cells
+from analysis.isoflop.fit import IsoflopFit, Valley
+from analysis.parametric.fit import ParametricFit, Progress, fit_parametric
+from analysis.parametric.frontier import SIX_ND, CostLaw, at_cost
+from analysis.prediction.draws import fit_cost_law
 from analysis.refusal import Refusal as Refusal
 from analysis.refusal import attempt, fitted
-from analysis.scrutiny import Scrutiny, scrutinise
-from analysis.table import RunsTable, clusters
+from analysis.scrutiny.parts import Scrutiny, scrutinise
 from analysis.verdict import Answer, Verdict, answers_of, judge
 
 Stage = Callable[[str], None]

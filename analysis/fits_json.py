@@ -6,14 +6,14 @@ Keys are only ever added. An approach that cannot be fitted has `refused` and no
 from typing import Any
 
 from analysis.config import Loss
-from analysis.draws import draws_for_json, measured_for_json
-from analysis.envelope import EnvelopeFit
+from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
-from analysis.isoflop import IsoflopFit
-from analysis.parametric import ParametricFit
+from analysis.isoflop.fit import IsoflopFit
+from analysis.parametric.fit import ParametricFit
 from analysis.powerlaw import Law
+from analysis.prediction.draws import draws_for_json, measured_for_json
 from analysis.refusal import Refusal, fitted
-from analysis.scrutiny_json import scrutiny_json
+from analysis.scrutiny.parts_json import scrutiny_json
 from analysis.verdict import Verdict
 from train.records import SCHEMA_VERSION
 

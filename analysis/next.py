@@ -8,17 +8,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.candidates import By
 from analysis.config import Convention, IsoflopOptions, Options, ParametricOptions, parse_options
+from analysis.design.candidates import By
+from analysis.design.ladder import Job, train_commands
+from analysis.design.proposal import Limits, Proposal, make_proposal
 from analysis.errors import AnalysisError, OptionError
 from analysis.fits import Surveyed, survey
-from analysis.ladder import Job, train_commands
-from analysis.parametric import ParametricFit
-from analysis.prediction_text import open_console, say
-from analysis.proposal import Limits, Proposal, make_proposal
-from analysis.quantity import number
+from analysis.intake.source import load_runs
+from analysis.parametric.fit import ParametricFit
+from analysis.prediction.quantity import number
+from analysis.prediction.text import open_console, say
 from analysis.refusal import Refusal
-from analysis.source import load_runs
 from analysis.words import describe, read_words, wants_help
 
 EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130

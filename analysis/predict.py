@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.errors import AnalysisError, OptionError, RefusedError
-from analysis.fits_file import FitsFile, read_fits
-from analysis.overhead import SizeRule, overtrain, pivot_of, wrong_size
-from analysis.prediction import decades_beyond, predict_budget, predict_size
-from analysis.prediction_text import (
+from analysis.prediction.fits_file import FitsFile, read_fits
+from analysis.prediction.optimum import decades_beyond, predict_budget, predict_size
+from analysis.prediction.overhead import SizeRule, overtrain, pivot_of, wrong_size
+from analysis.prediction.text import (
     Answers,
     BudgetAnswer,
     SizeAnswer,

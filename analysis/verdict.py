@@ -6,15 +6,15 @@ from itertools import combinations
 import numpy as np
 
 from analysis.bootstrap import Interval
-from analysis.budgets import Cells
-from analysis.envelope import EnvelopeFit
-from analysis.isoflop import IsoflopFit, Valley
-from analysis.parametric import ParametricFit
+from analysis.envelope.fit import EnvelopeFit
+from analysis.intake.table import RunsTable
+from analysis.isoflop.budgets import Cells
+from analysis.isoflop.fit import IsoflopFit, Valley
+from analysis.parametric.fit import ParametricFit
 from analysis.powerlaw import Law
 from analysis.refusal import fitted
 from analysis.repetition.runs import repetition_note
-from analysis.scrutiny import Scrutiny
-from analysis.table import RunsTable
+from analysis.scrutiny.parts import Scrutiny
 
 AGREE_SIGMAS = 1.96
 """Approaches agree when their exponents differ by less, in joint standard errors."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from analysis.config import Loss
-from analysis.parametric import fit_parametric, fit_surface
+from analysis.parametric.fit import fit_parametric, fit_surface
 
 Floats = NDArray[np.float64]
 REPO = Path(__file__).resolve().parents[1]

@@ -20,14 +20,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.budgets import make_cells
 from analysis.config import Loss, Method
-from analysis.curves import CHECKPOINTS, FINALS, Curve
-from analysis.envelope import fit_envelope
+from analysis.envelope.fit import fit_envelope
 from analysis.errors import RefusedError
-from analysis.isoflop import find_valleys, fit_isoflop
-from analysis.parametric import fit_parametric
-from analysis.table import clusters
+from analysis.intake.curves import CHECKPOINTS, FINALS, Curve
+from analysis.intake.table import clusters
+from analysis.isoflop.budgets import make_cells
+from analysis.isoflop.fit import find_valleys, fit_isoflop
+from analysis.parametric.fit import fit_parametric
 
 Floats = NDArray[np.float64]
 Answer = tuple[float, float, float]

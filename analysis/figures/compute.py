@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.curves import FINALS, Curve
-from analysis.envelope import EnvelopeFit
-from analysis.isoflop import Valley
+from analysis.envelope.fit import EnvelopeFit
+from analysis.intake.curves import FINALS, Curve
+from analysis.isoflop.fit import Valley
 
 Floats = NDArray[np.float64]
 

@@ -5,18 +5,18 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from analysis.countings import CountedCurves
 from analysis.figures import influence, learning_rate, local, multiverse, repetition, rollout
 from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
-from analysis.influence import InfluenceTable
-from analysis.isoflop import IsoflopFit
-from analysis.learning_rate import LearningRateFit
-from analysis.local import LocalExponent
-from analysis.multiverse import Multiverse
-from analysis.parametric import ParametricFit
+from analysis.isoflop.fit import IsoflopFit
+from analysis.learning_rate.fit import LearningRateFit
+from analysis.parametric.fit import ParametricFit
 from analysis.repetition.fit import RepetitionFit
-from analysis.rollout import Rollout
+from analysis.scrutiny.countings import CountedCurves
+from analysis.scrutiny.influence import InfluenceTable
+from analysis.scrutiny.local import LocalExponent
+from analysis.scrutiny.multiverse import Multiverse
+from analysis.scrutiny.rollout import Rollout
 
 
 def evidence(analysis: Analysis) -> Iterator[Recipe]:

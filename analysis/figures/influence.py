@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.influence import Influence, InfluenceTable
+from analysis.scrutiny.influence import Influence, InfluenceTable
 
 CAPTION = (
     "How the surface's exponent changes when a run, a budget or a size is left out: the largest "

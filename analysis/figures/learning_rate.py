@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.learning_rate import LearningRateFit
-from analysis.optima import OptimaSurvey, TunedGroup
+from analysis.learning_rate.fit import LearningRateFit
+from analysis.learning_rate.optima import OptimaSurvey, TunedGroup
 
 Floats = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from analysis import style
 from analysis.figures.optimum import CHINCHILLA_A, KAPLAN_A
-from analysis.local import LocalExponent
-from analysis.pearce import CountedCurve
+from analysis.scrutiny.local import LocalExponent
+from analysis.scrutiny.pearce import CountedCurve
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures.optimum import CHINCHILLA_A, KAPLAN_A
-from analysis.multiverse import Multiverse, Universe
+from analysis.scrutiny.multiverse import Multiverse, Universe
 
 CAPTION = (
     "The exponent under every combination of defensible choices, in order; the band is the 95 % "

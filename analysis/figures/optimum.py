@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from analysis import style
 from analysis.bootstrap import Interval
-from analysis.isoflop import Valley
+from analysis.isoflop.fit import Valley
 from analysis.powerlaw import Law
 
 Floats = NDArray[np.float64]

@@ -9,17 +9,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.curves import Curve, envelope_curves, load_curves
-from analysis.envelope import EnvelopeFit
+from analysis.envelope.fit import EnvelopeFit
 from analysis.figures import compute, exponents, identified, optimum, surface, valleys
 from analysis.figures.evidence import evidence
 from analysis.figures.exponents import Row
 from analysis.figures.optimum import Line, line_of_law
 from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
-from analysis.frontier import optimal_band, optimal_size
-from analysis.isoflop import IsoflopFit
-from analysis.parametric import ParametricFit
+from analysis.intake.curves import Curve, envelope_curves, load_curves
+from analysis.isoflop.fit import IsoflopFit
+from analysis.parametric.fit import ParametricFit
+from analysis.parametric.frontier import optimal_band, optimal_size
 
 Floats = NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.forecast import SizeForecast
-from analysis.rollout import Holdout, Rollout
+from analysis.scrutiny.forecast import SizeForecast
+from analysis.scrutiny.rollout import Holdout, Rollout
 
 CAPTION = (
     "The largest budgets held out and foreseen from the smaller ones. Left: error of the foreseen "

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
-from analysis.isoflop import Valley
-from analysis.valley import evaluate
+from analysis.isoflop.fit import Valley
+from analysis.isoflop.valley import evaluate
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.bootstrap import Interval
 from analysis.errors import RefusedError
-from analysis.parametric import fit_surface
+from analysis.parametric.fit import fit_surface
 from analysis.repetition import effective
 from analysis.repetition.certify import COLUMNS, certify, held_starts, resample
 from analysis.repetition.effective import R_BOX, R_D, SURFACE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.newton import EIGENVALUE_FLOOR, Local, Rows, whitening
+from analysis.parametric.newton import EIGENVALUE_FLOOR, Local, Rows, whitening
 from analysis.repetition.effective import HIGH, LOW, RepeatedPoints
 from analysis.repetition.log_surface import log_surface
 

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from analysis.envelope import EnvelopeFit
-from analysis.influence import Influence, InfluenceTable
-from analysis.joint_power_law import JointLaw
-from analysis.learning_rate import LearningRateFit
-from analysis.local import LocalExponent
-from analysis.multiverse import Multiverse
+from analysis.envelope.fit import EnvelopeFit
+from analysis.learning_rate.fit import LearningRateFit
+from analysis.learning_rate.joint_power_law import JointLaw
 from analysis.repetition.fit import RepetitionFit
 from analysis.report.blocks import Grid, Section, ends, span, yes
-from analysis.rollout import Rollout
+from analysis.scrutiny.influence import Influence, InfluenceTable
+from analysis.scrutiny.local import LocalExponent
+from analysis.scrutiny.multiverse import Multiverse
+from analysis.scrutiny.rollout import Rollout
 
 SHOWN = 8
 """Rows of each kind of influence."""

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from analysis.by_convention import CountedExponent
-from analysis.form_comparison import FormComparison
-from analysis.isoflop import Valley
-from analysis.parametric import ParametricFit
+from analysis.isoflop.fit import Valley
+from analysis.parametric.fit import ParametricFit
+from analysis.parametric.form_comparison import FormComparison
 from analysis.report.blocks import Grid, ends, span, yes
+from analysis.scrutiny.by_convention import CountedExponent
 
 
 def valleys(found: tuple[Valley, ...]) -> Grid:

@@ -4,19 +4,19 @@ import platform
 from collections import Counter
 from importlib import metadata
 
-from analysis.envelope import EnvelopeFit
+from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
-from analysis.form_comparison import FormComparison
-from analysis.influence import InfluenceTable
-from analysis.learning_rate import LearningRateFit
-from analysis.local import LocalExponent
-from analysis.multiverse import Multiverse
-from analysis.parametric import ParametricFit
+from analysis.learning_rate.fit import LearningRateFit
+from analysis.parametric.fit import ParametricFit
+from analysis.parametric.form_comparison import FormComparison
 from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.report import evidence, grids
 from analysis.report.blocks import Grid, Plot, Section
-from analysis.rollout import Rollout
+from analysis.scrutiny.influence import InfluenceTable
+from analysis.scrutiny.local import LocalExponent
+from analysis.scrutiny.multiverse import Multiverse
+from analysis.scrutiny.rollout import Rollout
 
 
 def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str) -> list[Section]:

@@ -15,12 +15,12 @@ from analysis.figures import influence as influence_figure
 from analysis.figures import local as local_figure
 from analysis.figures.recipes import exponent_rows, optimum_lines, recipes
 from analysis.fits import Analysis, analyse, survey
-from analysis.influence import InfluenceTable
-from analysis.load import load_table
-from analysis.local import ComputeWindow, LocalExponent
-from analysis.multiverse import Effect, Multiverse, Universe
-from analysis.parametric import ParametricFit
-from analysis.profile import Profile
+from analysis.intake.load import load_table
+from analysis.parametric.fit import ParametricFit
+from analysis.parametric.profile import Profile
+from analysis.scrutiny.influence import InfluenceTable
+from analysis.scrutiny.local import ComputeWindow, LocalExponent
+from analysis.scrutiny.multiverse import Effect, Multiverse, Universe
 
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 

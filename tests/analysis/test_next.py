@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from study_folders import isoflop_table, surface, write_study
 
-from analysis.candidates import By
 from analysis.config import parse_options
+from analysis.design.candidates import By
+from analysis.design.proposal import Limits, Proposal, make_proposal
 from analysis.errors import InputError, OptionError
 from analysis.fits import survey
-from analysis.isoflop import IsoflopFit
-from analysis.load import load_table
+from analysis.intake.load import load_table
+from analysis.isoflop.fit import IsoflopFit
 from analysis.next import main, parse
-from analysis.parametric import ParametricFit
-from analysis.proposal import Limits, Proposal, make_proposal
+from analysis.parametric.fit import ParametricFit
 from analysis.refusal import Refusal
 
 NOISE = 0.001

@@ -11,15 +11,21 @@ import pytest
 from study_folders import TRUTH, optimal_n, surface
 
 from analysis.config import Form
-from analysis.draws import MAX_ROWS, draws_for_json, fit_cost_law, measured_for_json, thin
 from analysis.errors import InputError
-from analysis.fits_file import read_fits
-from analysis.frontier import SIX_ND, CostLaw, Surfaces
-from analysis.overhead import SizeRule, overhead, overtrain, sizes_by_rule
-from analysis.parametric import fit_parametric
+from analysis.parametric.fit import fit_parametric
+from analysis.parametric.frontier import SIX_ND, CostLaw, Surfaces
 from analysis.powerlaw import Law, PowerLaw
 from analysis.predict import main
-from analysis.prediction import decades_beyond, predict_budget, predict_size
+from analysis.prediction.draws import (
+    MAX_ROWS,
+    draws_for_json,
+    fit_cost_law,
+    measured_for_json,
+    thin,
+)
+from analysis.prediction.fits_file import read_fits
+from analysis.prediction.optimum import decades_beyond, predict_budget, predict_size
+from analysis.prediction.overhead import SizeRule, overhead, overtrain, sizes_by_rule
 
 A_TRUE = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 K_N = float(optimal_n(np.array(6.0)))

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 from study_folders import isoflop_table
 
-from analysis import scrutiny
 from analysis.config import parse_options
-from analysis.envelope import EnvelopeFit
+from analysis.envelope.fit import EnvelopeFit
 from analysis.errors import RefusedError
 from analysis.fits import analyse, survey
-from analysis.isoflop import IsoflopFit
+from analysis.intake.table import RunsTable, screen
+from analysis.isoflop.fit import IsoflopFit
 from analysis.powerlaw import Law, PowerLaw
 from analysis.refusal import fitted
-from analysis.table import RunsTable, screen
+from analysis.scrutiny import parts as scrutiny
 from analysis.verdict import judge
 
 

@@ -1,0 +1,1 @@
+"""The best learning rate and batch of every size and horizon, and their laws."""

@@ -1,0 +1,1 @@
+"""Approach 3: a surface L(N, D) fitted to all runs, certified."""

@@ -1,0 +1,61 @@
+import shlex
+from typing import Any
+
+import pytest
+from study_folders import isoflop_table
+
+from analysis.errors import InputError
+from analysis.intake.mixtures import refuse_mixtures
+from analysis.intake.where import select_rows
+
+
+def chosen_by(message: str) -> str:
+    """Return the filter that a message advises, as a shell would hand it over."""
+    return shlex.split(message[message.index("where=") :].rstrip("."))[0].removeprefix("where=")
+
+
+@pytest.mark.parametrize("values", [("rw", "owt2"), ("a b", "c"), ("it's", "x"), ("x and y", "z")])
+def test_the_advised_filter_keeps_one_data_set(values: Any) -> None:
+    frame = isoflop_table().assign(dataset=[*values] * 17 + [values[0]])
+    with pytest.raises(InputError, match="column dataset takes 2 values") as caught:
+        refuse_mixtures(frame)
+    kept = frame[select_rows(frame, chosen_by(str(caught.value)))]
+    assert len(kept) == 18
+    assert refuse_mixtures(kept) == []
+
+
+def test_all_columns_that_mix_are_named_at_once() -> None:
+    frame = isoflop_table().assign(
+        Dataset=["rw", "owt"] * 17 + ["rw"], val=["train", "val"] * 17 + ["train"], vocab_size=9
+    )
+    with pytest.raises(InputError, match=r'where="Dataset=rw and val=train"'):
+        refuse_mixtures(frame)
+
+
+def test_numbers_may_name_data_and_vocabularies() -> None:
+    frame = isoflop_table().assign(vocab_size=[256, 50257] * 17 + [256])
+    with pytest.raises(InputError, match=r'column vocab_size takes 2 values .*"vocab_size=256"'):
+        refuse_mixtures(frame)
+
+
+def test_rows_that_are_marked_are_noted() -> None:
+    frame = isoflop_table().assign(outlier=[True] * 3 + [False] * 32)
+    (note,) = refuse_mixtures(frame)
+    assert "Column outlier is true in 3 of 35 rows" in note
+    assert select_rows(frame, chosen_by(note)).sum() == 32
+
+
+def test_names_and_reasons_may_vary() -> None:
+    frame = isoflop_table().assign(run_id="a", rung="b", reason=["x", "y"] * 17 + ["x"])
+    assert refuse_mixtures(frame) == []
+
+
+def test_marin_s_three_data_sets_are_told_apart(published: Any) -> None:
+    frame = published("marin_isoflop.csv")
+    with pytest.raises(InputError, match="column experiment takes 3 values") as caught:
+        refuse_mixtures(frame)
+    where = chosen_by(str(caught.value))
+    assert where == "experiment=marin_202603__comma__llama_2"
+    assert select_rows(frame, where).sum() == 85
+    kept = select_rows(frame, f"{where} and outlier=False")
+    assert kept.sum() == 80
