@@ -6,17 +6,37 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 
 
-def test_every_module_has_its_line_in_the_tree() -> None:
+def tree() -> str:
     text = (REPO / "README.md").read_text(encoding="utf-8")
-    tree = text.split("## What is where", 1)[1]
-    listed = set(re.findall(r"^  ([a-z0-9_/]+\.(?:py|html\.j2))  +\S", tree, flags=re.MULTILINE))
-    real = {
-        str(path.relative_to(REPO / package))
-        for package in ("train", "analysis")
-        for path in (REPO / package).rglob("*")
-        if path.suffix in (".py", ".j2") and path.name not in ("__init__.py", "__main__.py")
-    }
-    assert listed == real
+    return text.split("## What is where", 1)[1]
+
+
+def modules(package: str) -> set[str]:
+    """Every module below a package, as a path; the packages' own files are left out."""
+    root = REPO / package
+    own = ("__init__.py", "__main__.py")
+    return {str(p.relative_to(root)) for p in root.rglob("*.py") if p.name not in own}
+
+
+def test_every_module_of_training_has_its_line_in_the_tree() -> None:
+    part = tree().split("train/  ", 1)[1].split("\nanalysis/", 1)[0]
+    listed = set(re.findall(r"^  ([a-z0-9_/]+\.py)  +\S", part, flags=re.MULTILINE))
+    assert listed == modules("train")
+
+
+def test_every_module_of_the_analysis_is_named_under_its_package() -> None:
+    part = tree().split("\nanalysis/", 1)[1].split("\nscripts/", 1)[0]
+    named = {".": set(re.findall(r"\b([a-z_]+)\.py\b", part.split("\n  intake/")[0]))}
+    named["."] |= set(re.findall(r"^  ([a-z_]+)\.py", part, flags=re.MULTILINE))
+    for block in re.split(r"\n  (?=\S)", part):
+        found = re.match(r"([a-z_]+)/  +(.+)", block, flags=re.DOTALL)
+        if found:
+            named[found[1]] = set(re.findall(r"[a-z_]+", found[2]))
+    for module in modules("analysis"):
+        package, _, name = module.removesuffix(".py").rpartition("/")
+        if package not in ("figures", "report"):  # one module a family of figures, or of sections
+            assert name in named[package or "."], module
+    assert named["."] <= {path.stem for path in (REPO / "analysis").glob("*.py")}
 
 
 def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere() -> None:
