@@ -168,7 +168,8 @@ def at_cost(fit: "ParametricFit", cost: CostLaw) -> "ParametricFit":
     """Return the fit with its exponent a read at another cost of a run than 6 N D.
 
     Where C = c N**m D grows with another power of N, as with attention's FLOPs, the optimum grows
-    as C**(q / (p + m q)) (Surfaces.exponent). The profile of a, which is that of q / (p + q), goes.
+    as C**(q / (p + m q)) (Surfaces.exponent). That rises with q / (p + q), so the ends of one's
+    profile are those of the other's.
     """
     column = fit.names.index("a")
     draws = fit.draws.copy()
@@ -183,7 +184,10 @@ def at_cost(fit: "ParametricFit", cost: CostLaw) -> "ParametricFit":
         values={**fit.values, "a": float(surfaces_of(fit).exponent(cost)[0])},
         intervals={**fit.intervals, "a": (float(ends[0]), float(ends[1]))},
         draws=draws,
-        profiles={name: item for name, item in fit.profiles.items() if name != "a"},
+        profiles={
+            name: item.of(lambda a: a / (1.0 + (cost.power - 1.0) * a)) if name == "a" else item
+            for name, item in fit.profiles.items()
+        },
     )
 
 

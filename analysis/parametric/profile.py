@@ -6,6 +6,7 @@ bounds has no end, and the parameter is not identified. Every constraint used is
 parameters, so a held fit is the same problem with one parameter fewer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ class Profile:
     def identified(self) -> bool:
         """Whether the runs bound the parameter on both sides."""
         return self.low is not None and self.high is not None
+
+    def of(self, rising: Callable[[float], float]) -> "Profile":
+        """Return the profile of a rising function of the parameter: its ends move with it."""
+        low, high = (None if end is None else rising(end) for end in (self.low, self.high))
+        return Profile(low, high)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from analysis.figures.recipes import exponent_rows, optimum_lines, recipes
 from analysis.fits import Analysis, analyse, survey
 from analysis.intake.load import load_table
 from analysis.parametric.fit import ParametricFit
+from analysis.parametric.frontier import CostLaw, at_cost
 from analysis.parametric.profile import Profile
+from analysis.report.grids import parameters
 from analysis.scrutiny.influence import InfluenceTable
 from analysis.scrutiny.local import ComputeWindow, LocalExponent
 from analysis.scrutiny.multiverse import Effect, Multiverse, Universe
@@ -150,6 +152,20 @@ def test_parameters_without_an_end_get_an_arrow_and_are_named(
     identified.draw(ax, changed)
     assert any("not identified" in text for text in texts(figure))
     assert sum(line.get_marker() == "<" for line in ax.lines) == 1
+
+
+def test_parameters_of_a_fit_at_another_cost_of_a_run_are_drawn_and_listed(
+    analysis: Analysis, figure: Figure
+) -> None:
+    fit = analysis.parametric
+    assert isinstance(fit, ParametricFit)
+    moved = at_cost(fit, CostLaw(40.0, 0.9))
+    ax = figure.subplots()
+    identified.draw(ax, moved)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(fit.names)
+    rows = {row[0]: row for row in parameters(moved).rows}
+    assert rows["a"][1] == f"{moved.values['a']:.6g}"
+    assert rows["a"][3] != {row[0]: row for row in parameters(fit).rows}["a"][3]
 
 
 def test_many_points_become_an_image_in_the_vector_file(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from analysis.parametric.frontier import (
     optimal_size,
     tail_of,
 )
+from analysis.parametric.profile import Profile
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,20 @@ def test_another_cost_of_a_run_moves_a_and_its_interval(fit: Any) -> None:
     assert moved.values["a"] > v["a"]
     assert moved.intervals["a"][0] < moved.values["a"] < moved.intervals["a"][1]
     assert at_cost(fit, SIX_ND).intervals["a"] == pytest.approx(fit.intervals["a"], abs=2e-3)
+
+
+@pytest.mark.parametrize("power", [0.9, 1.1])
+def test_another_cost_of_a_run_moves_the_ends_of_the_profile_of_a(fit: Any, power: Any) -> None:
+    moved = at_cost(fit, CostLaw(40.0, power)).profiles
+    for end in ("low", "high"):
+        a = getattr(fit.profiles["a"], end)
+        ratio = a / (1 - a)  # beta / alpha, of which a is a rising function whatever the cost
+        assert getattr(moved["a"], end) == pytest.approx(ratio / (1 + power * ratio))
+    assert moved["alpha"] == fit.profiles["alpha"]
+
+
+def test_an_end_that_there_is_not_stays_open_at_another_cost(fit: Any) -> None:
+    open_above = replace(fit, profiles={**fit.profiles, "a": Profile(0.4, None)})
+    moved = at_cost(open_above, CostLaw(40.0, 0.9))
+    assert moved.profiles["a"].high is None
+    assert moved.not_identified == ("a",)
