@@ -98,8 +98,8 @@ def judge(
     flops = cells.frame["flops"]
     decades = float(np.log10(flops.max() / flops.min()))
     bracketed = sum(valley.bracketed for valley in valleys)
-    stable = not _drifts(scrutiny)
-    trust = _grade(decades, bracketed, answers, agree, stable, cells) if answers else ""
+    holds = not _drifts(scrutiny) and not _fails_ahead(scrutiny)
+    trust = _grade(decades, bracketed, answers, agree, holds, cells) if answers else ""
     notes = [
         *([table.stamp + "; the answer may change when they finish."] if table.stamp else []),
         *([_summary(trust, decades, bracketed, len(valleys), answers)] if answers else []),
@@ -153,19 +153,27 @@ def _drifts(scrutiny: Scrutiny) -> bool:
     return any(part is not None and not part.stable for part in parts)
 
 
+def _fails_ahead(scrutiny: Scrutiny) -> bool:
+    rollout = fitted(scrutiny.rollout)
+    return rollout is not None and any(item.fails for item in rollout.holdouts[:1])
+
+
 def _grade(
     decades: float,
     bracketed: int,
     answers: list[Answer],
     agree: bool | None,
-    stable: bool,
+    holds: bool,
     cells: Cells,
 ) -> str:
-    """Firm needs range, valleys, precision, replicas and agreement; indicative less of each."""
+    """Firm needs range, valleys, precision, replicas and agreement; indicative less of each.
+
+    `holds`: one exponent describes all of the compute, and foresees the largest budgets.
+    """
     widths = [answer.half for answer in answers if answer.approach != "envelope"] or [np.inf]
     best = min(widths)
     if (
-        stable
+        holds
         and decades >= 1.99
         and bracketed >= 5
         and max(widths) <= 0.05
@@ -285,6 +293,11 @@ def _surface_notes(fit: ParametricFit, cells: Cells, run_ids: list[str]) -> list
         notes.append(f"{len(far)} runs lie far off the surface ({named}): look at them.")
     if fit.values.get("E", np.inf) < VANISHING_E * float(cells.frame["loss"].min()):
         notes.append("E is not identified: the best surface has none, so A and alpha absorb it.")
+    if fit.not_identified:
+        notes.append(
+            f"{', '.join(fit.not_identified)} of the surface not identified: the runs bound them "
+            "on one side at most."
+        )
     if fit.n_failed:
         total = fit.n_failed + len(fit.draws)
         notes.append(

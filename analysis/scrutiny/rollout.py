@@ -54,6 +54,11 @@ class Holdout:
     refused: str
     """Why the surface foresaw nothing; '' when it did."""
 
+    @property
+    def fails(self) -> bool:
+        """Whether the surface foresaw, and missed by more than the yardsticks allow."""
+        return self.loss is not None and bool(_meaning(self.loss))
+
 
 @dataclass(frozen=True)
 class Rollout:

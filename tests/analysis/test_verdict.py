@@ -12,6 +12,7 @@ from analysis.errors import RefusedError
 from analysis.fits import analyse, survey
 from analysis.intake.table import RunsTable, screen
 from analysis.isoflop.fit import IsoflopFit
+from analysis.parametric.profile import Profile
 from analysis.powerlaw import Law, PowerLaw
 from analysis.refusal import fitted
 from analysis.scrutiny import parts as scrutiny
@@ -154,6 +155,32 @@ def test_an_exponent_that_drifts_is_said_and_is_not_firm() -> None:
     assert False in stable
     assert any("DRIFTS" in note for note in result.verdict.notes)
     assert result.verdict.trust != "firm"
+
+
+def test_parameters_that_the_runs_do_not_bound_are_named(clean: Any) -> None:
+    open_ended = clean.parametric.profiles | {"B": Profile(10.0, None)}
+    result = judged(clean, parametric=dataclasses.replace(clean.parametric, profiles=open_ended))
+    assert any(note.startswith("B of the surface not identified") for note in result.notes)
+    assert not any("not identified" in note for note in judged(clean).notes)
+
+
+def test_a_study_that_does_not_foresee_its_largest_budget_is_not_firm() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for lr, factor in ((0.5, 1.02), (1.0, 1.0), (2.0, 1.02)):
+        for seed in range(2):
+            part = isoflop_table()
+            noise = np.exp(0.0005 * rng.standard_normal(len(part)))
+            parts.append(part.assign(lr=lr, seed=seed, loss=part["loss"] * factor * noise))
+    frame = pd.concat(parts, ignore_index=True)
+    done = analysis(frame)
+    assert done.verdict.trust == "firm"
+    missed = dataclasses.replace(done.rollout.holdouts[0].loss, error=0.5, baseline=0.1)
+    first = dataclasses.replace(done.rollout.holdouts[0], loss=missed)
+    failing = dataclasses.replace(
+        done, rollout=dataclasses.replace(done.rollout, holdouts=(first,))
+    )
+    assert judged(done, scrutiny=failing, run_ids=[""] * 210).trust != "firm"
 
 
 def test_one_bad_run_left_in_is_named_and_does_not_move_the_answer() -> None:
