@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from analysis.errors import AnalysisError, OptionError, RefusedError
@@ -108,23 +109,28 @@ def predict(options: PredictOptions) -> Answers:
         raise RefusedError(f"{fits.path}: no approach has an answer ({reasons})")
     by = fits.surface
     rules = _rules(by.a_ci if by else None, wrong, pivot_of(fits))
-    return Answers(
-        fits=fits,
-        budgets=[
-            BudgetAnswer(
-                flops,
-                decades_beyond(fits, flops),
-                predict_budget(fits, flops),
-                [wrong_size(fits, by, flops, rule) for rule in rules] if by else [],
-            )
-            for flops in budgets
-        ],
-        sizes=[_about_size(fits, n) for n in sizes],
-    )
+    # What overflows is capped or named by quantity().
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return Answers(
+            fits=fits,
+            budgets=[_about_budget(fits, flops, rules) for flops in budgets],
+            sizes=[_about_size(fits, n) for n in sizes],
+        )
+
+
+def _about_budget(fits: FitsFile, flops: float, rules: list[SizeRule]) -> BudgetAnswer:
+    by = fits.surface
+    wrong = [wrong_size(fits, by, flops, rule) for rule in rules] if by else []
+    return BudgetAnswer(flops, decades_beyond(fits, flops), predict_budget(fits, flops), wrong)
 
 
 def _about_size(fits: FitsFile, n_params: float) -> SizeAnswer:
     optima = predict_size(fits, n_params)
+    if not optima:
+        raise RefusedError(
+            f"n_params={n_params:g}: N does not rise with C by {fits.answers[0].approach}, so no C "
+            "makes a size optimal; add runs at further budgets, or ask with flops="
+        )
     further = overtrain(fits, fits.surface, n_params) if fits.surface else []
     return SizeAnswer(n_params, decades_beyond(fits, optima[0].flops.value), optima, further)
 
@@ -135,7 +141,7 @@ def _rules(
     """Return the exponents whose cost is shown; none where no range says where they agree."""
     if pivot is None:
         return []
-    ends = zip(interval, ("its low end", "its high end"), strict=True) if (interval) else ()
+    ends = zip(interval, ("its low end", "its high end"), strict=True) if interval else ()
     return [
         *(SizeRule(a, pivot, PUBLISHED.get(a, "")) for a in wrong),
         *(SizeRule(a, pivot, label) for a, label in ends),

@@ -43,11 +43,22 @@ def interval_at(part: Mapping[str, Any], where: str, key: str) -> Interval | Non
     return low, high
 
 
+def range_at(part: Mapping[str, Any], where: str, key: str) -> Interval | None:
+    """Return [low, high] of what was measured under a key, which exceeds 0."""
+    found = interval_at(part, where, key)
+    if found and found[0] <= 0:
+        raise InputError(f"{where}.{key} is {list(found)!r}: both ends exceed 0")
+    return found
+
+
 def rows_of(
     draws: Mapping[str, Any], where: str, needed: tuple[str, ...]
 ) -> tuple[list[str], Floats]:
     """Return the names and the draws, shape (draws, names)."""
-    names = [str(name) for name in draws.get("names", [])]
+    listed = draws.get("names", [])
+    if not isinstance(listed, list):
+        raise InputError(f"draws.{where}.names is {listed!r}, not a list of names")
+    names = [str(name) for name in listed]
     missing = [name for name in needed if name not in names]
     if missing:
         raise InputError(f"draws.{where}.names lacks {', '.join(missing)}")
@@ -55,4 +66,6 @@ def rows_of(
         rows = np.array(draws.get("rows", []), dtype=np.float64).reshape(-1, len(names))
     except (TypeError, ValueError):
         raise InputError(f"draws.{where}.rows is not a list of {len(names)} numbers each") from None
+    if not np.isfinite(rows).all():
+        raise InputError(f"draws.{where}.rows holds {rows[~np.isfinite(rows)][0]:g}, not a number")
     return names, rows

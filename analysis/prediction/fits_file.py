@@ -18,7 +18,13 @@ from analysis.config import Form
 from analysis.errors import InputError, near_names
 from analysis.parametric.frontier import SIX_ND, TAIL, CostLaw, Surfaces
 from analysis.powerlaw import PowerLaw
-from analysis.prediction.checked_json import interval_at, mapping_at, number_at, rows_of
+from analysis.prediction.checked_json import (
+    interval_at,
+    mapping_at,
+    number_at,
+    range_at,
+    rows_of,
+)
 from analysis.prediction.draws import LAW_NAMES, fit_cost_law
 from train.records import SCHEMA_VERSION, read_json
 
@@ -175,8 +181,8 @@ def _parse(path: Path, content: dict[str, Any]) -> FitsFile:
         flops_counting=counting,
         cost=cost,
         cost_note=_cost_note(cost, counting, bool(measured) or len(valleys) > 1),
-        flops_range=interval_at(measured, "measured", "flops") or _span(valleys[:, 0]),
-        n_range=interval_at(measured, "measured", "n_params"),
+        flops_range=range_at(measured, "measured", "flops") or _span(valleys[:, 0]),
+        n_range=range_at(measured, "measured", "n_params"),
         answers=tuple(answers),
         refused=tuple(refused),
     )
@@ -205,7 +211,7 @@ def _surface(part: dict[str, Any], draws: dict[str, Any]) -> SurfaceAnswer:
         a_ci=interval_at(part, "parametric", "a_ci"),
         surface=surface,
         draws=drawn if drawn is not None and len(drawn) else None,
-        tail=_tail(draws),
+        tail=_tail(draws, "parametric"),
     )
 
 
@@ -229,7 +235,7 @@ def _law(name: str, part: dict[str, Any], draws: dict[str, Any]) -> LawAnswer:
         names, rows = rows_of(draws, name, LAW_NAMES)
         columns = {key: rows[:, names.index(key)] for key in LAW_NAMES}
         pivot = number_at(draws, f"draws.{name}", "log_flops")
-        drawn = LawDraws(**columns, log_flops=pivot, tail=_tail(draws)) if len(rows) else None
+        drawn = LawDraws(**columns, log_flops=pivot, tail=_tail(draws, name)) if len(rows) else None
     interval_at(part, name, "a_ci")  # checked, not used: the draws have it
     return LawAnswer(name, laws[0], laws[1], drawn, valleys[:, [0, 3]])
 
@@ -279,6 +285,11 @@ def _span(values: Floats) -> Interval | None:
     return (float(values.min()), float(values.max())) if len(values) else None
 
 
-def _tail(draws: Mapping[str, Any]) -> float:
-    tail = float(draws.get("tail", TAIL))
-    return tail if 0 < tail < 0.5 else TAIL
+def _tail(draws: Mapping[str, Any], name: str) -> float:
+    """Return the share of draws beyond each end of an interval, 2.5 % where the file says none."""
+    if "tail" not in draws:
+        return TAIL
+    tail = number_at(draws, f"draws.{name}", "tail")
+    if not 0 <= tail < 0.5:
+        raise InputError(f"draws.{name}.tail = {tail:g} is no share below one half")
+    return tail

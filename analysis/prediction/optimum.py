@@ -47,8 +47,17 @@ def predict_budget(fits: FitsFile, flops: float) -> list[Optimum]:
 
 
 def predict_size(fits: FitsFile, n_params: float) -> list[Optimum]:
-    """Return each approach's budget and tokens for which a model of this size is optimal."""
-    return [_optimum(fits, answer, *_at_size(fits, answer, n_params)) for answer in fits.answers]
+    """Return each approach's budget and tokens for which a model of this size is optimal.
+
+    Approaches whose N does not rise with C are left out: no C makes a size optimal there.
+    """
+    rising = [answer for answer in fits.answers if rises(answer)]
+    return [_optimum(fits, answer, *_at_size(fits, answer, n_params)) for answer in rising]
+
+
+def rises(answer: Answer) -> bool:
+    """Return whether N rises with C, as by every surface but not by every law."""
+    return isinstance(answer, SurfaceAnswer) or answer.n_law.exponent > 0
 
 
 def decades_beyond(fits: FitsFile, flops: float) -> float:
@@ -89,7 +98,7 @@ def _at_size(fits: FitsFile, answer: Answer, n_params: float) -> tuple[_Runs, _R
         runs = [_Runs(c, np.full_like(c, n_params), fits.cost.tokens(c, size)) for c in budgets]
         return runs[0], runs[1] if len(runs) > 1 else None
     law = answer.n_law
-    flops = np.exp(law.log_pivot + (np.log(size) - law.log_center) / law.exponent)
+    flops = _exp(law.log_pivot + (np.log(size) - law.log_center) / law.exponent)
     point = _Runs(flops, size, answer.d_law.at(flops))
     drawn = answer.draws
     if drawn is None:

@@ -90,7 +90,7 @@ def sizes_by_rule(
 
 def pivot_of(fits: FitsFile) -> float | None:
     """Return the middle of the measured range of C, where any sensible rule fits the runs."""
-    return None if fits.flops_range is None else float(np.sqrt(np.prod(fits.flops_range)))
+    return None if fits.flops_range is None else float(np.exp(np.log(fits.flops_range).mean()))
 
 
 def wrong_size(fits: FitsFile, by: SurfaceAnswer, flops: float, rule: SizeRule) -> WrongSize:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.bootstrap import Interval
+from analysis.errors import InputError
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +27,17 @@ class Quantity:
 
 
 def quantity(value: float, draws: Floats | None, tail: float) -> Quantity:
-    """Return a number with the central draws as its interval."""
+    """Return a number with the central draws as its interval.
+
+    Raises:
+        InputError: The number is not finite.
+    """
+    if not np.isfinite(value):
+        raise InputError(
+            f"the fits come to {value:g} here, no size, tokens, loss or cost that a run can have; "
+            "write the file again with python -m analysis"
+        )
+    draws = None if draws is None else draws[~np.isnan(draws)]
     if draws is None or len(draws) == 0:
         return Quantity(float(value), None)
     low, high = np.percentile(np.minimum(draws, HUGE), [100 * tail, 100 * (1 - tail)])

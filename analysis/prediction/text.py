@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.prediction.fits_file import FitsFile
-from analysis.prediction.optimum import UNSUPPORTED_DECADES, Optimum
+from analysis.prediction.optimum import UNSUPPORTED_DECADES, Optimum, rises
 from analysis.prediction.overhead import Overtrained, WrongSize
 from analysis.prediction.quantity import extra_text, number, quantity_text
 
@@ -22,6 +22,8 @@ COUNTS = {
 }
 """What N counts, by convention."""
 
+AS_GIVEN = "as in the table that was fitted"
+"""What N counts where the table does not say."""
 
 WIDTH = 110
 """Columns of what is not a terminal."""
@@ -92,7 +94,8 @@ def print_text(console: Console, answers: Answers) -> None:
 
 def file_notes(fits: FitsFile) -> list[str]:
     """Say what N and C count, which approaches have no answer, and what the file lacks."""
-    counts = COUNTS.get(fits.n_convention, "as in the table that was fitted")
+    as_given = fits.flops_counting == "as given"
+    counts = AS_GIVEN if as_given else COUNTS.get(fits.n_convention, AS_GIVEN)
     notes = [f"{fits.path}: N counts {counts} (convention={fits.n_convention})"]
     if fits.flops_range:
         low, high = fits.flops_range
@@ -127,6 +130,11 @@ def size_warnings(fits: FitsFile, size: SizeAnswer) -> list[str]:
         lines.append(
             f"WARNING: N = {number(size.n_params)} is outside the measured sizes, {low} to {high}."
         )
+    lines += [
+        f"{answer.approach}: N does not rise with C, so no C makes a size optimal."
+        for answer in fits.answers
+        if not rises(answer)
+    ]
     what = f"its optimal C, {number(size.optima[0].flops.value)},"
     return [*lines, *_distance(fits, what, size.decades_beyond), *_loss_notes(size.optima)]
 

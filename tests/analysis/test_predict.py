@@ -377,7 +377,7 @@ def test_user_mistakes_exit_2_with_the_nearest_right_value(
     assert re.search("error: .*" + message, captured.err)
 
 
-LAW = content()["isoflop"]
+LAW, DRAWS = content()["isoflop"], content()["draws"]["parametric"]
 FILES: list[tuple[dict[str, Any], str]] = [
     ({"schema": 7}, "has schema 7"),
     ({"parametric": {**TRUTH, "A": -1.0}}, "parametric.A = -1 must be positive"),
@@ -402,6 +402,12 @@ FILES: list[tuple[dict[str, Any], str]] = [
         "draws.parametric.rows is not a list of 5 numbers each",
     ),
     ({"measured": {"flops_law": {"coefficient": -6, "power": 1}}}, "both exceed 0"),
+    ({"measured": {"flops": [0, 1e20]}}, r"measured.flops is \[0.0, 1e\+20\]: both ends exceed 0"),
+    ({"measured": {"n_params": [-1, 5]}}, "measured.n_params is .* both ends exceed 0"),
+    ({"draws": {"parametric": {"names": "E"}}}, "draws.parametric.names is 'E', not a list"),
+    ({"draws": {"parametric": {**DRAWS, "rows": [[1, 2, None, 4, 5]]}}}, "rows holds nan, not a"),
+    ({"draws": {"parametric": {**DRAWS, "tail": "x"}}}, "draws.parametric.tail is 'x', not a num"),
+    ({"draws": {"parametric": {**DRAWS, "tail": 0.7}}}, "parametric.tail = 0.7 is no share"),
 ]  # fmt: skip
 
 
@@ -437,6 +443,32 @@ def test_exponents_without_coefficients_are_refused_by_name(tmp_path: Path) -> N
     fits = read_fits(write(tmp_path, envelope={"a": 0.5, "a_ci": [0.4, 0.6]}))
     assert [item.approach for item in fits.refused] == ["envelope"]
     assert "without their coefficients" in fits.refused[0].why
+
+
+def test_a_law_that_falls_makes_no_size_optimal(tmp_path: Path, capsys: Any) -> None:
+    falling = {"a": -0.1, "b": 1.1, "k_n": 1e8, "k_d": 1e-9, "valleys": []}
+    path = write(tmp_path, isoflop=falling, draws={})
+    assert main([f"fits={path}", "n_params=1e9"]) == 0
+    out = capsys.readouterr().out
+    assert "isoflop: N does not rise with C, so no C makes a size optimal." in out
+    assert out.strip().splitlines()[-1].endswith("(parametric)")
+    assert "(isoflop)" not in out
+    path = write(tmp_path, isoflop=falling, draws={}, parametric={"refused": "one size"})
+    assert main([f"fits={path}", "n_params=1e9"]) == 2
+    assert "N does not rise with C by isoflop" in capsys.readouterr().err
+
+
+def test_numbers_beyond_what_a_run_can_have_are_no_answer(tmp_path: Path, capsys: Any) -> None:
+    measured = {"flops_law": {"coefficient": 1e-300, "power": 1e-300}}
+    path = write(tmp_path, measured=measured)
+    assert main([f"fits={path}", "flops=1e21"]) == 2
+    assert "no size, tokens, loss or cost that a run can have" in capsys.readouterr().err
+
+
+def test_what_n_counts_is_the_table_s_where_the_table_counts_c(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path, conventions={"n_params": "standard", "flops": "as given"})
+    assert main([f"fits={path}", "flops=1e20"]) == 0
+    assert "N counts as in the table that was fitted" in capsys.readouterr().out
 
 
 def test_help_lists_every_key(capsys: Any) -> None:
