@@ -33,6 +33,10 @@ ALIASES = {
 BITS = ("bits_per_byte", "bpb", "bits_per_token", "bits_per_char", "bpc", "loss_bits", "bits")
 """Names of losses in bits: another unit, so not a name for `loss`."""
 
+OPTIMA_HINT = (
+    "; n_opt and d_opt are optima that someone fitted: give the runs behind them, one a row"
+)
+
 TOO_MANY = 0.5
 """Share of a required column's values that may be text before the column itself is refused."""
 
@@ -49,15 +53,19 @@ def check_columns(frame: pd.DataFrame) -> None:
         raise InputError(f"column '{twice[0]}' is there {names.count(twice[0])} times; keep one")
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
-        told = "; ".join(f"'{name}' is missing{_instead(name, names)}" for name in missing)
-        raise InputError(f"a runs table needs the columns {', '.join(REQUIRED_COLUMNS)}: {told}")
+        told = "; ".join(f"'{name}' is missing{_instead(name, frame)}" for name in missing)
+        hint = OPTIMA_HINT if {"n_opt", "d_opt"} & set(names) else ""
+        raise InputError(
+            f"a runs table needs the columns {', '.join(REQUIRED_COLUMNS)}: {told}{hint}"
+        )
     if len(frame) == 0:
         raise InputError("the table has 0 rows; a fit needs runs")
 
 
-def _instead(name: str, names: list[str]) -> str:
-    """Say which column may be meant, or how to make it."""
-    have = [other for other in names if other not in REQUIRED_COLUMNS][:200]
+def _instead(name: str, frame: pd.DataFrame) -> str:
+    """Say which column of numbers may be meant, or how to make it."""
+    have = [str(other) for other in frame.columns if str(other) not in REQUIRED_COLUMNS][:200]
+    have = [other for other in have if _has_numbers(frame[other])]
     aliases = ALIASES[name].split()
     meant = sorted(
         (o for o in have if _plain(o) in aliases), key=lambda o: aliases.index(_plain(o))
@@ -66,10 +74,19 @@ def _instead(name: str, names: list[str]) -> str:
         return f"; did you mean {' or '.join(meant[:3])}? rename it to {name}"
     if name == "loss" and (bits := [other for other in have if _plain(other) in BITS]):
         return f"; {bits[0]} is in bits: add loss in nats per token, bits per token x ln 2"
+    near = near_names(name, have)
     if name == "flops":
-        near = near_names(name, have)
-        return f"{near}; training FLOPs are 6 n_params tokens where nothing else was counted"
-    return near_names(name, have)
+        return (
+            f"{near}; training FLOPs are 6 n_params tokens where nothing else was counted: "
+            "flops_6nd=true takes them so"
+        )
+    return near
+
+
+def _has_numbers(column: pd.Series) -> bool:
+    """Tell a column of numbers, however written, from one of words."""
+    first = column.head(20).astype(str).str.strip()
+    return len(first) == 0 or bool(first.str.match(r"[-+.]?\d|nan$|inf$").any())
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from analysis.errors import InputError
 from analysis.intake.columns import as_numbers, check_columns, with_batch_tokens
+from analysis.intake.states import read_states
+from analysis.intake.units import LOSS
 from analysis.intake.where import select_rows
 from train.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
 
@@ -93,6 +95,7 @@ def screen(frame: pd.DataFrame, where: str | None) -> tuple[pd.DataFrame, list[E
         if (reason != "").all():
             raise InputError(f"where='{where}' keeps none of {len(frame)} rows; widen it")
     if "state" in frame:
+        frame["state"] = read_states(frame["state"])
         for state in ("diverged", "failed"):
             mark((frame["state"] == state).to_numpy(), state)
         unfinished = frame["state"].isin(["planned", "running", "preempted"]).to_numpy()
@@ -102,6 +105,7 @@ def screen(frame: pd.DataFrame, where: str | None) -> tuple[pd.DataFrame, list[E
     mark(np.any(list(text.values()), axis=0), "nonnumeric", faults)
     mark(np.asarray(~np.isfinite(values).all(axis=1)), "nonfinite", faults)
     mark(np.asarray(np.any(values <= 0, axis=1)), "nonpositive", faults)
+    mark(*_above_a_guess(values[:, REQUIRED_COLUMNS.index("loss")], reason == ""))
     mark(_repeated(frame, reason == ""), "duplicate", "the same run and tokens as an earlier row")
     mark(*_of_another_size(frame, reason == ""))
     ids = frame["run_id"].to_numpy(object)
@@ -132,6 +136,20 @@ def _faults(values: NDArray[np.float64], shown: NDArray[np.object_]) -> list[str
         said = f"'{value[:40]}'" if written else f"{number:g}"
         faults[row] = f"{REQUIRED_COLUMNS[column]} = {said}"
     return faults
+
+
+def _above_a_guess(
+    losses: NDArray[np.float64], alive: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], str, list[str]]:
+    """Mark losses above that of guessing, where most are below: those runs went wrong.
+
+    Where most are above, the unit is another; units.py judges that.
+    """
+    above = alive & (losses > LOSS[1])
+    if above.sum() > 0.5 * alive.sum():
+        above[:] = False
+    why = f"above {LOSS[1]:g} nats per token, more than a guess among all tokens costs"
+    return above, "diverged", [f"loss = {loss:g}, {why}" if loss else "" for loss in losses]
 
 
 def _repeated(frame: pd.DataFrame, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ Nothing that a file holds is executed, and a file that would not fit in memory i
 """
 
 import csv
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,14 @@ from analysis.errors import InputError, near_names
 from train.records import REQUIRED_COLUMNS
 
 SUFFIXES = (".csv", ".parquet")
+
+OTHER_SUFFIXES = {
+    **dict.fromkeys((".gz", ".xz", ".zip", ".bz2", ".zst"), "unpack it first"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV"),
+    **dict.fromkeys((".tsv", ".txt", ".dat"), "write it with commas, as .csv"),
+    **dict.fromkeys((".json", ".jsonl"), "write one row a run, as .csv"),
+}
+"""What to do with the other files that people keep tables in."""
 
 _PLAIN = (str, bool, int, float, Decimal)
 
@@ -38,7 +47,9 @@ def read_rows(path: Path) -> pd.DataFrame:
             f"{path} is empty; it needs the columns {', '.join(REQUIRED_COLUMNS)}"
         ) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} cannot be read as csv: it is not UTF-8 text") from None
+        raise InputError(
+            f"{path} cannot be read as csv: it is not UTF-8 text; save it as UTF-8"
+        ) from None
     except (ValueError, OSError, OverflowError, csv.Error) as error:
         detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as {path.suffix[1:].lower()}: {detail}") from None
@@ -53,11 +64,16 @@ def _check_path(path: Path) -> None:
         folder = path.parent
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         tables = [name for name in there if Path(name).suffix in SUFFIXES]
+        if re.match(r"\w+:/", str(path)):
+            raise InputError(f"{path} is an address; download it and give the file")
         raise InputError(f"no file {path}{near_names(path.name, tables)}")
     if not path.is_file():
         raise InputError(f"{path} is not a regular file; give a .csv or .parquet file")
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: '{path.suffix}' is not a table; give a .csv or .parquet file")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        named = f"'{suffix}' is not a kind of table that is read" if suffix else "it has no suffix"
+        hint = OTHER_SUFFIXES.get(suffix, "give a .csv or .parquet file")
+        raise InputError(f"{path}: {named}; {hint}")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -79,12 +95,7 @@ def _check_header(path: Path) -> None:
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = [name.strip() for name in next(csv.reader(file), [])]
     if len(names) == 1:
-        for mark, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-            if mark in names[0]:
-                raise InputError(
-                    f"{path}: columns are separated by {word}; write it with commas, and decimals "
-                    "with a point"
-                )
+        _refuse_one_name(path, names[0])
     twice = (
         {name for name in names if name and names.count(name) > 1} if len(names) < 5000 else set()
     )
@@ -95,6 +106,21 @@ def _check_header(path: Path) -> None:
             f"{path}: the first line is {', '.join(names[:4])}; it must name the columns "
             f"{', '.join(REQUIRED_COLUMNS)}"
         )
+
+
+def _refuse_one_name(path: Path, line: str) -> None:
+    """Say what a first line without a comma may be."""
+    rule = f"the first line must name the columns {', '.join(REQUIRED_COLUMNS)}"
+    if line.startswith(("#", "//", "%")):
+        raise InputError(f"{path}: the first line is a comment, '{line[:40]}'; {rule}")
+    marks = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (" ", "spaces"))
+    for mark, word in marks:
+        if mark in line and any(name in line for name in REQUIRED_COLUMNS):
+            raise InputError(
+                f"{path}: columns are separated by {word}; write it with commas, and decimals "
+                "with a point"
+            )
+    raise InputError(f"{path}: the first line is '{line[:40]}'; {rule}, with commas between")
 
 
 def _is_number(text: str) -> bool:

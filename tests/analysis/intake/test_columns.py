@@ -109,3 +109,15 @@ def test_batches_are_told_from_steps_or_sequences() -> None:
     given = isoflop_table().assign(steps=1000, batch_tokens=5)
     assert (with_batch_tokens(given)["batch_tokens"] == 5).all()
     assert with_batch_tokens(isoflop_table().assign(steps=0))["batch_tokens"].isna().all()
+
+
+def test_a_column_of_words_is_not_suggested_for_numbers() -> None:
+    frame = isoflop_table().rename(columns={"n_params": "N"}).assign(param_count="kaplan")
+    with pytest.raises(InputError, match=r"did you mean N\? rename it to n_params$"):
+        check_columns(frame)
+
+
+def test_a_table_of_optima_is_told_from_one_of_runs() -> None:
+    frame = isoflop_table().rename(columns={"n_params": "n_opt", "tokens": "d_opt"})
+    with pytest.raises(InputError, match=r"n_opt and d_opt are optima .* give the runs"):
+        check_columns(frame)

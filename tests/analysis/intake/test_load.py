@@ -38,6 +38,9 @@ def test_a_byte_order_mark_and_spaces_after_commas_do_no_harm(tmp_path: Path) ->
     [
         (lambda text: text.replace(",", ";"), "columns are separated by semicolons; write it with"),
         (lambda text: text.replace(",", "\t"), "columns are separated by tabs"),
+        (lambda text: text.replace(",", " "), "columns are separated by spaces"),
+        (lambda text: "# mine\n" + text, "first line is a comment, '# mine'; the first line must"),
+        (lambda text: '{"a":1}', "the first line is '{\"a\":1}'; the first line must name"),
         (lambda text: text.replace("tokens", "loss", 1), "column 'loss' is there twice"),
         (lambda text: text.replace("\n", ",\n").replace(",\n", "\n", 1), "1 more values than"),
         (lambda text: text.replace("\n", ",9,9\n").replace(",9,9", "", 1), "2 more values than"),
@@ -53,6 +56,21 @@ def test_files_that_are_not_quite_tables_say_why(tmp_path: Path, change: Any, me
     path.write_text(change(isoflop_table().to_csv(index=False)))
     with pytest.raises(InputError, match=rf"runs.csv.*{message}"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("runs.csv.gz", "unpack"), ("runs.xlsx", "as CSV"), ("runs", "no suffix; give a .csv or")],
+)
+def test_other_files_say_what_to_do_with_them(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=hint):
+        load(tmp_path / name)
+
+
+def test_an_address_is_not_taken_for_a_path() -> None:
+    with pytest.raises(InputError, match=r"is an address; download it"):
+        load(Path("https://example.org/runs.csv"))
 
 
 def test_other_encodings_are_errors(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_files_that_are_no_tables_are_errors(tmp_path: Any, save: Any) -> None:
     with pytest.raises(InputError, match=r"bytes.csv"):
         load(tmp_path / "bytes.csv")
     (tmp_path / "runs.txt").write_text("n_params")
-    with pytest.raises(InputError, match=r"'\.txt' is not a table"):
+    with pytest.raises(InputError, match=r"'\.txt' is not a kind of table.*with commas"):
         load(tmp_path / "runs.txt")
 
 
@@ -184,3 +184,39 @@ def test_the_written_table_has_the_contract_s_columns_first() -> None:
     usable, _ = screen(isoflop_table().assign(extra=1), None)
     columns = list(in_table_order(usable).columns)
     assert columns == [*RUNS_TABLE_COLUMNS, "extra"]
+
+
+def test_states_of_other_trainers_are_understood() -> None:
+    frame = isoflop_table()
+    states = ["finished"] * len(frame)
+    states[1:6] = ["Diverged", "NaN ", "OOM", "crashed", "in progress"]
+    usable, excluded = screen(frame.assign(state=states), None)
+    assert [item.reason for item in excluded] == [
+        "diverged", "diverged", "failed", "incomplete", "incomplete",
+    ]  # fmt: skip
+    assert set(usable["state"]) == {"completed"}
+
+
+def test_a_row_without_a_state_is_used() -> None:
+    states = [None, "", "completed"] + ["completed"] * (len(isoflop_table()) - 3)
+    assert screen(isoflop_table().assign(state=states), None)[1] == []
+
+
+def test_a_state_that_nobody_knows_is_an_error_with_the_nearest_word() -> None:
+    frame = isoflop_table()
+    states = ["complted"] * 2 + ["completed"] * (len(frame) - 2)
+    with pytest.raises(InputError, match=r"'complted' in 2 rows; did you mean completed .*rename"):
+        screen(frame.assign(state=states), None)
+
+
+def test_a_loss_above_that_of_guessing_is_a_diverged_run() -> None:
+    frame = isoflop_table()
+    frame.loc[3, "loss"] = 34.6
+    _, excluded = screen(frame, None)
+    assert [(item.run_id, item.reason) for item in excluded] == [("row 4", "diverged")]
+    assert excluded[0].detail.startswith("loss = 34.6, above 15 nats per token")
+
+
+def test_losses_that_are_all_above_a_guess_are_left_to_the_units_check() -> None:
+    frame = isoflop_table()
+    assert screen(frame.assign(loss=frame["loss"] * 1e3), None)[1] == []
