@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 SHARE = 0.25
 """Of what the runs have cost: the total of a proposal that is given none (ours)."""
 
+SEED_SHARE = 0.5
+"""Of a proposal's runs, the most that repeat others to measure noise where a surface says which
+others narrow a (ours)."""
+
 NARROWS = "narrows a"
 
 
@@ -104,13 +108,13 @@ def make_proposal(surveyed: Surveyed, limits: Limits, resamples: int) -> Proposa
     study = _study(surveyed, timing if limits.by is By.seconds else None)
     fit = attempt(lambda: _fit(surveyed, resamples))
     lacking = _needs(surveyed, fit, study)
-    taken = _within(lacking, study, limits)
-    chosen = list(taken)
+    taken = chosen = _within(lacking, study, limits)
     design = None
     if isinstance(fit, ParametricFit):
         best = surveyed.cells.best
         design = inform(surfaces_of(fit), fit.form, study.n[best], study.d[best], study.cost)
-        chosen += _design(design, taken, study, limits)
+        some = _fewer_seeds(taken, int(SEED_SHARE * limits.runs))
+        chosen = [*some, *_design(design, some, study, limits)] or taken
     if not chosen:
         total = "the limits" if limits.total is None else f"{limits.by.name}={limits.total:g}"
         raise RefusedError(
@@ -119,7 +123,7 @@ def make_proposal(surveyed: Surveyed, limits: Limits, resamples: int) -> Proposa
     half = _half(fit) if isinstance(fit, ParametricFit) else None
     return Proposal(
         steps=_steps(chosen, surveyed, study, timing, design, half),
-        left_out=len(lacking) - len(taken),
+        left_out=len(lacking) - sum(need.why != NARROWS for need in chosen),
         surface=fit,
         half_width=half,
         linearised=_linearised(fit, design) if isinstance(fit, ParametricFit) and design else None,
@@ -192,6 +196,12 @@ def _within(needs: list[Need], study: _Study, limits: Limits) -> list[Need]:
             taken.append(need)
             left -= price
     return taken
+
+
+def _fewer_seeds(taken: list[Need], most: int) -> list[Need]:
+    """Return the needs with at most so many repeats among them."""
+    repeats = [need for need in taken if need.new_seed]
+    return [*(need for need in taken if not need.new_seed), *repeats[:most]]
 
 
 def _price(study: _Study, needs: list[Need]) -> float:

@@ -141,8 +141,14 @@ def test_limits_hold(tmp_path: Path) -> None:
     assert len(proposal.steps) <= 5
     assert sum(step.flops for step in proposal.steps) <= 3e19
     one = proposal_for(tmp_path, table, runs=1)
-    assert len(one.steps) == 1
-    assert one.left_out == 2
+    assert [step.why for step in one.steps] == ["narrows a"]
+    assert one.left_out == 3
+
+
+def test_repeats_leave_half_of_the_runs_to_what_narrows_the_interval(tmp_path: Path) -> None:
+    proposal = proposal_for(tmp_path, isoflop_table(noise=NOISE), runs=4)
+    assert [step.why for step in proposal.steps] == ["seed noise unknown"] * 2 + ["narrows a"] * 2
+    assert proposal.left_out == 1
 
 
 def timed(table: pd.DataFrame) -> pd.DataFrame:
