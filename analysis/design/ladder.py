@@ -49,7 +49,6 @@ class Rung:
 
     width: int
     n_params: float
-    was_run: bool
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,7 @@ def read_ladder(frame: pd.DataFrame, folder: Path | None) -> Ladder | None:
         low, high = max(low, GROUP_RANGE[0]), min(high, GROUP_RANGE[1])
     powers = (step * 2**power for step in steps for power in range(12))
     widths = sorted({*known, *(w for w in powers if low <= w <= high and w % 4 == 0)})
-    rungs = tuple(
-        Rung(width, known.get(width, _count(width, terms)), width in known) for width in widths
-    )
+    rungs = tuple(Rung(width, known.get(width, _count(width, terms))) for width in widths)
     return Ladder(rungs, size_key, words, varied, budgets)
 
 

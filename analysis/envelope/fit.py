@@ -106,7 +106,7 @@ def fit_envelope(curves: list[Curve], *, resamples: int, seed: int) -> EnvelopeF
         Hoffmann et al. 2022 (arXiv:2203.15556), section 3.1, take the best run at each of 1500
         values of C. That the stretches of a convex hull are read at their middles is ours: on
         curves of 60 points without noise, in steps of a factor 1.3 to 2 in size, it recovers a
-        within .0012 (tests/analysis/test_envelope.py).
+        within .0012 (tests/analysis/envelope/test_envelope.py).
     """
     design = arrange(curves)
     found = find_stretches(design, np.ones((1, len(curves)), dtype=np.bool_))

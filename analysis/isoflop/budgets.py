@@ -47,11 +47,6 @@ class Cells:
     clusters: NDArray[np.int64]
     """Shape (runs,): which run each row is a checkpoint of, for resampling."""
 
-    @property
-    def clustered(self) -> bool:
-        """Whether any run has several rows."""
-        return bool(len(self.clusters) and self.clusters.max() + 1 < len(self.clusters))
-
 
 @dataclass(frozen=True)
 class Budget:

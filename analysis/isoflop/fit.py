@@ -1,7 +1,7 @@
 """Approach 2: the valley of each budget, and the power laws through the bracketed ones.
 
 Intervals come from refitting everything to resampled data. Within a budget, noise of the measured
-scale (analysis.noise) is put on the fitted curve, shared between checkpoints of one run. Between
+scale (noise.py) is put on the fitted curve, shared between checkpoints of one run. Between
 budgets, valleys that scatter about the law more than that noise explains get the excess as a
 further draw. Valleys are weighted by their standard deviations, but none is believed to be placed
 better than its grid of sizes allows.

@@ -41,7 +41,7 @@ def reslice(cells: pd.DataFrame, planned: Floats) -> pd.DataFrame:
     Source:
         Ours. Monotone cubic interpolation (PCHIP) of log loss in log C between runs only: on a
         noise-free surface with budgets a factor of 3 apart it moves N_opt by less than 0.1 %
-        (tests/analysis/test_reslice.py).
+        (tests/analysis/isoflop/test_reslice.py).
     """
     kept = (cells["lr_edge"] == "").to_numpy()
     frame, planned = cells[kept], planned[kept]

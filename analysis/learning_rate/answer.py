@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from analysis.bootstrap import Interval
 from analysis.learning_rate.fit import LearningRateFit
 from analysis.learning_rate.joint_power_law import JointLaw
-from analysis.learning_rate.optima import OptimaSurvey, TunedGroup
+from analysis.learning_rate.optima import TunedGroup
 
 SYMBOLS = {"n_params": "N", "tokens": "D"}
 
@@ -38,28 +37,6 @@ def learning_rate_lines(fit: LearningRateFit) -> list[str]:
         f"({low:.2%} to {high:.2%})"
     )
     return lines
-
-
-def optimum_rows(survey: OptimaSurvey) -> list[tuple[str, ...]]:
-    """Return a table's rows: N, D, settings, best learning rate, batch, loss, interior or why."""
-    return [
-        (
-            f"{group.n_params:.3g}",
-            f"{group.tokens:.3g}",
-            str(len(group.grid.loss)),
-            _valued(group.lr_opt, group.lr_ci),
-            _valued(group.batch_opt, group.batch_ci) if group.batch_opt > 0 else "",
-            f"{group.loss:.4f}",
-            "yes" if group.interior else f"no: {group.why}",
-        )
-        for group in survey.groups
-    ]
-
-
-def _valued(value: float, interval: Interval | None) -> str:
-    if interval is None:
-        return f"{value:.3g}"
-    return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
 
 
 def _law_line(name: str, law: JointLaw) -> str:

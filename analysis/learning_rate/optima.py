@@ -34,8 +34,6 @@ class TunedGroup:
     loss: float
     """Nats per token at the optimum, from the surface: unlike the lowest cell, not biased low by
     having been picked for its noise."""
-    loss_sd: float
-    """Of that log loss."""
     lowest: float
     """Nats per token, the lowest cell."""
     penalty: float
@@ -97,24 +95,6 @@ def find_optima(
     return OptimaSurvey(tuple(groups), noise, column, notes)
 
 
-def tuned_losses(survey: OptimaSurvey) -> pd.DataFrame:
-    """Return the loss of each (N, D) at its fitted best learning rate and batch.
-
-    The lowest of m noisy cells is low by about sqrt(2 ln m) of their sd, and by more where more
-    settings were tried; a coarse grid errs the other way, by up to the penalty of half its step.
-    The surface's height does neither, and stands in for budgets.make_cells' lowest cell.
-
-    Args:
-        survey: The optima; groups without one are left out.
-
-    Returns:
-        Columns n_params, tokens, flops, loss.
-    """
-    names = ("n_params", "tokens", "flops", "loss")
-    rows = [[getattr(group, name) for name in names] for group in survey.groups if group.interior]
-    return pd.DataFrame(rows, columns=list(names), dtype=float)
-
-
 def _tuned(grid: Grid, optimum: Optimum) -> TunedGroup:
     surface, why = optimum.surface, optimum.why
     lowest = int(np.argmin(grid.loss))
@@ -132,7 +112,6 @@ def _tuned(grid: Grid, optimum: Optimum) -> TunedGroup:
         float(np.exp(at[1])) if with_batch else grid.batch_tokens,
         optimum.interval[1] if optimum.interval and with_batch else None,
         float(np.exp(log_loss)),
-        optimum.log_loss_sd,
         float(grid.loss[lowest]),
         float("nan") if why else surface.penalty,
         float("nan") if why else surface.batch_slope,

@@ -96,8 +96,6 @@ class Optimum:
     """95 %, one an axis, in the axis's own unit; None where the optimum is not used."""
     draws: Floats
     """Shape (resamples, axes). Log settings; NaN where a draw has no minimum."""
-    log_loss_sd: float
-    """Of the surface's log loss at its optimum."""
     why: str
 
 
@@ -179,7 +177,7 @@ def resample(
     """
     none = np.full((resamples, surface.n_axes), np.nan)
     if surface.why or not noise >= 0:
-        return Optimum(surface, None, none, float("nan"), surface.why)
+        return Optimum(surface, None, none, surface.why)
     rng = np.random.default_rng(seed)
     solve = np.linalg.pinv(design(surface.settings[surface.inside] - surface.center))
     scale = noise * np.sqrt(freedom / rng.chisquare(freedom, resamples))
@@ -189,16 +187,14 @@ def resample(
     drawn = surface.coefficients + scale[:, None] * normal
     at = surface.center + stationary(drawn, surface.n_axes)
     steady = float(np.mean(within(surface.settings[surface.inside], at)))
-    z = np.nan_to_num(at - surface.center)
-    heights = (design(z) * drawn).sum(axis=1)[np.isfinite(at).all(axis=1)]
     if steady < STEADY:
         why = (
             f"noise leaves no minimum within the grid in {1 - steady:.0%} of resamples; "
             f"add {' and '.join(f'{axis}s' for axis in AXES[: surface.n_axes])} or seeds"
         )
-        return Optimum(surface, None, at, float("nan"), why)
+        return Optimum(surface, None, at, why)
     interval = tuple(exp_interval(at[:, k]) for k in range(surface.n_axes))
-    return Optimum(surface, interval, at, robust_sd(heights), "")
+    return Optimum(surface, interval, at, "")
 
 
 def robust_sd(draws: Floats) -> float:

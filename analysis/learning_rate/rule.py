@@ -8,14 +8,10 @@ one budget, D = C / 6N; at one D as it is.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis.bootstrap import Interval, percentile_interval
 from analysis.errors import OptionError
 from analysis.learning_rate.fit import LearningRateFit
 from analysis.learning_rate.joint_power_law import JointLaw
-
-Floats = NDArray[np.float64]
 
 HEADROOM = 2.0
 """The rule's upper bound over the learning rate of the smallest tuned size, at its grid's tokens:
@@ -35,7 +31,6 @@ class LearningRateWords:
     """Learning rate at the rule's reference size."""
     exponent: float
     """Of N along the grid."""
-    exponent_ci: Interval
     note: str
     """Where the law is extrapolated; '' where it is not."""
 
@@ -66,12 +61,10 @@ def learning_rate_words(
     reference = float(f"{np.exp(np.log(sizes).mean()):.3g}")
     tokens_there = float(np.exp(log_d + slope * np.log(reference)))
     coefficient, _ = fit.lr_at(reference, tokens_there)
-    exponent, drawn = _along(fit.lr_law, slope)
+    exponent = _along(fit.lr_law, slope)
     if batch_tokens is not None and fit.batch_law is not None:
         coefficient *= (batch_tokens / fit.batch_at(tokens_there)[0]) ** fit.batch_slope
-        by_batch, batch_drawn = _along(fit.batch_law, slope)
-        exponent -= fit.batch_slope * by_batch
-        drawn = drawn - fit.batch_slope * batch_drawn
+        exponent -= fit.batch_slope * _along(fit.batch_law, slope)
     most = HEADROOM * coefficient * (sizes.min() / reference) ** min(exponent, 0.0)
     rule = {
         "coefficient": coefficient,
@@ -84,33 +77,14 @@ def learning_rate_words(
         tuple(words),
         coefficient,
         exponent,
-        percentile_interval(drawn),
         _extrapolation(fit, slope, log_d),
     )
 
 
-def run_words(
-    fit: LearningRateFit, *, n_params: float, tokens: float, seq_len: int | None = None
-) -> tuple[str, ...]:
-    """Return the overrides of one run: its learning rate, and its batch where a law says.
-
-    Args:
-        fit: The laws.
-        n_params: Parameters, standard convention.
-        tokens: Training tokens.
-        seq_len: Of the data; the batch is the nearest multiple. Without it no batch is given.
-    """
-    words = [f"optimizer.lr={fit.lr_at(n_params, tokens)[0]:.{SIGNIFICANT}g}"]
-    if seq_len is not None and fit.batch_law is not None:
-        sequences = max(1, round(fit.batch_at(tokens)[0] / seq_len))
-        words.append(f"optimizer.batch_tokens={sequences * seq_len}")
-    return tuple(words)
-
-
-def _along(law: JointLaw, slope: float) -> tuple[float, Floats]:
-    """Return the law's exponent of N, and its draws, where D ~ N**slope."""
+def _along(law: JointLaw, slope: float) -> float:
+    """Return the law's exponent of N where D ~ N**slope."""
     weights = np.array([{"n_params": 1.0, "tokens": slope}[name] for name in law.names])
-    return float(law.exponents @ weights), np.asarray(law.draws @ weights)
+    return float(law.exponents @ weights)
 
 
 def _tokens_along(

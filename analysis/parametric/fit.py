@@ -27,8 +27,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[int], None]
 
-NAMES = FORMULAS[Form.chinchilla].names
-
 SMOOTH_DELTA = 1.0
 """Nats of log loss below which every residual lies: Huber is then plain least squares."""
 

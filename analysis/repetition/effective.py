@@ -88,16 +88,6 @@ def effective_tokens(tokens: Floats, unique_tokens: Floats, r_d: float) -> Float
     return unique * np.exp(grow(np.log(tokens / unique), np.asarray(r_d, dtype=np.float64)).value)
 
 
-def effective_params(n_params: Floats, n_needed: Floats, r_n: float) -> Floats:
-    """Return N', the parameters that N are worth when the unique tokens ask for `n_needed`.
-
-    Source:
-        Muennighoff et al. 2023 (arXiv:2305.16264), equation 6.
-    """
-    needed = np.minimum(n_needed, n_params)
-    return needed * np.exp(grow(np.log(n_params / needed), np.asarray(r_n, dtype=np.float64)).value)
-
-
 @dataclass(frozen=True)
 class Growth:
     """A log size that grows with s, the log of how often something is there, ever more slowly."""

@@ -114,7 +114,6 @@ def fit_repetition(
         profiles=best.profiles,
         reasons=reasons,
         worth={k: _worths(k, values["R_D"], intervals["R_D"]) for k in WORTH_AT},
-        held_surface=bool(surface),
         gradient=best.gradient,
         n_starts=best.n_starts,
         starts_reached=best.starts_reached,

@@ -31,8 +31,6 @@ class RepetitionFit:
     """Why R_D or R_N is not identified; empty where it is."""
     worth: dict[int, tuple[float, float, float]]
     """Epochs -> their worth as a share of as many fresh tokens: value, low, high."""
-    held_surface: bool
-    """Whether E, A, B, alpha and beta were given, not fitted."""
     gradient: float
     """Largest cosine between the runs' scores and a parameter's tangent: 0 at an optimum."""
     n_starts: int

@@ -68,6 +68,7 @@ def _local_json(part: LocalExponent | Refusal) -> dict[str, Any]:
         "drift_ci": list(part.interval),
         "p": part.p,
         "stable": part.stable,
+        "decades": part.decades,
         "sentence": part.sentence,
     }
 
@@ -169,6 +170,9 @@ def _repetition_json(part: RepetitionFit | Refusal) -> dict[str, Any]:
         "R_D_ci": list(part.intervals["R_D"]),
         "R_N_ci": list(part.intervals["R_N"]),
         "identified": part.identified,
+        "runs": part.n_runs,
+        "repeated_runs": part.n_repeated,
+        "families": part.n_families,
         "worth_of_epochs": {str(epochs): list(ends) for epochs, ends in part.worth.items()},
         "sentence": part.sentence,
     }

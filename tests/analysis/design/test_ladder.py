@@ -29,7 +29,7 @@ def runs(widths: tuple[int, ...] = WIDTHS, count: str = "standard", **model: Any
 def test_rungs_that_were_not_run_have_the_size_that_training_counts(count: str) -> None:
     ladder = read_ladder(runs(count=count), None)
     assert ladder is not None
-    assert [rung.width for rung in ladder.rungs if rung.was_run] == list(WIDTHS)
+    assert {rung.width for rung in ladder.rungs} > set(WIDTHS)
     assert [rung.width for rung in ladder.rungs] == sorted(rung.width for rung in ladder.rungs)
     for rung in ladder.rungs:
         exact = getattr(count_params(shape(rung.width)), count)

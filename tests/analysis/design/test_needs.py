@@ -62,9 +62,7 @@ def test_a_valley_of_three_sizes_gets_one_on_either_side() -> None:
 
 
 def test_sizes_are_moved_to_rungs() -> None:
-    rungs = tuple(
-        Rung(64 + k, n, True) for k, n in enumerate((4e7, 1e8, 2e8, 4e8, 8e8, 1.5e9, 3e9))
-    )
+    rungs = tuple(Rung(64 + k, n) for k, n in enumerate((4e7, 1e8, 2e8, 4e8, 8e8, 1.5e9, 3e9)))
     ladder = Ladder(rungs, "model", (), (), ())
     open_above = valley([1e8, 2e8, 4e8, 8e8], [3.3, 3.2, 3.1, 3.0], 8e8)
     needs = valley_needs((open_above,), SIX_ND, ladder)

@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 import pytest
-from lr_grids import PAIRS, P, Q, R, best_batch, best_lr, study
+from lr_grids import PAIRS, P, Q, R, study
 
-from analysis.learning_rate.answer import learning_rate_json, learning_rate_lines, optimum_rows
+from analysis.learning_rate.answer import learning_rate_json, learning_rate_lines
 from analysis.learning_rate.fit import fit_learning_rate
 from analysis.learning_rate.optima import find_optima
 
@@ -47,17 +47,3 @@ def test_the_lines_are_the_laws_and_the_price_of_a_wrong_learning_rate() -> None
         "batch ~ D^0.570 [0.570, 0.570]  (9 optima)",
         "a learning rate off by a factor of 2 costs 0.34% of the loss (0.34% to 0.34%)",
     ]
-
-
-def test_every_group_has_a_row_with_its_optimum_or_why_there_is_none() -> None:
-    frame = study([(1e8, 4e9)], noise=0.001)
-    poor = study([(2e8, 4e9)], batches=1)
-    poor = poor[poor["lr"] < 0.9 * best_lr(2e8, 4e9)]
-    survey = find_optima(pd.concat([frame, poor]), resamples=200, seed=0)
-    good, bad = optimum_rows(survey)
-    assert good[:3] == ("1e+08", "4e+09", "63")
-    assert float(good[3].split()[0]) == pytest.approx(best_lr(1e8, 4e9), rel=0.05)
-    assert "[" in good[3]
-    assert good[-1] == "yes"
-    assert bad[-1].startswith("no: the lowest loss is at the highest learning rate")
-    assert bad[4] == f"{best_batch(4e9):.3g}"

@@ -9,7 +9,7 @@ from lr_grids import BEND, P, Q, R, best_batch, best_lr, study
 from analysis.errors import OptionError
 from analysis.learning_rate.fit import LearningRateFit, fit_learning_rate
 from analysis.learning_rate.optima import find_optima
-from analysis.learning_rate.rule import learning_rate_words, run_words
+from analysis.learning_rate.rule import learning_rate_words
 from train.config import LearningRateRule, OptimizerConfig
 from train.planning import peak_lr
 
@@ -31,7 +31,6 @@ def test_along_one_ratio_the_words_make_train_follow_the_law(law: LearningRateFi
     assert found.exponent == pytest.approx(P + Q, abs=1e-6)
     for n in (1e8, 3e8, 1e9):
         assert lr_of(found.words, n) == pytest.approx(best_lr(n, 40.0 * n), rel=2e-3)
-    assert found.exponent_ci == pytest.approx((P + Q, P + Q), abs=1e-3)
     assert found.note == ""
 
 
@@ -73,17 +72,6 @@ def test_a_grid_far_from_every_tuned_run_is_noted(law: LearningRateFit) -> None:
     )
     assert "by a factor of 10 or more" in note
     assert "fewer tokens" in learning_rate_words(law, tokens_per_param=1.0).note
-
-
-def test_one_run_gets_its_learning_rate_and_a_whole_number_of_sequences(
-    law: LearningRateFit,
-) -> None:
-    words = run_words(law, n_params=2e8, tokens=1.6e10, seq_len=1024)
-    assert words[0] == f"optimizer.lr={best_lr(2e8, 1.6e10):.4g}"
-    batch = int(words[1].removeprefix("optimizer.batch_tokens="))
-    assert batch % 1024 == 0
-    assert abs(batch - best_batch(1.6e10)) <= 512
-    assert run_words(law, n_params=2e8, tokens=1.6e10) == words[:1]
 
 
 @pytest.mark.parametrize(

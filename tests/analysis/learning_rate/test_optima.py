@@ -8,7 +8,7 @@ from lr_grids import BEND, PAIRS, best_batch, best_lr, floor, study
 from analysis.config import Method
 from analysis.isoflop import fit as isoflop
 from analysis.isoflop.budgets import make_cells
-from analysis.learning_rate.optima import find_optima, tuned_losses
+from analysis.learning_rate.optima import find_optima
 
 FACTORS = 2.0 ** np.arange(5)
 
@@ -100,21 +100,14 @@ def test_the_lowest_noisy_cell_is_biased_and_the_tuned_loss_is_not() -> None:
     errors = []
     for seed in range(12):
         survey = find_optima(study(noise=0.002, seed=seed), resamples=50, seed=0)
-        tuned = tuned_losses(survey)
+        tuned = np.array([group.loss for group in survey.groups])
         truth = np.array([floor(n, d) for n, d in PAIRS])
         lowest = np.array([group.lowest for group in survey.groups])
-        errors.append([np.log(tuned["loss"] / truth).mean(), np.log(lowest / truth).mean()])
+        errors.append([np.log(tuned / truth).mean(), np.log(lowest / truth).mean()])
     tuned_error, lowest_error = np.mean(errors, axis=0)
     spread = np.std(errors, axis=0)[0] / np.sqrt(12)
     assert lowest_error < -0.0005
     assert abs(tuned_error) < max(3 * spread, 0.0003)
-
-
-def test_tuned_losses_leave_out_groups_without_an_optimum() -> None:
-    frame = lr_check()
-    tuned = tuned_losses(find_optima(frame, resamples=100, seed=0))
-    assert tuned["n_params"].tolist() == [10_240, 32_768]
-    assert list(tuned.columns) == ["n_params", "tokens", "flops", "loss"]
 
 
 # log L = 1 + VALLEY / 2 (log N - A log C)**2 + PENALTY / 2 (log lr - log lr_opt(N))**2 - .05 log C
@@ -158,8 +151,11 @@ def test_learning_rates_that_follow_the_size_leave_the_exponent_alone() -> None:
 def test_the_best_of_a_grid_removes_most_of_that_bias_and_the_fitted_optimum_all() -> None:
     frame = mistuned_study({"slope": 0.0, "factors": 3.0 ** np.arange(-3.0, 4.0)})
     by_grid = exponent(frame)
-    tuned = tuned_losses(find_optima(frame, resamples=50, seed=0))
-    by_optimum = exponent(tuned)
+    names = ("n_params", "tokens", "flops", "loss")
+    groups = find_optima(frame, resamples=50, seed=0).groups
+    assert all(group.interior for group in groups)
+    tuned = [{name: getattr(group, name) for name in names} for group in groups]
+    by_optimum = exponent(pd.DataFrame(tuned))
     assert abs(by_grid - A) < 0.02
     assert by_optimum == pytest.approx(A, abs=1e-6)
     assert abs(by_optimum - A) < 0.1 * abs(by_grid - A)

@@ -8,7 +8,6 @@ from study_folders import TRUTH, isoflop_table
 
 from analysis.config import Form, Loss
 from analysis.errors import InputError, RefusedError
-from analysis.parametric import fit as parametric
 from analysis.parametric import newton
 from analysis.parametric.fit import fit_parametric, fit_surface
 from analysis.parametric.newton import Solved
@@ -217,7 +216,7 @@ def test_bootstrap_spread_matches_the_published_one_within_monte_carlo_error(
     chinchilla: Any,
 ) -> None:
     result = fit(chinchilla, resamples=4000)
-    spread = dict(zip(parametric.NAMES, result.draws.std(axis=0), strict=True))
+    spread = dict(zip(result.names, result.draws.std(axis=0), strict=True))
     golden = {
         "E": 0.02566,
         "A": 124.49,

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pandas as pd
-
-from analysis.repetition.effective import effective_params, effective_tokens
+from numpy.typing import NDArray
 
 SURFACE = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 SIZES = (3e7, 1e8, 3e8, 1e9, 3e9)
@@ -21,6 +20,15 @@ PUBLISHED = {
 """Muennighoff et al. 2023 (arXiv:2305.16264), appendix A."""
 
 
+def worth(have: NDArray[np.float64], fresh: NDArray[np.float64], r: float) -> NDArray[np.float64]:
+    """D' of D tokens over U fresh ones, or N' of N parameters where fewer are asked for.
+
+    Muennighoff et al. 2023 (arXiv:2305.16264), equations 5 and 6.
+    """
+    fresh = np.minimum(fresh, have)
+    return fresh * (1.0 + r * (1.0 - np.exp(-(have / fresh - 1.0) / r)))
+
+
 def repeated_table(
     r_d: float = 15.0,
     r_n: float = 5.0,
@@ -35,8 +43,8 @@ def repeated_table(
     u, n, k = (grid.ravel() for grid in np.meshgrid(unique, sizes, epochs, indexing="ij"))
     s = SURFACE
     needed = (s["alpha"] * s["A"] / (s["beta"] * s["B"]) * u ** s["beta"]) ** (1 / s["alpha"])
-    by_n = s["A"] / effective_params(n, needed, r_n) ** s["alpha"]
-    by_d = s["B"] / effective_tokens(u * k, u, r_d) ** s["beta"]
+    by_n = s["A"] / worth(n, needed, r_n) ** s["alpha"]
+    by_d = s["B"] / worth(u * k, u, r_d) ** s["beta"]
     noises = np.random.default_rng(seed).standard_normal(len(u))
     loss = (s["E"] + by_n + by_d) * np.exp(noise * noises)
     return pd.DataFrame(

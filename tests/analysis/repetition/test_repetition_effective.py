@@ -27,12 +27,6 @@ def test_repeats_that_never_tire_are_fresh_tokens() -> None:
     assert worth[0] == pytest.approx(5e10, rel=1e-9)
 
 
-def test_parameters_count_in_full_up_to_what_the_data_ask_for() -> None:
-    n = effective.effective_params(np.array([1e8, 1e9]), np.array([1e9, 1e8]), 5.0)
-    # 1e8 (1 + 5 (1 - exp(-9 / 5)))
-    assert n == pytest.approx([1e8, 5.1735056e8], rel=1e-7)
-
-
 def test_values_go_to_q_and_back() -> None:
     centers = (20.0, 24.0)
     assert effective.to_values(effective.to_q(PUBLISHED, centers), centers) == pytest.approx(
