@@ -65,16 +65,52 @@ def resample_counts(
         Shape (batch, rows). Without clusters each row sums to n_rows; with them as many clusters
         are drawn as there are.
     """
-    n_drawn, member = n_rows, np.arange(n_rows)
-    if clusters is not None:
-        known, member = np.unique(clusters, return_inverse=True)
-        n_drawn = len(known)
+    n_drawn, member = _members(n_rows, clusters)
     rng = np.random.default_rng(seed)
-    batch = max(1, ELEMENTS_PER_BATCH // n_rows)
-    for start in range(0, n_resamples, batch):
-        size = min(batch, n_resamples - start)
+    for size in _batches(n_rows, n_resamples):
         drawn = rng.integers(0, n_drawn, size=(size, n_drawn))
         flat = drawn + n_drawn * np.arange(size)[:, None]
         counts = np.bincount(flat.ravel(), minlength=size * n_drawn)
         weights = counts.reshape(size, n_drawn).astype(np.float64)
         yield weights if clusters is None else weights[:, member]
+
+
+def resample_weights(
+    n_rows: int, n_resamples: int, seed: int, clusters: Ints | None = None
+) -> Iterator[Floats]:
+    """Yield batches of Bayesian-bootstrap weights: every run counts, each by another weight.
+
+    Args:
+        n_rows: Rows of the table.
+        n_resamples: Resamples in all.
+        seed: Seeds the draws.
+        clusters: Shape (rows,). Any number per run; all rows of a run share a weight. None takes
+            every row as its own run.
+
+    Yields:
+        Shape (batch, rows). The weights of the runs have mean 1.
+
+    Source:
+        Rubin 1981, "The Bayesian bootstrap": exponential weights over their mean, which have the
+        mean of multinomial counts and nearly their variance, but never leave a run out.
+    """
+    n_drawn, member = _members(n_rows, clusters)
+    rng = np.random.default_rng(seed)
+    for size in _batches(n_rows, n_resamples):
+        weights = rng.exponential(size=(size, n_drawn))
+        yield (weights / weights.mean(axis=1, keepdims=True))[:, member]
+
+
+def _members(n_rows: int, clusters: Ints | None) -> tuple[int, Ints]:
+    """Return how many runs there are, and which run each row is of."""
+    if clusters is None:
+        return n_rows, np.arange(n_rows)
+    known, member = np.unique(clusters, return_inverse=True)
+    return len(known), member
+
+
+def _batches(n_rows: int, n_resamples: int) -> Iterator[int]:
+    """Yield the sizes of batches of resamples."""
+    batch = max(1, ELEMENTS_PER_BATCH // n_rows)
+    for start in range(0, n_resamples, batch):
+        yield min(batch, n_resamples - start)

@@ -107,6 +107,7 @@ def _parametric_json(fit: ParametricFit | Refusal, cost_power: float) -> dict[st
         "basins": fit.n_basins,
         "runs": fit.n_runs,
         "clusters": fit.n_clusters,
+        "resampling": fit.resampling,
         "resamples": len(fit.draws),
         "resamples_failed": fit.n_failed,
         "profile_ci": {name: [item.low, item.high] for name, item in fit.profiles.items()},

@@ -212,7 +212,7 @@ def peak_gigabytes(what: str, size: int) -> float:
     code = (
         "import sys; sys.path.insert(0, 'scripts')\n"
         "from bench_analysis import synthetic_runs, own_peak\n"
-        "from analysis.parametric import fit_parametric\n"
+        "from analysis.parametric.fit import fit_parametric\n"
         f"runs = synthetic_runs({rows}, 0.007)\n"
         "columns = [runs[name].to_numpy() for name in ('n_params', 'tokens', 'loss')]\n"
         f"fit_parametric(*columns[:2], nats=columns[2], resamples={resamples})\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import bootstrap
-from analysis.bootstrap import percentile_interval, resample_counts
+from analysis.bootstrap import percentile_interval, resample_counts, resample_weights
 
 
 def test_every_resample_draws_as_many_rows_as_there_are() -> None:
@@ -72,3 +72,20 @@ def test_mean_of_six_normal_values_is_covered_as_often_as_promised() -> None:
 def test_interval_without_freedom_is_refused() -> None:
     with pytest.raises(ValueError, match="n=5 is not above parameters=5"):
         percentile_interval(np.arange(9.0), n=5, parameters=5)
+
+
+def test_weights_leave_no_run_out_and_have_mean_1_and_the_variance_of_counts() -> None:
+    weights = np.concatenate(list(resample_weights(50, 4000, 0)))
+    assert weights.shape == (4000, 50)
+    assert weights.min() > 0
+    assert weights.mean(axis=1) == pytest.approx(np.ones(4000))
+    # (n - 1) / (n + 1) of a Dirichlet against (n - 1) / n of a multinomial; 200,000 draws
+    assert weights.var() == pytest.approx(49 / 51, rel=0.03)
+
+
+def test_rows_of_a_run_share_its_weight() -> None:
+    clusters = np.array([7, 3, 7, 3, 9])
+    weights = np.concatenate(list(resample_weights(5, 100, 0, clusters)))
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 1] == weights[:, 3]).all()
+    assert weights[:, [0, 1, 4]].sum(axis=1) == pytest.approx(np.full(100, 3.0))

@@ -284,3 +284,26 @@ def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch: Any) -> None:
     monkeypatch.setattr(newton, "solve", rarely)
     with pytest.raises(RefusedError, match="200 of 200 bootstrap refits"):
         fit(isoflop_table(noise=0.002))
+
+
+@pytest.mark.parametrize(
+    ("loss", "copies", "resampling"),
+    [
+        (Loss.huber, 1, "weights"),
+        (Loss.lad, 1, "weights"),
+        (Loss.mse, 1, "pairs"),
+        (Loss.huber, 3, "pairs"),
+    ],
+)
+def test_bounded_costs_of_few_runs_are_resampled_by_weights(
+    loss: Any, copies: Any, resampling: Any
+) -> None:
+    table = pd.concat([isoflop_table(noise=0.002, seed=k) for k in range(copies)])
+    assert fit(table, loss=loss, resamples=100).resampling == resampling
+
+
+def test_weights_are_narrower_than_pairs_on_few_runs(monkeypatch: Any) -> None:
+    table = isoflop_table(budgets=(1e18, 2e18, 4e18, 8e18), sizes=5, noise=0.003, seed=1)
+    by_weights = np.diff(fit(table, resamples=400).intervals["a"])[0]
+    monkeypatch.setattr("analysis.parametric.fit.PAIRS_FROM", 0)
+    assert by_weights < np.diff(fit(table, resamples=400).intervals["a"])[0]
