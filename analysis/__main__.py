@@ -3,43 +3,32 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from analysis import console as text
 from analysis.config import Options, parse_options
-from analysis.errors import AnalysisError
 from analysis.fits import Analysis, fit_approaches, question, survey
 from analysis.fits_json import to_json
 from analysis.intake.source import load_runs
 from analysis.intake.table import in_table_order
+from analysis.output import PAGE, remove_page, write_whole
 from analysis.refusal import Refusal
-from analysis.words import describe, wants_help
+from analysis.words import EXIT_DONE, describe, run_command
 from train.records import write_json
 
-EXIT_DONE, EXIT_REFUSED, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_REFUSED = 2
 
 
 def main(words: Sequence[str]) -> int:
     """Run one analysis and return its exit code."""
+    return run_command(words, f"{__doc__}\n\n{describe(Options)}", partial(_run, words))
+
+
+def _run(words: Sequence[str]) -> int:
     stdout, stderr = Console(), Console(stderr=True)
-    if wants_help(words):
-        text.say(stdout, f"{__doc__}\n\n{describe(Options)}")
-        return EXIT_DONE
-    try:
-        return _run(words, stdout, stderr)
-    except AnalysisError as error:
-        text.say(stderr, f"error: {error}")
-        return error.exit_code
-    except OSError as error:
-        text.say(stderr, f"error: storage: {error}")
-        return EXIT_STORAGE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
-def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
     options = parse_options(words)
     table = load_runs(options)
     out = _out_folder(options)
@@ -52,6 +41,7 @@ def _run(words: Sequence[str], stdout: Console, stderr: Console) -> int:
         fits = fit_approaches(surveyed, work.refits)
         text.print_first_answers(stdout, fits)
         analysis = question(fits, lambda name: work.stage(f"questioning: {name}"))
+    remove_page(out)
     write_json(out / "fits.json", to_json(analysis))
     text.print_verdict(stdout, analysis, str(out))
     text.print_answer(stdout, analysis)
@@ -78,10 +68,10 @@ def _write_report(analysis: Analysis, out: Path, command: str) -> None:
     from analysis.report import write_report
 
     runs = in_table_order(analysis.table.frame)
-    runs.to_csv(out / "runs.csv", index=False)
-    runs.to_parquet(out / "runs.parquet", index=False)
+    write_whole(out / "runs.csv", lambda path: runs.to_csv(path, index=False))
+    write_whole(out / "runs.parquet", lambda path: runs.to_parquet(path, index=False))
     figures = draw_figures(analysis, out / "figures")
-    write_report(analysis, figures, out / "report.html", command)
+    write_whole(out / PAGE, lambda path: write_report(analysis, figures, path, command))
 
 
 if __name__ == "__main__":

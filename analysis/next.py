@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -12,16 +13,14 @@ from analysis.config import Convention, IsoflopOptions, Options, ParametricOptio
 from analysis.design.candidates import By
 from analysis.design.ladder import Job, train_commands
 from analysis.design.proposal import Limits, Proposal, make_proposal
-from analysis.errors import AnalysisError, OptionError
+from analysis.errors import OptionError
 from analysis.fits import Surveyed, survey
 from analysis.intake.source import load_runs
 from analysis.parametric.fit import ParametricFit
 from analysis.prediction.quantity import number
-from analysis.prediction.text import open_console, say
+from analysis.prediction.text import open_console
 from analysis.refusal import Refusal
-from analysis.words import describe, read_words, wants_help
-
-EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130
+from analysis.words import EXIT_DONE, describe, read_words, run_command, say
 
 LOOSE = 2.0
 """Factor between the bootstrap's interval and the linearised one from which that is said."""
@@ -72,29 +71,16 @@ OWN = ("add", "flops", "by", "seconds")
 
 def main(words: Sequence[str]) -> int:
     """Print the proposal and return the exit code."""
-    stdout, stderr = open_console(), Console(stderr=True)
-    try:
-        if wants_help(words):
-            say(stdout, f"{__doc__}\n\n{describe(NextOptions)}")
-            return EXIT_DONE
-        _run(words, stdout)
-    except AnalysisError as error:
-        say(stderr, f"error: {error}")
-        return error.exit_code
-    except OSError as error:
-        say(stderr, f"error: storage: {error}")
-        return EXIT_STORAGE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return EXIT_DONE
+    return run_command(words, f"{__doc__}\n\n{describe(NextOptions)}", partial(_run, words))
 
 
-def _run(words: Sequence[str], stdout: Console) -> None:
+def _run(words: Sequence[str]) -> int:
     own, options = parse(words)
     surveyed = survey(load_runs(options), options)
     total = own.seconds if own.by is By.seconds else own.flops
     proposal = make_proposal(surveyed, Limits(own.add, total, own.by), own.bootstrap)
-    print_proposal(stdout, surveyed, proposal, own)
+    print_proposal(open_console(), surveyed, proposal)
+    return EXIT_DONE
 
 
 def parse(words: Sequence[str]) -> tuple[NextOptions, Options]:
@@ -122,9 +108,7 @@ def parse(words: Sequence[str]) -> tuple[NextOptions, Options]:
     return own, parse_options(shared)
 
 
-def print_proposal(
-    console: Console, surveyed: Surveyed, proposal: Proposal, options: NextOptions
-) -> None:
+def print_proposal(console: Console, surveyed: Surveyed, proposal: Proposal) -> None:
     """Print where the study stands, the runs, how to start them, and one line for a script."""
     for line in standing_lines(surveyed, proposal):
         say(console, line)

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from analysis.errors import AnalysisError, OptionError, RefusedError
+from analysis.errors import OptionError, RefusedError
 from analysis.prediction.fits_file import FitsFile, read_fits
 from analysis.prediction.optimum import decades_beyond, predict_budget, predict_size
 from analysis.prediction.overhead import SizeRule, overtrain, pivot_of, wrong_size
@@ -20,11 +20,8 @@ from analysis.prediction.text import (
     open_console,
     print_json,
     print_text,
-    say,
 )
-from analysis.words import describe, read_words, wants_help
-
-EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130
+from analysis.words import EXIT_DONE, describe, read_words, run_command
 
 FLOPS = (1e6, 1e32)
 """Budgets outside are a mistake of units: the first update of the smallest model costs more than
@@ -64,28 +61,15 @@ class PredictOptions:
 
 def main(words: Sequence[str]) -> int:
     """Print the prediction and return the exit code."""
-    stdout, stderr = open_console(), Console(stderr=True)
-    try:
-        if wants_help(words):
-            say(stdout, "python -m analysis.predict fits=FILE flops=1e21\n")
-            say(stdout, describe(PredictOptions))
-            return EXIT_DONE
-        _run(words, stdout)
-    except AnalysisError as error:
-        say(stderr, f"error: {error}")
-        return error.exit_code
-    except OSError as error:
-        say(stderr, f"error: storage: {error}")
-        return EXIT_STORAGE
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    usage = f"python -m analysis.predict fits=FILE flops=1e21\n\n{describe(PredictOptions)}"
+    return run_command(words, usage, partial(_run, words))
+
+
+def _run(words: Sequence[str]) -> int:
+    options = read_words(PredictOptions, words, "fits=runs/NAME/analysis/fits.json")
+    write = print_json if options.format is Format.json else print_text
+    write(open_console(), predict(options))
     return EXIT_DONE
-
-
-def _run(words: Sequence[str], stdout: Console) -> None:
-    options = read_words(PredictOptions, words, "fits=runs/ladder/analysis/fits.json")
-    answers = predict(options)
-    print_json(stdout, answers) if options.format is Format.json else print_text(stdout, answers)
 
 
 def predict(options: PredictOptions) -> Answers:

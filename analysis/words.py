@@ -1,25 +1,57 @@
 """Plain `key=value` words of a command become one checked dataclass, and its `--help`.
 
 The dataclass is the whole surface: what is not a field is an unknown key and is refused with the
-nearest name. OmegaConf turns words into types; no Hydra is needed.
+nearest name. OmegaConf turns words into types; no Hydra is needed. How a command ends is here too.
 """
 
 import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from analysis.errors import OptionError, near_names
+from analysis.errors import AnalysisError, OptionError, near_names
 
 T = TypeVar("T")
 
 HELP = ("--help", "-h", "help")
+
+EXIT_DONE, EXIT_STORAGE, EXIT_INTERRUPTED = 0, 3, 130
+
+
+def run_command(words: Sequence[str], usage: str, run: Callable[[], int]) -> int:
+    """Run a command, or say how it is used, and return its exit code.
+
+    Args:
+        words: As typed.
+        usage: What --help prints.
+        run: The command. A user's mistake or full storage ends in a line, all else in a traceback.
+    """
+    stderr = Console(stderr=True)
+    try:
+        if wants_help(words):
+            say(Console(), usage)
+            return EXIT_DONE
+        return run()
+    except AnalysisError as error:
+        say(stderr, f"error: {error}")
+        return error.exit_code
+    except OSError as error:
+        say(stderr, f"error: storage: {error}")
+        return EXIT_STORAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def say(console: Console, text: str) -> None:
+    """Print one line as it is, whatever the width."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def wants_help(words: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from analysis.prediction.fits_file import FitsFile
 from analysis.prediction.optimum import UNSUPPORTED_DECADES, Optimum, rises
 from analysis.prediction.overhead import Overtrained, WrongSize
 from analysis.prediction.quantity import extra_text, number, quantity_text
+from analysis.words import say
 
 COUNTS = {
     "standard": "all matrices with the head",
@@ -64,11 +65,6 @@ def open_console() -> Console:
     """Return standard output, wide enough for every table where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
-
-
-def say(console: Console, text: str) -> None:
-    """Print one line as it is, whatever the width."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_text(console: Console, answers: Answers) -> None:

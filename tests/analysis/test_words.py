@@ -1,11 +1,12 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import pytest
 
-from analysis.errors import OptionError
-from analysis.words import describe, read_words, wants_help
+from analysis.errors import OptionError, RefusedError
+from analysis.words import describe, read_words, run_command, wants_help
 
 
 class Colour(Enum):
@@ -84,3 +85,39 @@ def test_the_help_shows_every_key_with_its_default_choices_and_text() -> None:
 )
 def test_help_is_asked_for_by_its_usual_names(words: Any, asked: Any) -> None:
     assert wants_help(words) is asked
+
+
+def ending(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OptionError("seed=x"), 2, "error: seed=x\n"),
+        (RefusedError("one size; add [b]sizes[/b]"), 2, "error: one size; add [b]sizes[/b]\n"),
+        (OSError(28, "No space left on device"), 3, "error: storage: [Errno 28] No space left"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_command_ends_with_a_line_and_a_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["a=1"], "usage", ending(error)) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(said)
+    assert bool(shown.err) is bool(said)
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command([], "usage", ending(ZeroDivisionError()))
+
+
+def test_help_is_the_usage_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["a=1", "--help"], "usage: [a]", ending(ZeroDivisionError())) == 0
+    assert capsys.readouterr().out == "usage: [a]\n"
