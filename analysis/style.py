@@ -21,6 +21,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, LogNorm, to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
@@ -202,6 +203,16 @@ def corner_note(ax: Axes, text: str) -> None:
         color=SOFT,
         fontsize=8.5,
     )
+
+
+def literal(text: str) -> str:
+    """Return a user's words as Matplotlib shows them letter by letter.
+
+    A dollar sign would begin a formula, and a letter that the font lacks would be an empty box.
+    """
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    shown = "".join(mark if ord(mark) in known and mark.isprintable() else "?" for mark in text)
+    return shown.replace("$", r"\$")
 
 
 def raster(count: int) -> bool:

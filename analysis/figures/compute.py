@@ -13,7 +13,9 @@ from analysis.isoflop.fit import Valley
 
 Floats = NDArray[np.float64]
 
-LOSS = "Every run (pale), and the loss at each valley, against compute."
+LOSS = "Loss of every run (pale) against compute{valleys}{surface}."
+VALLEYS = ", with the loss at each valley"
+SURFACE = "; dotted, the loss that the surface gives the best size"
 TRAINING = (
     "Loss of every run ({source}) against the compute spent so far, coloured by size; dots are "
     "the ends."
@@ -104,7 +106,14 @@ def draw_training(figure: Figure, ax: Axes, curves: list[Curve], fit: EnvelopeFi
     low, high = min(f[0] for f in seen if len(f)), ends[:, 0].max()
     ax.set_xlim(low / 1.3, high * 1.3)
     style.log_axis(ax.xaxis, "flops")
-    ax.set(xlabel="compute spent (FLOPs)", ylabel=f"{curves[0].source} (nats per token)")
+    ax.set(
+        xlabel="compute spent (FLOPs)", ylabel=f"{_of_losses(curves[0].source)} (nats per token)"
+    )
     ends_alone = curves[0].source == FINALS
     ax.set_title("Final losses and their envelope" if ends_alone else "Loss along training")
     style.color_bar(figure, ax, (cmap, norm), "count", "parameters N")
+
+
+def _of_losses(source: str) -> str:
+    """Name the losses of a source for an axis."""
+    return source if "loss" in source else f"loss of {source}"

@@ -25,20 +25,20 @@ def evidence(analysis: Analysis) -> Iterator[Recipe]:
     if found := tuple(item for item in asked if isinstance(item, LocalExponent)):
         draw = partial(_draw_local, analysis, found)
         caption = local.CAPTION + _counted_caption(analysis)
-        yield Recipe("local_exponent", "hidden", caption, PLAIN, draw)
+        yield Recipe("local_exponent", "drift", caption, PLAIN, draw)
     many = analysis.multiverse
     if isinstance(many, Multiverse):
         draw = partial(multiverse.draw, found=many)
-        yield Recipe("multiverse", "hidden", multiverse.CAPTION, multiverse.size(many), draw)
+        yield Recipe("multiverse", "choices", multiverse.CAPTION, multiverse.size(many), draw)
     ahead = analysis.rollout
     if isinstance(ahead, Rollout) and rollout.drawable(ahead):
         draw = partial(rollout.draw, found=ahead)
-        yield Recipe("rollout", "hidden", rollout.CAPTION, rollout.size(ahead), draw)
+        yield Recipe("rollout", "foreseen", rollout.caption(ahead), rollout.size(ahead), draw)
     table = analysis.influence
     if isinstance(table, InfluenceTable):
         size = influence.size(table)
         draw = partial(influence.draw, table=table)
-        yield Recipe("influence", "hidden", influence.CAPTION, size, draw)
+        yield Recipe("influence", "influence", influence.CAPTION, size, draw)
     rates = analysis.learning_rate
     if isinstance(rates, LearningRateFit):
         draw = partial(_draw_rates, rates)

@@ -14,6 +14,8 @@ CAPTION = (
     "The exponent a of N_opt ~ C^a by approach, and under each way of counting parameters and "
     "FLOPs, with 95 % intervals. The same runs give different exponents by the counting alone."
 )
+ONE = "The exponent a of N_opt ~ C^a by approach, with 95 % intervals; N and C counted as given."
+PLANNED = " Hollow: N counted anew, C as the runs were planned."
 
 
 class Row(Protocol):
@@ -56,6 +58,14 @@ WIDEST = (-0.3, 1.6)
 """Exponents beyond which an interval is cut off at the figure's edge."""
 
 MARKERS = {"isoflop": "D", "parametric": "o", "envelope": "s"}
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """Return the figure's caption."""
+    shown = [row for row in rows if not row.refused]
+    if len(_groups(rows)) < 2:
+        return ONE
+    return CAPTION + (PLANNED if any("," in row.approach for row in shown) else "")
 
 
 def height(rows: Sequence[Row]) -> float:
@@ -113,7 +123,7 @@ def draw(ax: Axes, rows: Sequence[Row]) -> None:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel("exponent a of N_opt ~ C^a")
+    ax.set_xlabel(r"exponent $a$ of $N_\mathrm{opt} \sim C^{\,a}$")
 
 
 def _row(ax: Axes, y: float, row: Row) -> None:

@@ -13,6 +13,7 @@ CAPTION = (
     "by profile likelihood (thick) and by bootstrap (thin). An arrow has no end on that side: the "
     "runs do not identify the parameter."
 )
+CUT = " What reaches the frame goes on beyond it."
 
 _EDGE = 8.0
 """Factor from the best value at which the picture ends."""
@@ -83,6 +84,18 @@ def draw(ax: Axes, fit: ParametricFit) -> None:
     ax.set_xlabel("factor of the best value (95 %)")
     ax.set_title("What the runs pin down")
     ax.legend(loc="lower right", bbox_to_anchor=(1.24, 1.0), ncols=2, borderaxespad=0.2)
+
+
+def caption(fit: ParametricFit) -> str:
+    """Return the figure's caption."""
+    ends = [
+        _relative(end, fit.values[name], side)
+        for name in fit.names
+        for both in ((fit.profiles[name].low, fit.profiles[name].high), fit.intervals[name])
+        for end, side in zip(both, (0, 1), strict=True)
+        if end is not None
+    ]
+    return CAPTION + (CUT if {_EDGE, 1 / _EDGE} & set(ends) else "")
 
 
 def _relative(end: float | None, best: float, side: int) -> float:

@@ -2,6 +2,7 @@
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis import style
 from analysis.scrutiny.influence import Influence, InfluenceTable
@@ -10,6 +11,9 @@ CAPTION = (
     "How the surface's exponent changes when a run, a budget or a size is left out: the largest "
     "changes of each. Filled marks are flagged; the band is one standard error of the exponent."
 )
+
+LONGEST = 24
+"""Letters of a name; of a longer one the middle is left out, since names of runs end in a hash."""
 
 SHOWN = 10
 """Bars of each kind."""
@@ -46,6 +50,12 @@ def draw(figure: Figure, table: InfluenceTable) -> None:
     axes[0].set_title("Influence on the exponent")
 
 
+def _short(name: str) -> str:
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 11]}..{name[-9:]}"
+    return style.literal(name)
+
+
 def _bars(ax: Axes, part: tuple[Influence, ...], error: float) -> None:
     ax.axvspan(-error, error, color=style.FAINT, alpha=0.18, lw=0)
     ax.axvline(0, color=style.SOFT, lw=1.0)
@@ -56,8 +66,9 @@ def _bars(ax: Axes, part: tuple[Influence, ...], error: float) -> None:
         face = style.SURFACE if item.flagged else style.PAPER
         ax.plot([0, item.delta_a], [k, k], color=style.SURFACE, lw=2.0, alpha=0.5)
         ax.plot(item.delta_a, k, "o", mfc=face, mec=style.SURFACE, mew=1.4, ms=6.5, zorder=4)
-    names = [item.name if len(item.name) <= 22 else f"{item.name[:21]}..." for item in part]
-    ax.set_yticks(range(len(part)), names, fontsize=8.5)
+    ax.set_yticks(range(len(part)), [_short(item.name) for item in part], fontsize=8.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True, min_n_ticks=3))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: style.plain_label(value)))
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)

@@ -161,6 +161,6 @@ def _batches(ax: Axes, fit: LearningRateFit) -> None:
 def _powers(names: tuple[str, ...], exponents: Floats) -> str:
     letters = {"n_params": "N", "tokens": "D", "batch_tokens": "B"}
     return " ".join(
-        f"{letters.get(name, name)}^{power:.2f}"
+        f"${letters.get(name, name)}^{{{power:.2f}}}$"
         for name, power in zip(names, exponents, strict=True)
     )

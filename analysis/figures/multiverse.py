@@ -9,9 +9,9 @@ from analysis.figures.optimum import CHINCHILLA_A, KAPLAN_A
 from analysis.scrutiny.multiverse import Multiverse, Universe
 
 CAPTION = (
-    "The exponent under every combination of defensible choices, in order; the band is the 95 % "
-    "sampling interval, which takes all choices as given. Below, each column says which choices "
-    "made the exponent above it; the choice that explains most comes first."
+    "Each dot is the exponent that one set of defensible choices gives, in order; the band is the "
+    "95 % sampling interval, which takes all choices as given. Below, each column says which "
+    "choices made the exponent above it; the choice that explains most comes first."
 )
 
 COLORS = {"valleys": style.OURS, "surface": style.SURFACE, "envelope": style.ENVELOPE}

@@ -42,16 +42,21 @@ def _answer(analysis: Analysis) -> Iterator[Recipe]:
     if any(not row.refused for row in rows):
         size = (6.4, exponents.height(rows))
         draw = partial(_draw_exponents, rows)
-        yield Recipe("exponents", "exponents", exponents.CAPTION, size, draw)
+        yield Recipe("exponents", "exponents", exponents.caption(rows), size, draw)
     draw = partial(_draw_curves, analysis)
-    yield Recipe("isoflop_curves", "exponents", valleys.CAPTION, PLAIN, draw)
+    caption = valleys.CAPTION if analysis.valleys else valleys.BARE
+    yield Recipe("isoflop_curves", "exponents", caption, PLAIN, draw)
     if optimum_lines(analysis, "N"):
         for name, what in (("n_opt", "N"), ("d_opt", "D")):
             caption = optimum.CAPTION.format(what=what)
             yield Recipe(name, "exponents", caption, PLAIN, partial(_draw_optimum, analysis, what))
         yield Recipe("overview", "", "", (12.6, 4.6), partial(_draw_overview, analysis))
     draw = partial(_draw_loss, analysis)
-    yield Recipe("loss_compute", "exponents", compute.LOSS, PLAIN, draw)
+    caption = compute.LOSS.format(
+        valleys=compute.VALLEYS if analysis.valleys else "",
+        surface=compute.SURFACE if _surface_at_6nd(analysis) is not None else "",
+    )
+    yield Recipe("loss_compute", "exponents", caption, PLAIN, draw)
 
 
 def _surface(analysis: Analysis) -> Iterator[Recipe]:
@@ -64,7 +69,7 @@ def _surface(analysis: Analysis) -> Iterator[Recipe]:
     yield Recipe("contours", "surface", surface.CONTOURS, PLAIN, draw)
     draw = partial(_draw_identified, fit)
     size = (6.4, identified.height(fit))
-    yield Recipe("identified", "surface", identified.CAPTION, size, draw)
+    yield Recipe("identified", "surface", identified.caption(fit), size, draw)
     draw = partial(surface.draw_residuals, fit=fit, n_params=n, tokens=d, flops=c, losses=nats)
     yield Recipe("residuals", "surface", surface.RESIDUALS, (10.6, 3.8), draw)
 

@@ -8,12 +8,12 @@ from analysis import style
 from analysis.scrutiny.forecast import SizeForecast
 from analysis.scrutiny.rollout import Holdout, Rollout
 
-CAPTION = (
-    "The largest budgets held out and foreseen from the smaller ones. Left: error of the foreseen "
+LOSSES = (
+    "The largest budgets held out and foreseen from the smaller ones{left}: error of the foreseen "
     "losses, by the surface and by a power law in compute alone, beside the noise of the fitted "
-    "runs. Right: the foreseen optimal size over the one measured there, with 95 % intervals."
+    "runs."
 )
-
+OPTIMA = " Right: the foreseen optimal size over the one measured there, with 95 % intervals."
 
 NEAR = 2.0
 """Factor up to which ratios are shown on a linear axis, which has round numbers to name."""
@@ -22,6 +22,13 @@ NEAR = 2.0
 def drawable(found: Rollout) -> bool:
     """Return whether any split foresaw something."""
     return any(h.loss is not None or h.sizes for h in found.holdouts)
+
+
+def caption(found: Rollout) -> str:
+    """Return the figure's caption."""
+    if _sizes(found):
+        return LOSSES.format(left="; left") + OPTIMA
+    return LOSSES.format(left="")
 
 
 def size(found: Rollout) -> tuple[float, float]:
@@ -99,7 +106,7 @@ def _optima(ax: Axes, sizes: list[tuple[Holdout, SizeForecast]]) -> None:
     ax.set_yticks(range(len(sizes)), names, fontsize=8.5)
     ax.set_ylim(len(sizes) - 0.4, -0.6)
     _bare(ax)
-    ax.set_xlabel("foreseen N_opt over measured N_opt")
+    ax.set_xlabel(r"foreseen $N_\mathrm{opt}$ over measured $N_\mathrm{opt}$")
     ax.set_title("Foreseen optima")
     ax.legend(loc="upper right")
 

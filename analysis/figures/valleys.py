@@ -16,6 +16,7 @@ CAPTION = (
     "Loss against model size, one colour a compute budget. A diamond marks a valley; a hollow one "
     "is not bracketed and is not used. Pale points are outside the fitted window."
 )
+BARE = "Loss of every run against model size, coloured by compute. No budget has a valley."
 
 
 def draw(

@@ -12,6 +12,7 @@ from analysis.fits import Analysis
 from analysis.report.answers import answer_cards
 from analysis.report.blocks import Plot
 from analysis.report.sections import page_sections
+from analysis.report.typeset import formula, typeset
 
 WIDE = 8.0
 """Inches from which a figure takes the page's whole width."""
@@ -36,6 +37,7 @@ def write_report(analysis: Analysis, figures: list[Drawn], path: Path, command: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"typeset": typeset, "formula": formula}
     light, dark = style.theme_css()
     look = environment.get_template("page.css").render(light=light, dark=dark)
     plots: dict[str, list[Plot]] = {}

@@ -16,6 +16,10 @@ class Grid:
     note: str = ""
     folded: bool = False
     """Whether a reader opens it."""
+    verbatim: bool = False
+    """Whether its words are shown letter by letter, to be searched for and copied."""
+    formulas: int | None = None
+    """The column that holds formulas."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Plot:
     caption: str
     svg: str
     wide: bool
+    alone: bool = False
+    """Whether it is narrow and no other stands beside it."""
 
 
 @dataclass
@@ -34,6 +40,8 @@ class Section:
 
     name: str
     title: str
+    formula: str = ""
+    """What is fitted, in Python's notation."""
     lead: list[str] = field(default_factory=list)
     figures: list[Plot] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
@@ -41,7 +49,7 @@ class Section:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.lead or self.figures or self.grids)
+        return not (self.formula or self.lead or self.figures or self.grids)
 
 
 @dataclass(frozen=True)

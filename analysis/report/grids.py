@@ -105,4 +105,4 @@ def forms(found: FormComparison) -> Grid:
         f"predicted by the others, and of the {found.n_ahead} runs from C = {found.ahead_from:.3g} "
         "predicted by the smaller ones."
     )
-    return Grid("Forms of the surface", head, rows, frozenset({0, 1, 8}), note)
+    return Grid("Forms of the surface", head, rows, frozenset({0, 1, 8}), note, formulas=1)

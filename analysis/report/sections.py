@@ -1,8 +1,7 @@
 """What stands in which section of the page. A section without content is left out."""
 
-import platform
 from collections import Counter
-from importlib import metadata
+from dataclasses import replace
 
 from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
@@ -13,6 +12,7 @@ from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.report import evidence, grids
 from analysis.report.blocks import Grid, Plot, Section
+from analysis.report.provenance import provenance
 from analysis.scrutiny.influence import InfluenceTable
 from analysis.scrutiny.local import LocalExponent
 from analysis.scrutiny.multiverse import Multiverse
@@ -31,16 +31,27 @@ def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str
         _exponents(analysis),
         _surface(analysis),
         _envelope(analysis),
-        _hidden(analysis),
+        _drift(analysis),
+        _choices(analysis),
+        _foreseen(analysis),
+        _influence(analysis),
         _learning_rate(analysis),
         _repetition(analysis),
         _refused(analysis),
         _excluded(analysis),
-        _provenance(analysis, command),
+        provenance(analysis, command),
     ]
     for section in sections:
-        section.figures = plots.get(section.name, [])
+        section.figures = _placed(plots.get(section.name, []))
     return [section for section in sections if not section.empty]
+
+
+def _placed(figures: list[Plot]) -> list[Plot]:
+    """Mark the narrow figure that has no neighbour: its caption stands beside it."""
+    narrow = [k for k, figure in enumerate(figures) if not figure.wide]
+    if len(narrow) % 2:
+        figures[narrow[-1]] = replace(figures[narrow[-1]], alone=True)
+    return figures
 
 
 def _exponents(analysis: Analysis) -> Section:
@@ -56,7 +67,7 @@ def _surface(analysis: Analysis) -> Section:
     section = Section("surface", "The loss surface")
     fit = analysis.parametric
     if isinstance(fit, ParametricFit):
-        section.lead.append(f"L(N, D) = {fit.formula.equation}")
+        section.formula = f"L(N, D) = {fit.formula.equation}"
         section.grids += [grids.parameters(fit), grids.certificate(fit)]
     if isinstance(analysis.forms, FormComparison):
         section.grids.append(grids.forms(analysis.forms))
@@ -71,16 +82,31 @@ def _envelope(analysis: Analysis) -> Section:
     return section
 
 
-def _hidden(analysis: Analysis) -> Section:
-    section = Section("hidden", "What the exponent hides")
+def _drift(analysis: Analysis) -> Section:
+    section = Section("drift", "Does one exponent hold?")
     for found in (analysis.local, analysis.local_valleys):
         if isinstance(found, LocalExponent):
             evidence.add_local(section, found)
+    return section
+
+
+def _choices(analysis: Analysis) -> Section:
+    section = Section("choices", "What other choices would say")
     many = analysis.multiverse
     if isinstance(many, Multiverse):
         evidence.add_multiverse(section, many)
+    return section
+
+
+def _foreseen(analysis: Analysis) -> Section:
+    section = Section("foreseen", "Does it foresee larger budgets?")
     if isinstance(analysis.rollout, Rollout):
         evidence.add_rollout(section, analysis.rollout)
+    return section
+
+
+def _influence(analysis: Analysis) -> Section:
+    section = Section("influence", "Which runs carry it")
     table = analysis.influence
     if isinstance(table, InfluenceTable):
         evidence.add_influence(section, table)
@@ -142,30 +168,13 @@ def _excluded(analysis: Analysis) -> Section:
         title = f"{len(named)} by name"
         left = frozenset({0, 1, 2})
         section.grids.append(
-            Grid(title, ("run", "reason", "detail"), rows, left, folded=len(named) > 12)
+            Grid(
+                title,
+                ("run", "reason", "detail"),
+                rows,
+                left,
+                folded=len(named) > 12,
+                verbatim=True,
+            )
         )
     return section
-
-
-def _provenance(analysis: Analysis, command: str) -> Section:
-    options = analysis.options
-    rows = [
-        ("command", command),
-        ("input", analysis.table.source),
-        ("sha256", analysis.table.sha256),
-        ("counting", f"N {options.convention.name}, C {analysis.flops_counting}"),
-        ("bootstrap", f"{options.bootstrap} resamples, seed {options.seed}"),
-        ("windtunnel", code_version()),
-        ("python", platform.python_version()),
-        ("numpy, scipy", f"{metadata.version('numpy')}, {metadata.version('scipy')}"),
-    ]
-    grid = Grid("", ("what", "value"), rows, frozenset({0, 1}))
-    return Section("provenance", "Provenance", grids=[grid])
-
-
-def code_version() -> str:
-    """Return the installed version of the package."""
-    try:
-        return metadata.version("windtunnel")
-    except metadata.PackageNotFoundError:
-        return "not installed: run from a source tree"

@@ -16,6 +16,7 @@ from analysis.figures import local as local_figure
 from analysis.figures.recipes import exponent_rows, optimum_lines, recipes
 from analysis.fits import Analysis, analyse, survey
 from analysis.intake.load import load_table
+from analysis.output import FIGURES
 from analysis.parametric.fit import ParametricFit
 from analysis.parametric.frontier import CostLaw, at_cost
 from analysis.parametric.profile import Profile
@@ -58,6 +59,7 @@ def test_every_recipe_draws_within_its_figure_and_has_a_caption(analysis: Analys
             assert len(recipe.caption) > 30 or recipe.section == ""
             assert drawn.axes
     assert len(names) == len(set(names))
+    assert set(names) <= set(FIGURES)
     assert {"exponents", "isoflop_curves", "n_opt", "contours", "residuals"} <= set(names)
 
 

@@ -117,3 +117,13 @@ def test_the_style_is_taken_back_afterwards() -> None:
     with style.house_style():
         assert mpl.rcParams["axes.grid"] is True
     assert mpl.rcParams["axes.grid"] == before
+
+
+def test_a_user_s_words_are_shown_letter_by_letter(tmp_path: Path) -> None:
+    assert style.literal("run $x^2$") == r"run \$x^2\$"
+    assert style.literal("run \u00e9\u03b1") == "run \u00e9\u03b1"
+    assert style.literal("\u6a21 a\tb\n") == "? a?b?"
+    with style.house_style():
+        figure = style.new_figure(3, 2)
+        figure.text(0.1, 0.5, style.literal("a$b_{$c \\frac{ $x^2$ \u6a21"))
+        assert style.save(figure, tmp_path, "words", "").stat().st_size > 0

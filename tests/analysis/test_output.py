@@ -1,0 +1,45 @@
+"""The files of an answer, beside those of an earlier one and of other people."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.output import FIGURES, PAGE, remove_page, write_whole
+
+
+def test_an_earlier_page_goes_and_other_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    ours = [tmp_path / PAGE, *(tmp_path / "figures" / f"{name}.svg" for name in FIGURES)]
+    others = [tmp_path / "notes.txt", tmp_path / "figures" / "mine.png", tmp_path / "fits.json"]
+    for path in (*ours, *others):
+        path.write_text("x")
+    remove_page(tmp_path)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
+def test_a_folder_without_a_page_is_left_as_it_is(tmp_path: Path) -> None:
+    remove_page(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("old")
+
+    def torn(partial: Path) -> None:
+        partial.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, torn)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_whole_write_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("old")
+    write_whole(path, lambda partial: partial.write_text("new"))
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
