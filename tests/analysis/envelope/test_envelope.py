@@ -153,6 +153,13 @@ def test_losses_that_do_not_fall_with_compute_are_refused() -> None:
         fit_envelope(finals(frame), resamples=100, seed=0)
 
 
+def test_resamples_that_mostly_lose_the_envelope_are_no_interval(monkeypatch: Any) -> None:
+    lost = tuple(np.where(np.arange(100) < 80, np.nan, 0.5) for _ in range(4))
+    monkeypatch.setattr("analysis.envelope.fit.resample_laws", lambda *_: lost)
+    with pytest.raises(RefusedError, match=r"80% of resamples of the 10 runs leave.*; add sizes"):
+        fit_envelope(ladder(1.6, 10.0, 10), resamples=100, seed=0)
+
+
 def test_no_curves_are_refused() -> None:
     with pytest.raises(RefusedError, match="of 0 runs"):
         fit_envelope([], resamples=100, seed=0)

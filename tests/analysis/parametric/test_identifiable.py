@@ -3,8 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.errors import RefusedError
-from analysis.parametric.identifiable import check_design
+from analysis.config import Form
+from analysis.errors import InputError, RefusedError
+from analysis.parametric.forms import FORMULAS
+from analysis.parametric.identifiable import check_design, check_optimum, check_runs
 
 
 def refusal(n_params: Any, tokens: Any) -> Any:
@@ -40,3 +42,46 @@ def test_runs_at_one_ratio_of_tokens_to_parameters_are_refused() -> None:
 def test_runs_on_one_line_of_n_and_d_are_refused() -> None:
     n_params = np.geomspace(1e6, 1e9, 12)
     assert "D ~ N^0.50" in refusal(n_params, 1e6 * n_params**0.5)
+
+
+def test_columns_of_other_lengths_are_named_with_theirs() -> None:
+    ones = np.ones(6)
+    with pytest.raises(InputError, match="n_params 6, tokens 5, loss 6"):
+        check_runs(ones, ones[:5], ones)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_what_has_no_logarithm_is_named_with_its_run(value: float) -> None:
+    bad = np.array([1.0, value, 1.0])
+    with pytest.raises(InputError, match=f"tokens={value:g} in run 1 is not a positive number"):
+        check_runs(np.ones(3), bad, np.ones(3))
+
+
+FULL = np.array([0.5, 2.0, 2.0, 0.3, 0.4, 0.8])
+"""log E, log A', log B', alpha, beta, k."""
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (3, 11.0, "falling with N to the power alpha = 11, outside .*add runs that vary it more"),
+        (4, 1e-4, "falling with D to the power beta = 0.0001, outside"),
+        (5, 200.0, "k = 200, outside .*use parametric.form=chinchilla, or add runs"),
+        (5, np.nan, "k = nan, outside"),
+    ],
+)
+def test_an_optimum_that_is_no_law_is_refused(place: int, value: float, message: str) -> None:
+    formula = FORMULAS[Form.skaling]
+    values = np.ones(len(formula.names))
+    check_optimum(formula, FULL, values)
+    full = FULL.copy()
+    full[place] = value
+    with pytest.raises(RefusedError, match=message):
+        check_optimum(formula, full, values)
+
+
+def test_a_coefficient_beyond_any_number_is_refused() -> None:
+    formula = FORMULAS[Form.chinchilla]
+    values = np.array([1.8, np.inf, 2e3, 0.3, 0.4, 0.5])
+    with pytest.raises(RefusedError, match=r"A = inf, .*beyond any number: .*vary them more"):
+        check_optimum(formula, FULL, values)

@@ -128,3 +128,9 @@ def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published: 
     assert not fit.identified["R_D"]
     assert "R_N is not known either" in fit.sentence
     assert fit.max_epochs == 9000
+
+
+def test_starts_that_all_fail_are_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.repetition.solver.MAX_STEPS", 0)
+    with pytest.raises(RefusedError, match=r"none of 12 starts .* converged; look for runs whose"):
+        fit_repetition(repeated_table(noise=0.003), resamples=40)

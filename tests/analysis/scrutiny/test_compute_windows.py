@@ -64,3 +64,11 @@ def test_a_window_whose_resamples_leave_no_surface_is_refused(monkeypatch: Any) 
     inside, counts = columns[2] > 2e18, np.ones((2, len(table)))
     with pytest.raises(RefusedError, match=r"in the window C = 3e\+18 to 1e\+20: 50% of resam"):
         fit_window(columns, inside, counts, None, Form.chinchilla, Loss.huber, 1e-3)
+
+
+def test_a_window_that_identifies_no_surface_says_which() -> None:
+    table = isoflop_table(noise=0.001)
+    columns = tuple(table[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss"))
+    inside, counts = columns[2] < 2e18, np.ones((2, len(table)))
+    with pytest.raises(RefusedError, match=r"in the window C = 1e\+18 to 1e\+18: .*add runs"):
+        fit_window(columns, inside, counts, None, Form.chinchilla, Loss.huber, 1e-3)

@@ -9,6 +9,8 @@ from analysis.config import Method
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import make_cells
 from analysis.isoflop.fit import find_valleys
+from analysis.parametric.reweighted import Reweighted
+from analysis.scrutiny import forecast
 from analysis.scrutiny.rollout import validate_rollout
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
@@ -125,3 +127,12 @@ def test_runs_that_allow_no_forecast_are_refused_with_the_reason() -> None:
     table["tokens"] = 20 * table["n_params"]
     with pytest.raises(RefusedError, match=r"no forecast could be made: .*D/N = 20"):
         validate_rollout(named(table))
+
+
+def test_a_split_whose_resamples_leave_no_surface_says_so(monkeypatch: Any) -> None:
+    lost = Reweighted(np.full(400, np.nan), np.full(400, np.nan), np.full((400, 5), np.nan))
+    monkeypatch.setattr(forecast, "refit_reweighted", lambda *_: lost)
+    item = rollout(isoflop_table(noise=0.001)).holdouts[0]
+    assert item.loss is None
+    assert item.refused.endswith("resamples leave no surface; add runs at smaller budgets")
+    assert np.isnan(item.sizes[0].by_surface)

@@ -8,6 +8,7 @@ from study_folders import TRUTH, isoflop_table
 from analysis.config import Form
 from analysis.errors import RefusedError
 from analysis.parametric.fit import fit_surface
+from analysis.parametric.reweighted import Reweighted
 from analysis.scrutiny.universes import COSTS, OUTLIERS, WINDOWS, Subset, collect_runs
 
 TRUE_A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
@@ -113,3 +114,11 @@ def test_budgets_planned_in_another_counting_are_cut_again() -> None:
     kaplan = collect_runs(named(table))[1]
     a = Subset(kaplan, kaplan.used(WINDOWS[0], OUTLIERS[0])).valleys("cubic")
     assert TRUE_A < a < TRUE_A + 0.08
+
+
+def test_a_refit_that_does_not_converge_is_no_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    subset = subset_of(isoflop_table(noise=0.001))
+    lost = Reweighted(np.array([np.nan]), np.array([np.nan]), np.full((1, 5), np.nan))
+    monkeypatch.setattr(Subset, "_refit", lambda *_: lost)
+    with pytest.raises(RefusedError, match="chinchilla surface by mse did not converge; add runs"):
+        subset.surface("chinchilla", "mse")
