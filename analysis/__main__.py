@@ -14,7 +14,7 @@ from analysis.fits import Analysis, fit_approaches, question, survey
 from analysis.fits_json import to_json
 from analysis.intake.source import load_runs
 from analysis.intake.table import in_table_order
-from analysis.output import PAGE, remove_page, write_whole
+from analysis.output import PAGE, make_folder, remove_page, write_whole
 from analysis.refusal import Refusal
 from analysis.words import EXIT_DONE, describe, run_command
 from train.records import write_json
@@ -32,7 +32,7 @@ def _run(words: Sequence[str]) -> int:
     options = parse_options(words)
     table = load_runs(options)
     out = _out_folder(options)
-    out.mkdir(parents=True, exist_ok=True)  # before the work, so that its answer has a place
+    make_folder(out)  # before the work, so that its answer has a place
     text.print_inputs(stdout, table)
     surveyed = survey(table, options)
     text.print_valleys(stdout, surveyed)

@@ -4,6 +4,7 @@ fits.json comes first and report.html last, so a page that is there belongs to t
 it. Other people's files in the folder are left alone.
 """
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,23 @@ FIGURES = (
     "influence", "lr_valleys", "lr_law", "repetition",
 )  # fmt: skip
 """Every figure that some analysis has."""
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of an answer and try to write there, before the work is done.
+
+    Raises:
+        OSError: It cannot be made or written; the message names it.
+    """
+    try:
+        for folder in (out, out / "figures"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise OSError(
+            f"out={out} cannot be written ({error.strerror}: {error.filename}); give another folder"
+        ) from None
 
 
 def remove_page(out: Path) -> None:

@@ -43,9 +43,11 @@ def evidence(analysis: Analysis) -> Iterator[Recipe]:
     if isinstance(rates, LearningRateFit):
         draw = partial(_draw_rates, rates)
         yield Recipe("lr_valleys", "learning_rate", learning_rate.VALLEYS, PLAIN, draw)
-        size = (10.6, 4.2) if rates.batch_law is not None else PLAIN
+        both = rates.batch_law is not None
+        size = (10.6, 4.2) if both else PLAIN
+        caption = learning_rate.LAW + (learning_rate.BATCH if both else "")
         draw = partial(learning_rate.draw_laws, fit=rates)
-        yield Recipe("lr_law", "learning_rate", learning_rate.LAW, size, draw)
+        yield Recipe("lr_law", "learning_rate", caption, size, draw)
     repeats = analysis.repetition
     if isinstance(repeats, RepetitionFit):
         draw = partial(_draw_repetition, repeats)

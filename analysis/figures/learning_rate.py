@@ -17,9 +17,10 @@ VALLEYS = (
     "the edge of what was tried, or is not steady, and is not used."
 )
 LAW = (
-    "The best learning rate against size, and the best batch against tokens, with 95 % intervals "
-    "of each group and the fitted laws."
+    "The best learning rate against size, with the 95 % interval of each group; lines are the "
+    "fitted law at several D."
 )
+BATCH = " Right: the best batch against tokens, with the law's 95 % band."
 
 _SHOWN = 4.0
 """Per cent above the optimum that the picture shows."""
@@ -161,6 +162,6 @@ def _batches(ax: Axes, fit: LearningRateFit) -> None:
 def _powers(names: tuple[str, ...], exponents: Floats) -> str:
     letters = {"n_params": "N", "tokens": "D", "batch_tokens": "B"}
     return " ".join(
-        f"${letters.get(name, name)}^{{{power:.2f}}}$"
+        rf"$\mathbf{{{letters.get(name, name)}^{{{power:.2f}}}}}$"
         for name, power in zip(names, exponents, strict=True)
     )

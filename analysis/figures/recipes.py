@@ -39,10 +39,12 @@ def recipes(analysis: Analysis) -> Iterator[Recipe]:
 
 def _answer(analysis: Analysis) -> Iterator[Recipe]:
     rows = exponent_rows(analysis)
-    if any(not row.refused for row in rows):
+    shown = sum(not row.refused for row in rows)
+    if shown:
+        section = "exponents" if shown > 1 else ""  # one alone is its card again
         size = (6.4, exponents.height(rows))
         draw = partial(_draw_exponents, rows)
-        yield Recipe("exponents", "exponents", exponents.caption(rows), size, draw)
+        yield Recipe("exponents", section, exponents.caption(rows), size, draw)
     draw = partial(_draw_curves, analysis)
     caption = valleys.CAPTION if analysis.valleys else valleys.BARE
     yield Recipe("isoflop_curves", "exponents", caption, PLAIN, draw)

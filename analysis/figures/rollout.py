@@ -108,7 +108,7 @@ def _optima(ax: Axes, sizes: list[tuple[Holdout, SizeForecast]]) -> None:
     _bare(ax)
     ax.set_xlabel(r"foreseen $N_\mathrm{opt}$ over measured $N_\mathrm{opt}$")
     ax.set_title("Foreseen optima")
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def _named(holdout: Holdout) -> str:

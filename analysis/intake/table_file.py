@@ -79,7 +79,10 @@ def _check_path(path: Path) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"{path} has {size:.2g} bytes, at most {MAX_BYTES:.0e} are read")
+        raise InputError(
+            f"{path} has {size:.2g} bytes, at most {MAX_BYTES:.0e} are read; keep one row a run "
+            "and the columns that are needed, or write it as parquet"
+        )
     _check_header(path)
     frame = pd.read_csv(path, encoding="utf-8-sig", low_memory=False, skipinitialspace=True)
     if not isinstance(frame.index, pd.RangeIndex):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.output import FIGURES, PAGE, remove_page, write_whole
+from analysis.output import FIGURES, PAGE, make_folder, remove_page, write_whole
 
 
 def test_an_earlier_page_goes_and_other_files_stay(tmp_path: Path) -> None:
@@ -43,3 +43,20 @@ def test_a_whole_write_replaces_the_file(tmp_path: Path) -> None:
     write_whole(path, lambda partial: partial.write_text("new"))
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"out=.*file cannot be written \(File exists: .*another"):
+        make_folder(tmp_path / "file")
+    (tmp_path / "answer").mkdir()
+    (tmp_path / "answer" / "figures").write_text("")
+    with pytest.raises(OSError, match=r"cannot be written \(File exists: .*figures\)"):
+        make_folder(tmp_path / "answer")
+
+
+def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["figures"]
+    assert list((tmp_path / "a" / "b" / "figures").iterdir()) == []
