@@ -48,7 +48,7 @@ def load_table(
                 f"{len(usable)} usable of {len(frame)} rows ({reasons}); a fit needs many runs"
                 + (f"; {listed}" if listed else "")
             )
-        notes += [*check_units(usable), *refuse_mixtures(usable), *note_checkpoints(usable)]
+        notes += [*check_units(usable), *refuse_mixtures(usable, where), *note_checkpoints(usable)]
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return RunsTable(

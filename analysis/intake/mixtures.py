@@ -17,8 +17,12 @@ MAY_VARY = ("run_id", "rung", "state", "device", "reason", "name")
 """Text columns that say nothing about whether rows belong together."""
 
 
-def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
+def refuse_mixtures(frame: pd.DataFrame, where: str | None = None) -> list[str]:
     """Check that the rows are one experiment.
+
+    Args:
+        frame: Usable rows.
+        where: The filter that they passed, which advice goes on from.
 
     Returns:
         Notes about columns of words or marks that vary and may matter.
@@ -26,6 +30,7 @@ def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
     Raises:
         InputError: A column of ONE_VALUE varies.
     """
+    start = f"{where} and " if where else ""
     mixed = [
         name for name in frame.columns if _plain(name) in ONE_VALUE and _kinds(frame, name)[1:]
     ]
@@ -33,7 +38,7 @@ def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
         said = "; ".join(f"column {name} takes {_shown(_kinds(frame, name))}" for name in mixed)
         choice = " and ".join(clause(name, frame[name].dropna().iloc[0]) for name in mixed)
         raise InputError(
-            f"{said}: a fit needs one value of each; choose with where={_quote(choice)}"
+            f"{said}: a fit needs one value of each; choose with where={_quote(start + choice)}"
         )
     notes = []
     for name in frame.columns:
@@ -44,7 +49,8 @@ def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
             if column.any() and not column.all():
                 notes.append(
                     f"Column {name} is true in {int(column.sum())} of {len(frame)} rows, which are "
-                    f"used all the same; leave them out with where={_quote(clause(name, False))}."
+                    f"used all the same; leave them out with "
+                    f"where={_quote(start + clause(name, False))}."
                 )
         elif not pd.api.types.is_numeric_dtype(column):
             kinds = _kinds(frame, name)
@@ -52,7 +58,7 @@ def refuse_mixtures(frame: pd.DataFrame) -> list[str]:
                 notes.append(
                     f"Column {name} takes {_shown(kinds)}: runs that differ in more than N, D and "
                     f"learning rate do not belong in one fit; choose with "
-                    f"where={_quote(clause(name, kinds[0]))}."
+                    f"where={_quote(start + clause(name, kinds[0]))}."
                 )
     return notes
 

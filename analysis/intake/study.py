@@ -67,7 +67,7 @@ def load_study(runs: Path, study: str, *, where: str | None, allow_incomplete: b
         source=str(folder),
         sha256=digest.hexdigest(),
         folder=folder,
-        notes=(*check_units(usable, recorded=True), *refuse_mixtures(usable)),
+        notes=(*check_units(usable, recorded=True), *refuse_mixtures(usable, where)),
         stamp=stamp_for(len(unfinished), len(planned)),
     )
 

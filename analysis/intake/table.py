@@ -17,7 +17,7 @@ from analysis.errors import InputError
 from analysis.intake.columns import as_numbers, check_columns, with_batch_tokens
 from analysis.intake.states import read_states
 from analysis.intake.units import LOSS
-from analysis.intake.where import select_rows
+from analysis.intake.where import explain_none, select_rows
 from train.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
 
 SAME_SIZE = 0.01
@@ -93,7 +93,8 @@ def screen(frame: pd.DataFrame, where: str | None) -> tuple[pd.DataFrame, list[E
     if where:
         mark(~select_rows(frame, where), "filtered", where)
         if (reason != "").all():
-            raise InputError(f"where='{where}' keeps none of {len(frame)} rows; widen it")
+            told = explain_none(frame, where)
+            raise InputError(f"where='{where}' keeps none of {len(frame)} rows; {told}widen it")
     if "state" in frame:
         frame["state"] = read_states(frame["state"])
         for state in ("diverged", "failed"):

@@ -134,7 +134,7 @@ def table_of(
     if len(usable) < 2:
         listed = "; ".join(f"{item.run_id}: {item.detail or item.reason}" for item in excluded[:20])
         raise InputError(f"{len(usable)} usable of {len(frame)} runs; {listed or 'add runs'}")
-    notes += [*check_units(usable), *refuse_mixtures(usable), *note_checkpoints(usable)]
+    notes += [*check_units(usable), *refuse_mixtures(usable, where), *note_checkpoints(usable)]
     content = frame.sort_values("run_id").to_json(orient="records", double_precision=15)
     return RunsTable(
         frame=usable,

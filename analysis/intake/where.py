@@ -50,6 +50,15 @@ def select_rows(frame: pd.DataFrame, where: str) -> NDArray[np.bool_]:
     return keep
 
 
+def explain_none(frame: pd.DataFrame, where: str) -> str:
+    """Say how many rows each comparison keeps by itself, for a filter that keeps none."""
+    kept = [
+        f"{name}{symbol}{value} {int(_select(frame[name], name, symbol, value).sum())}"
+        for name, symbol, value in _clauses(where)
+    ]
+    return f"by themselves they keep: {', '.join(kept)}; " if len(kept) > 1 else ""
+
+
 def clause(name: str, value: object) -> str:
     """Return the comparison that keeps one value, as select_rows reads it."""
     return f"{_quoted(str(name))}={_quoted(str(value))}"

@@ -59,3 +59,12 @@ def test_marin_s_three_data_sets_are_told_apart(published: Any) -> None:
     assert select_rows(frame, where).sum() == 85
     kept = select_rows(frame, f"{where} and outlier=False")
     assert kept.sum() == 80
+
+
+def test_advice_goes_on_from_the_filter_that_was_given() -> None:
+    frame = isoflop_table()
+    mixed = frame.assign(dataset=["a", "b"] * 17 + ["a"])
+    with pytest.raises(InputError, match='choose with where="flops>1e17 and dataset=a"'):
+        refuse_mixtures(mixed, "flops>1e17")
+    notes = refuse_mixtures(frame.assign(decay=["long", "short"] * 17 + ["long"]), "flops>1e17")
+    assert 'where="flops>1e17 and decay=long"' in notes[0]

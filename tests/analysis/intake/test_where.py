@@ -2,8 +2,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from study_folders import isoflop_table
 
-from analysis.errors import OptionError
+from analysis.errors import InputError, OptionError
+from analysis.intake.table import screen
 from analysis.intake.where import clause, select_rows
 
 FRAME = pd.DataFrame(
@@ -87,3 +89,13 @@ def test_what_cannot_be_read_says_how_to_write_it(where: str) -> None:
 def test_an_advised_comparison_is_read_back(value: str) -> None:
     frame = pd.DataFrame({"set up": [value, "other"]})
     assert select_rows(frame, clause("set up", value)).tolist() == [True, False]
+
+
+def test_a_filter_that_keeps_nothing_says_what_each_part_keeps() -> None:
+    frame = isoflop_table().assign(data="a")
+    with pytest.raises(
+        InputError, match=r"none of 35 rows; .*keep: data=a 35, flops>1e30 0; widen"
+    ):
+        screen(frame, "data=a and flops>1e30")
+    with pytest.raises(InputError, match=r"keeps none of 35 rows; widen it"):
+        screen(frame, "flops>1e30")
