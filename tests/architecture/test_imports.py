@@ -70,7 +70,7 @@ def test_nothing_imports_the_process_that_reads_wandb() -> None:
 
 
 def test_hydra_is_imported_at_the_entry_points_compose_grid_and_plugins_alone() -> None:
-    assert importers_of("hydra") <= HYDRA_MODULES | {"analysis.__main__"}
+    assert importers_of("hydra") == HYDRA_MODULES
 
 
 def test_analysis_takes_only_records_and_counting_from_train() -> None:
@@ -86,6 +86,38 @@ def test_analysis_takes_only_records_and_counting_from_train() -> None:
 
 def test_train_takes_nothing_from_analysis() -> None:
     assert not {module for module in importers_of("analysis") if module.startswith("train")}
+
+
+def part_of(module: str) -> str:
+    """The package of analysis that a module is in, or the module itself."""
+    first = ".".join(module.split(".")[:2])
+    return f"{first}/" if SOURCES[first].name == "__init__.py" else first
+
+
+def test_the_parts_of_the_analysis_build_on_each_other_without_a_ring() -> None:
+    edges: dict[str, set[str]] = {}
+    for module, names in IMPORTS.items():
+        if module.startswith("analysis."):
+            ours = {part_of(name) for name in names if name.startswith("analysis.")}
+            edges.setdefault(part_of(module), set()).update(ours - {part_of(module)})
+    assert "analysis.scrutiny/" in edges["analysis.fits"]
+    while free := [part for part, below in edges.items() if not below]:
+        for part in free:
+            del edges[part]
+        for below in edges.values():
+            below.difference_update(free)
+    assert edges == {}
+
+
+@pytest.mark.parametrize("package", ["figures", "report"])
+def test_figures_and_the_report_are_made_by_the_command_alone(package: str) -> None:
+    users = {
+        module
+        for module, names in IMPORTS.items()
+        if any(f"{name}.".startswith(f"analysis.{package}.") for name in names)
+    }
+    outside = {module for module in users if not module.startswith(f"analysis.{package}")}
+    assert outside <= {"analysis.__main__", "analysis.report"}
 
 
 @pytest.mark.parametrize("package", ["scripts", "tests", "configs"])
@@ -138,6 +170,16 @@ def test_importing_analysis_loads_no_torch_wandb_or_hydra() -> None:
         name for name in sorted(SOURCES) if name.startswith("analysis") and "__main__" not in name
     )
     assert loaded_after(f"import {modules}", "torch", "wandb", "hydra") == set()
+
+
+def test_no_command_of_the_analysis_waits_for_matplotlib() -> None:
+    commands = "import analysis.__main__, analysis.predict, analysis.next"
+    assert loaded_after(commands, "torch", "wandb", "hydra", "matplotlib", "scipy.stats") == set()
+
+
+def test_a_prediction_loads_no_figures_and_no_other_approach() -> None:
+    heavy = ("analysis.fits", "analysis.isoflop.fit", "analysis.parametric.fit", "matplotlib")
+    assert loaded_after("import analysis.predict", *heavy) == set()
 
 
 def test_importing_counting_and_records_loads_nothing_heavy() -> None:
