@@ -43,6 +43,7 @@ def test_best_settings_are_recovered_exactly_without_noise() -> None:
 
 def test_one_batch_gives_optima_in_learning_rate_alone() -> None:
     survey = find_optima(study(batches=1), resamples=50, seed=0)
+    assert len(survey.groups) == len(PAIRS)
     for group in survey.groups:
         assert group.lr_opt == pytest.approx(best_lr(group.n_params, group.tokens), rel=1e-6)
         assert group.batch_opt == pytest.approx(best_batch(group.tokens))
@@ -52,6 +53,7 @@ def test_one_batch_gives_optima_in_learning_rate_alone() -> None:
 def test_the_measured_noise_is_the_noise_put_in() -> None:
     survey = find_optima(study(noise=0.002), resamples=200, seed=0)
     assert survey.noise == pytest.approx(0.002, rel=0.1)
+    assert len(survey.groups) == len(PAIRS)
     for group in survey.groups:
         assert group.lr_ci is not None
         assert group.batch_ci is not None

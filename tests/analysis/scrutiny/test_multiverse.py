@@ -42,6 +42,7 @@ def test_the_chinchilla_exponent_hangs_on_the_window_of_compute(chinchilla: Any)
     default = next(u for u in found.universes if u.choices["approach"] == "surface")
     assert default.a == pytest.approx(0.51390, abs=5e-6)
     refused = [u for u in found.universes if u.choices["approach"] == "valleys"]
+    assert refused
     assert all("no valleys" in u.refused and np.isnan(u.a) for u in refused)
 
 
