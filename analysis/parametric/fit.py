@@ -42,6 +42,10 @@ where Bayesian-bootstrap weights covered 97 %. On the 240 runs of Hoffmann et al
 within 4 %. Squared errors need pairs: there the weights covered 84 % (docs/results/coverage.md)."""
 
 
+UNBOUNDED = 0.5
+"""Width of an interval of a, half of all values, that with an open profile is no answer."""
+
+
 @dataclass(frozen=True)
 class SurfaceFit:
     """The surface at its certified optimum."""
@@ -311,7 +315,8 @@ def fit_parametric(
 
     Raises:
         InputError: A value is not positive.
-        RefusedError: As fit_surface; or there are too few clusters, or most refits failed.
+        RefusedError: As fit_surface; or there are too few clusters, most refits failed, or the
+            runs do not bound a.
     """
     fit, reference = certify(n_params, tokens, nats, form, loss, delta)
     n_clusters = len(nats) if clusters is None else int(clusters.max()) + 1
@@ -325,13 +330,31 @@ def fit_parametric(
     thetas, failed = refit_resamples(reference, batches, progress)
     # A coefficient beyond floating point is a huge one, not a missing one.
     draws = np.clip(fit.formula.named(thetas, fit.centers), -1e300, 1e300)
+    # Plain percentiles: pairs of few runs already scatter more than the estimate does, and
+    # expanding their percentiles as for a mean covers 100 % (docs/results/coverage.md).
+    intervals = {name: percentile_interval(draws[:, k]) for k, name in enumerate(fit.names)}
+    profiles = profile_intervals(reference, fit.theta, fit.centers, n_clusters)
+    _check_bounded(fit.values["a"], intervals["a"], profiles["a"])
     return ParametricFit(
         **vars(fit),
-        # Plain percentiles: pairs of few runs already scatter more than the estimate does, and
-        # expanding their percentiles as for a mean covers 100 % (docs/results/coverage.md).
-        intervals={name: percentile_interval(draws[:, k]) for k, name in enumerate(fit.names)},
+        intervals=intervals,
         draws=draws,
         n_failed=failed,
         n_clusters=n_clusters,
-        profiles=profile_intervals(reference, fit.theta, fit.centers, n_clusters),
+        profiles=profiles,
     )
+
+
+def _check_bounded(a: float, interval: Interval, profile: Profile) -> None:
+    """Refuse an exponent that neither the profile nor the bootstrap bounds.
+
+    Raises:
+        RefusedError: It is one.
+    """
+    low, high = interval
+    if profile.is_open and high - low > UNBOUNDED:
+        raise RefusedError(
+            f"the runs do not bound a: the best surface has {a:.3g}, resamples anything from "
+            f"{low:.3g} to {high:.3g}, and the profile likelihood has no end on either side; add "
+            "runs, seeds of each, or sizes and token counts further apart"
+        )

@@ -273,6 +273,15 @@ def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch: Any) -> 
         fit(isoflop_table())
 
 
+def test_losses_of_noise_alone_have_no_exponent() -> None:
+    table = isoflop_table()
+    table["loss"] = 3 + 0.05 * np.random.default_rng(0).standard_normal(len(table))
+    with pytest.raises(
+        RefusedError, match=r"do not bound a: .* has 0.\d+, .* no end on either side; add runs"
+    ):
+        fit(table)
+
+
 def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch: Any) -> None:
     solve = newton.solve
 
