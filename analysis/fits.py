@@ -125,6 +125,7 @@ def question(fits: Fitted, stage: Stage = lambda name: None) -> Analysis:
         valleys=fits.valleys,
         parametric=fitted(fits.parametric),
         interval=answers[0].interval if answers else None,
+        cost=fits.cost,
         stage=stage,
     )
     verdict = judge(

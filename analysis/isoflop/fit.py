@@ -34,7 +34,8 @@ SHOWN = 4
 
 STEADY = {Method.cubic: 0.9, Method.parabola: 0.9, Method.akima: 0.5}
 """Share of resamples in which a bracketed valley must still have a minimum. Half is what Porian et
-al. 2024 ask of Akima's curve, for which it is the one test of a bracket."""
+al. 2024 ask of Akima's curve, for which it is the one test of a bracket whose lowest loss is not at
+an end."""
 
 GRID_SHARE = 1.0 / 3.0
 """Least sd of a valley as a share of its sizes' spacing (Porian et al. 2024); a place anywhere

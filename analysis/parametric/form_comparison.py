@@ -14,6 +14,7 @@ from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.parametric.fit import SurfaceFit, certify
 from analysis.parametric.forms import FORMULAS
+from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.identifiable import check_design
 from analysis.parametric.refits import Reference, refit
 
@@ -82,6 +83,7 @@ def compare_forms(
     delta: float = 1e-3,
     seed: int = 0,
     clusters: Ints | None = None,
+    cost: CostLaw = SIX_ND,
 ) -> FormComparison:
     """Fit every form and predict held-out runs with each.
 
@@ -94,6 +96,7 @@ def compare_forms(
         seed: Deals the runs into folds.
         clusters: Shape (runs,). Which run a row is a checkpoint of, from 0 without gaps; a run is
             in one fold with all its rows.
+        cost: Of a run, that a is read at.
 
     Returns:
         A row for each form; one that cannot be fitted is in it with its reason.
@@ -108,7 +111,8 @@ def compare_forms(
     for form in Form:
         try:
             fit, reference = certify(n_params, tokens, nats, form, loss, delta)
-            rows.append(_row(fit, reference, held_out, _is_a_design(n_params, tokens, ahead, form)))
+            looks_ahead = _is_a_design(n_params, tokens, ahead, form)
+            rows.append(_row(fit, reference, held_out, looks_ahead, cost))
         except RefusedError as error:
             rows.append(_refused(form, str(error)))
     return FormComparison(
@@ -131,7 +135,9 @@ def _is_a_design(n_params: Floats, tokens: Floats, ahead: Mask, form: Form) -> b
     return True
 
 
-def _row(fit: SurfaceFit, reference: Reference, held_out: Mask, can_look_ahead: bool) -> FormRow:
+def _row(
+    fit: SurfaceFit, reference: Reference, held_out: Mask, can_look_ahead: bool, cost: CostLaw
+) -> FormRow:
     """Refit without each mask of held-out rows; the last mask is the largest budgets."""
     ends = refit(reference, (~held_out).astype(np.float64))
     lost = int((~ends.converged[:-1]).sum())
@@ -152,7 +158,7 @@ def _row(fit: SurfaceFit, reference: Reference, held_out: Mask, can_look_ahead: 
         ahead_rms=_rms(errors[-1][held_out[-1]])
         if can_look_ahead and ends.converged[-1]
         else float("nan"),
-        a=fit.values["a"],
+        a=cost.exponent_from(fit.values["a"]),
     )
 
 

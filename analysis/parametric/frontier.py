@@ -8,7 +8,7 @@ Shapes: S surfaces, P points.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a prediction needs no solver
     from analysis.parametric.fit import ParametricFit, SurfaceFit
 
 Floats = NDArray[np.float64]
+Exponents = TypeVar("Exponents", float, Floats)
 
 TAIL = 0.025
 """Share of draws beyond each end of a 95 % interval."""
@@ -39,6 +40,10 @@ class CostLaw:
     def tokens(self, flops: Floats, n_params: Floats) -> Floats:
         """Return the D that spends C on N."""
         return np.asarray(flops / (self.coefficient * n_params**self.power), dtype=np.float64)
+
+    def exponent_from(self, a: Exponents) -> Exponents:
+        """Return the exponent of N_opt at this cost, from that of the same surface at C = 6 N D."""
+        return a / (1.0 + (self.power - 1.0) * a)
 
     @property
     def is_6nd(self) -> bool:
@@ -185,7 +190,7 @@ def at_cost(fit: "ParametricFit", cost: CostLaw) -> "ParametricFit":
         intervals={**fit.intervals, "a": (float(ends[0]), float(ends[1]))},
         draws=draws,
         profiles={
-            name: item.of(lambda a: a / (1.0 + (cost.power - 1.0) * a)) if name == "a" else item
+            name: item.of(cost.exponent_from) if name == "a" else item
             for name, item in fit.profiles.items()
         },
     )

@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 
 LEAST_E = 1e-6
 """E below this share of the least loss is no irreducible loss."""
+LEAST_NOISE = 1e-9
+"""Of a log loss. Runs without any, drawn from a formula, have residuals of rounding alone, about
+which a profile is rounding too."""
 LARGEST_LOG = 650.0
 """Logs beyond are no floating-point numbers."""
 A_BOUNDS = (0.005, 0.995)
@@ -49,6 +52,11 @@ class Profile:
     def identified(self) -> bool:
         """Whether the runs bound the parameter on both sides."""
         return self.low is not None and self.high is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the runs bound the parameter on neither side."""
+        return self.low is None and self.high is None
 
     def of(self, rising: Callable[[float], float]) -> "Profile":
         """Return the profile of a rising function of the parameter: its ends move with it."""
@@ -149,12 +157,14 @@ def _scale(reference: Reference, theta: Floats) -> tuple[surface.Phi, float, flo
     if loss is Loss.mse:
         phi = cost(loss, reference.delta)
         squares = phi(points.log_loss + reference.residuals, points.log_loss)[0].sum() / freedom
-        return phi, 2.0 * max(float(squares), 1e-24), float(np.sqrt(squares))
+        squares = max(float(squares), (10.0 * LEAST_NOISE) ** 2)
+        return phi, 2.0 * squares, float(np.sqrt(squares))
     delta = reference.delta
     if loss is Loss.lad:
-        delta = max(0.2 * float(np.median(residual)), 1e-9)
+        delta = max(0.2 * float(np.median(residual)), 10.0 * LEAST_NOISE)
     phi = surface.huber(delta)
-    psi_squared = max(float((np.minimum(residual, delta) ** 2).sum()) / freedom, 1e-26)
+    psi_squared = float((np.minimum(residual, delta) ** 2).sum()) / freedom
+    psi_squared = max(psi_squared, LEAST_NOISE**2)
     sd = 1.4826 * float(np.median(residual)) * np.sqrt(n / freedom)
     band = max(delta, 1.06 * sd * n**-0.2)
     inside = max(delta / band * float((residual <= band).mean()), 1.0 / n)

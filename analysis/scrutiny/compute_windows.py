@@ -14,6 +14,7 @@ from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import GAP
 from analysis.parametric.fit import certify
+from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.reweighted import refit_reweighted
 
 Floats = NDArray[np.float64]
@@ -107,6 +108,7 @@ def fit_window(
     form: Form,
     loss: Loss,
     delta: float,
+    cost: CostLaw = SIX_ND,
 ) -> WindowFit:
     """Fit the surface to one window, and to every resample of it.
 
@@ -118,6 +120,7 @@ def fit_window(
         form: The surface's formula.
         loss: Cost of a residual.
         delta: For huber, nats of log loss.
+        cost: Of a run, that a is read at.
 
     Raises:
         RefusedError: The window's runs, or many of its resamples, identify no surface.
@@ -129,7 +132,7 @@ def fit_window(
         fit, reference = certify(n, d, nats, form, loss, delta)
     except RefusedError as error:
         raise RefusedError(f"{where}: {error}") from None
-    drawn = refit_reweighted(reference, fit.centers[2], counts[:, inside]).a
+    drawn = cost.exponent_from(refit_reweighted(reference, fit.centers[2], counts[:, inside]).a)
     lost = float(np.isnan(drawn).mean())
     if lost > MAX_LOST:
         raise RefusedError(
@@ -141,5 +144,7 @@ def fit_window(
     interval = percentile_interval(drawn, n=runs, parameters=n_free)
     center = float(np.exp(np.log(c).mean()))
     return WindowFit(
-        ComputeWindow((low, high), center, runs, fit.values["a"], interval), drawn, n_free
+        ComputeWindow((low, high), center, runs, cost.exponent_from(fit.values["a"]), interval),
+        drawn,
+        n_free,
     )

@@ -14,6 +14,7 @@ from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import group_budgets
 from analysis.parametric.fit import SurfaceFit, certify, fit_surface
+from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.refits import Reference
 from analysis.parametric.reweighted import Reweighted, refit_reweighted
 
@@ -23,6 +24,9 @@ Ints = NDArray[np.int64]
 FLAG = 4.0
 """Changes of a beyond FLAG / sqrt(n) standard errors are flagged. Belsley, Kuh & Welsch 1980 use 2
 (their DFBETAS), which flags one run in twenty of sound data; 4 is for a run to look at."""
+
+NO_MOVE = 5e-4
+"""Change of a that no table of exponents would show, so it is not flagged."""
 
 MAX_EXACT = 1500
 """Runs refitted without each; of more, those with the largest first-order influence."""
@@ -86,6 +90,7 @@ def find_influence(
     form: Form = Form.chinchilla,
     loss: Loss = Loss.huber,
     delta: float = 1e-3,
+    cost: CostLaw = SIX_ND,
     standard_error: float | None = None,
 ) -> InfluenceTable:
     """Refit without each run, each budget and each size.
@@ -100,6 +105,7 @@ def find_influence(
         form: The surface's formula.
         loss: Cost of a residual.
         delta: For huber, nats of log loss.
+        cost: Of a run, that a is read at.
         standard_error: Of a, for the flag; None takes the jackknife's.
 
     Raises:
@@ -111,11 +117,11 @@ def find_influence(
     pull = np.asarray(np.bincount(codes, _first_order(fit, reference), n), dtype=np.float64)
     most = min(MAX_EXACT, max(FEWEST, MOST_ROWS // len(nats)))
     chosen: Ints = np.sort(np.argsort(-np.abs(pull), kind="stable")[:most])
-    whole = _whole(fit)
-    study = _Study(n_params, tokens, nats, fit, reference)
+    whole = _whole(fit, cost)
+    study = _Study(n_params, tokens, nats, fit, reference, cost)
     runs = study.leave_out(codes, chosen)
     scale = standard_error or _jackknife(runs.a - whole.a[0], pull, chosen)
-    limit = FLAG * scale / np.sqrt(n)
+    limit = max(FLAG * scale / float(np.sqrt(n)), NO_MOVE)
     names = [run_ids[int(np.argmax(codes == code))] for code in chosen]
     table = _table(names, codes, chosen, runs, whole, limit)
     left = n - len(chosen)
@@ -126,7 +132,8 @@ def find_influence(
         budgets=_groups(study, _budget_codes(flops), flops, "C", whole),
         sizes=_groups(study, _size_codes(n_params), n_params, "N", whole),
         standard_error=scale,
-        rule=f"a moves by more than {limit:.2g}, {FLAG:g} / sqrt({n}) standard errors",
+        rule=f"a moves by more than {limit:.2g}"
+        + (f", {FLAG:g} / sqrt({n}) standard errors" if limit > NO_MOVE else ""),
         sentence=_sentence(table, float(whole.a[0]), scale),
         notes=(f"{left} runs of least first-order influence were not left out in turn.",)
         if left
@@ -174,6 +181,7 @@ class _Study:
     nats: Floats
     fit: SurfaceFit
     reference: Reference
+    cost: CostLaw
 
     def leave_out(self, codes: Ints, chosen: Ints) -> Reweighted:
         """Refit without each of the chosen codes, in batches of bounded memory."""
@@ -186,6 +194,7 @@ class _Study:
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("a", "floor", "theta")
         )
+        a = self.cost.exponent_from(a)
         for k in np.flatnonzero(np.isnan(a)):
             rest = self._search(codes != chosen[k])
             a[k], floor[k] = (float("nan"),) * 2 if rest is None else (rest.a[0], rest.floor[0])
@@ -196,14 +205,14 @@ class _Study:
         runs = self.n_params[keep], self.tokens[keep], self.nats[keep]
         form, loss, delta = self.fit.form, self.fit.loss, self.fit.delta
         try:
-            return _whole(fit_surface(*runs, form=form, loss=loss, delta=delta))
+            return _whole(fit_surface(*runs, form=form, loss=loss, delta=delta), self.cost)
         except RefusedError:
             return None
 
 
-def _whole(fit: SurfaceFit) -> Reweighted:
-    floor = fit.values.get("E", 0.0)
-    return Reweighted(np.array([fit.values["a"]]), np.array([floor]), fit.theta[None])
+def _whole(fit: SurfaceFit, cost: CostLaw) -> Reweighted:
+    a, floor = cost.exponent_from(fit.values["a"]), fit.values.get("E", 0.0)
+    return Reweighted(np.array([a]), np.array([floor]), fit.theta[None])
 
 
 def _table(
@@ -244,7 +253,7 @@ def _groups(
     moved = np.abs(without.a - whole.a[0])
     known = moved[np.isfinite(moved)]
     spread = 1.4826 * float(np.median(known)) if len(known) else 0.0
-    return _table(names, codes, chosen, without, whole, FLAG * spread)
+    return _table(names, codes, chosen, without, whole, max(FLAG * spread, NO_MOVE))
 
 
 def _budget_codes(flops: Floats) -> Ints:

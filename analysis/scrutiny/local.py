@@ -17,6 +17,7 @@ from analysis.bootstrap import LEVEL, Interval, percentile_interval, resample_co
 from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.isoflop.fit import Valley
+from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.scrutiny.compute_windows import ComputeWindow, check_decades, cut_windows, fit_window
 
 Floats = NDArray[np.float64]
@@ -38,6 +39,10 @@ FEWEST = 100
 FLAG = 0.05
 """Level of the test."""
 
+NO_DRIFT = 0.002
+"""Change of a per decade of C that is none, however well it is measured: over ten decades it stays
+inside the interval of any study there is, and a cubic's valleys move by as much."""
+
 
 @dataclass(frozen=True)
 class LocalExponent:
@@ -55,7 +60,7 @@ class LocalExponent:
     p: float
     """Probability of a drift at least as large where there is none."""
     stable: bool
-    """False where p is below 5 % and the interval leaves out zero."""
+    """False where p is below 5 %, the interval leaves out zero, and the drift exceeds NO_DRIFT."""
     decades: float
     """Of C between the smallest and largest run or valley."""
     sentence: str
@@ -71,6 +76,7 @@ def local_exponent_of_surface(
     loss: Loss = Loss.huber,
     delta: float = 1e-3,
     clusters: Ints | None = None,
+    cost: CostLaw = SIX_ND,
     resamples: int = 400,
     seed: int = 0,
 ) -> LocalExponent:
@@ -85,6 +91,7 @@ def local_exponent_of_surface(
         loss: Cost of a residual.
         delta: For huber, nats of log loss.
         clusters: Shape (runs,). Which run a row belongs to; None takes each row as a run.
+        cost: Of a run, that a is read at.
         resamples: Bootstrap refits of each window.
         seed: Seeds them.
 
@@ -103,7 +110,7 @@ def local_exponent_of_surface(
     few = min(resamples, max(FEWEST, MOST_ROWS // len(flops)))
     counts = np.concatenate(list(resample_counts(len(flops), few, seed, clusters)))
     columns = n_params, tokens, flops, nats
-    fits = [fit_window(columns, rows, counts, clusters, form, loss, delta) for rows in ranges]
+    fits = [fit_window(columns, rows, counts, clusters, form, loss, delta, cost) for rows in ranges]
     windows = tuple(fit.window for fit in fits)
     lever = _lever(np.log10([window.center for window in windows]))
     drift = float(lever @ [window.a for window in windows])
@@ -190,7 +197,7 @@ def _judge(
 ) -> LocalExponent:
     """Say whether a drifts, and refuse where a drift that matters could hide."""
     low, high = interval
-    stable = not (p < FLAG and (low > 0 or high < 0))
+    stable = not (p < FLAG and (low > 0 or high < 0) and abs(drift) > NO_DRIFT)
     half = 0.5 * (high - low)
     if stable and half > BLUNT:
         raise RefusedError(

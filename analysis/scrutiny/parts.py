@@ -19,6 +19,7 @@ from analysis.learning_rate.fit import LearningRateFit, fit_learning_rate
 from analysis.learning_rate.optima import find_optima
 from analysis.parametric.fit import ParametricFit
 from analysis.parametric.form_comparison import FormComparison, compare_forms
+from analysis.parametric.frontier import CostLaw
 from analysis.refusal import Refusal, attempt
 from analysis.repetition.fit import RepetitionFit, fit_repetition
 from analysis.scrutiny.by_convention import (
@@ -40,6 +41,10 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 400
 """Resamples behind the intervals of what only questions the answer."""
+
+
+NO_ANSWER = Refusal("every approach was refused, so there is no answer to question")
+NO_SURFACE = Refusal("the surface was refused")
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,12 @@ def scrutinise(
     valleys: tuple[Valley, ...],
     parametric: ParametricFit | None,
     interval: Interval | None,
+    cost: CostLaw,
     stage: Callable[[str], None],
 ) -> Scrutiny:
     """Ask everything of one table.
+
+    What questions an answer is refused where there is none: fits of such runs are no exponents.
 
     Args:
         table: What went in.
@@ -82,6 +90,7 @@ def scrutinise(
         valleys: Every budget's.
         parametric: The headline's surface; None when refused.
         interval: The headline's 95 % interval of a; None when every approach is refused.
+        cost: Of a run in that convention: what a surface's a is read at.
         stage: Told what is being worked on.
     """
     few = min(RESAMPLES, options.bootstrap)
@@ -91,18 +100,25 @@ def scrutinise(
     stage("every other choice")
     asked = options.convention.name
     along = {name: curves[name] for name in (asked,) if name in curves}
-    multiverse = attempt(lambda: explore(table.frame, interval=interval, curves=along))
+    multiverse: Multiverse | Refusal = NO_ANSWER
+    if interval is not None:
+        multiverse = attempt(lambda: explore(table.frame, interval=interval, curves=along))
     stage("windows of compute")
-    local = attempt(partial(_local, best, options, few))
+    local: LocalExponent | Refusal = NO_SURFACE
+    if parametric is not None:
+        local = attempt(partial(_local, best, options, cost, few))
     stage("forms of the surface")
-    forms = attempt(partial(_forms, best, options))
+    forms = attempt(partial(_forms, best, options, cost))
     stage("forecasts of the largest budgets")
-    rollout = attempt(partial(_rollout, best, valleys, options))
-    counted: CountedCurves | Refusal = Refusal("the surface was refused")
+    rollout: Rollout | Refusal = NO_ANSWER
+    if interval is not None:
+        rollout = attempt(partial(_rollout, best, valleys, options))
+    counted: CountedCurves | Refusal = NO_SURFACE
+    influence: InfluenceTable | Refusal = NO_SURFACE
+    stage("influence of each run")
     if parametric is not None:
         counted = attempt(partial(countings_of, parametric, best, options.convention))
-    stage("influence of each run")
-    influence = attempt(partial(_influence, best, options, parametric))
+        influence = attempt(partial(_influence, best, options, cost, parametric))
     stage("learning rates")
     learning_rate = attempt(
         lambda: fit_learning_rate(
@@ -138,19 +154,20 @@ def _columns(runs: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
     return n, d, c, nats
 
 
-def _local(best: pd.DataFrame, options: Options, resamples: int) -> LocalExponent:
+def _local(best: pd.DataFrame, options: Options, cost: CostLaw, resamples: int) -> LocalExponent:
     return local_exponent_of_surface(
         *_columns(best),
         form=options.parametric.form,
         loss=options.parametric.loss,
         delta=options.parametric.delta,
         clusters=clusters(best),
+        cost=cost,
         resamples=resamples,
         seed=options.seed,
     )
 
 
-def _forms(best: pd.DataFrame, options: Options) -> FormComparison:
+def _forms(best: pd.DataFrame, options: Options, cost: CostLaw) -> FormComparison:
     n, d, _, nats = _columns(best)
     return compare_forms(
         n,
@@ -160,6 +177,7 @@ def _forms(best: pd.DataFrame, options: Options) -> FormComparison:
         delta=options.parametric.delta,
         seed=options.seed,
         clusters=clusters(best),
+        cost=cost,
     )
 
 
@@ -176,7 +194,7 @@ def _rollout(best: pd.DataFrame, valleys: tuple[Valley, ...], options: Options) 
 
 
 def _influence(
-    best: pd.DataFrame, options: Options, parametric: ParametricFit | None
+    best: pd.DataFrame, options: Options, cost: CostLaw, parametric: ParametricFit
 ) -> InfluenceTable:
     return find_influence(
         *_columns(best),
@@ -185,7 +203,8 @@ def _influence(
         form=options.parametric.form,
         loss=options.parametric.loss,
         delta=options.parametric.delta,
-        standard_error=None if parametric is None else _standard_error(parametric),
+        cost=cost,
+        standard_error=_standard_error(parametric),
     )
 
 

@@ -20,10 +20,12 @@ from analysis.isoflop.fit import find_valleys, fit_isoflop
 from analysis.isoflop.reslice import reslice
 from analysis.isoflop.valley import MIN_SIZES
 from analysis.parametric.fit import certify
+from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.identifiable import check_design
 from analysis.parametric.refits import Reference, refit
 from analysis.parametric.reweighted import Reweighted, refit_reweighted
 from analysis.parametric.surface import Points
+from analysis.prediction.draws import fit_cost_law
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -77,6 +79,13 @@ class Runs:
             self.frame[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss")
         )
         return n, d, c, loss
+
+    @cached_property
+    def cost(self) -> CostLaw:
+        """How C follows from N and D in the convention: what the surface's a is read at."""
+        if self.choices.get("convention") != Convention.attention.name:
+            return SIX_ND
+        return fit_cost_law(*self.columns[:3])
 
     @cached_property
     def residuals(self) -> Floats:
@@ -170,7 +179,7 @@ class Subset:
         a = float(self._refit(replace(reference, optima=starts, loss=loss, delta=delta)).a[0])
         if not np.isfinite(a):
             raise RefusedError(f"the {form} surface by {cost} did not converge; add runs")
-        return a
+        return self.runs.cost.exponent_from(a)
 
     def _check_misfit(self, form: str) -> None:
         """Refuse a form that fits these runs much worse than another does."""

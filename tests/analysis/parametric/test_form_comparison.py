@@ -6,6 +6,7 @@ from study_folders import isoflop_table
 
 from analysis.config import Form
 from analysis.parametric.form_comparison import compare_forms
+from analysis.parametric.frontier import CostLaw
 
 
 def compare(table: Any, **choices: Any) -> Any:
@@ -51,3 +52,11 @@ def test_rows_of_one_run_share_a_fold() -> None:
     codes = np.repeat(np.arange(len(table)), 2)
     together = compare(doubled, clusters=codes).rows[0].held_out_rms
     assert together == pytest.approx(compare(table).rows[0].held_out_rms, rel=1e-6)
+
+
+def test_exponents_are_read_at_the_cost_of_a_run() -> None:
+    table = isoflop_table(noise=0.001)
+    plain, moved = compare(table), compare(table, cost=CostLaw(40.0, 0.9))
+    for one, other in zip(plain.rows, moved.rows, strict=True):
+        assert other.a == pytest.approx(one.a / (1 - 0.1 * one.a))
+        assert other.held_out_rms == one.held_out_rms

@@ -74,3 +74,13 @@ def test_rows_of_one_run_count_once() -> None:
     doubled = table.loc[table.index.repeat(2)]
     together = profiles(doubled, loss=Loss.mse, clusters=len(table))[0]["a"]
     assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.12)
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+@pytest.mark.parametrize("form", [Form.chinchilla, Form.skaling])
+def test_runs_without_noise_identify_every_parameter(loss: Any, form: Any) -> None:
+    found, fit = profiles(isoflop_table(), loss=loss, form=form)
+    for name, item in found.items():
+        assert item.identified, name
+        assert item.low == pytest.approx(fit.values[name], rel=1e-4)
+        assert item.high == pytest.approx(fit.values[name], rel=1e-4)

@@ -8,6 +8,7 @@ from study_folders import isoflop_table
 from analysis.config import Loss
 from analysis.errors import RefusedError
 from analysis.parametric.fit import fit_surface
+from analysis.parametric.frontier import CostLaw
 from analysis.scrutiny import influence
 from analysis.scrutiny.influence import find_influence
 
@@ -133,3 +134,20 @@ def test_runs_that_identify_no_surface_are_refused() -> None:
     table["tokens"] = 20 * table["n_params"]
     with pytest.raises(RefusedError, match="D/N = 20"):
         influence_of(table)
+
+
+def test_moves_that_no_one_would_see_are_not_flagged() -> None:
+    found = influence_of(isoflop_table(), standard_error=1e-9)
+    assert not any(item.flagged for item in (*found.runs, *found.budgets, *found.sizes))
+    assert found.rule == "a moves by more than 0.0005"
+    assert "no single run carries the answer" in found.sentence
+
+
+def test_exponents_are_read_at_the_cost_of_a_run() -> None:
+    table, cost = isoflop_table(noise=0.002), CostLaw(40.0, 0.9)
+    found, plain = influence_of(table, cost=cost), influence_of(table)
+    values = refit_without(table, [int(found.runs[0].name.split()[1])])
+    expected = values["beta"] / (values["alpha"] + 0.9 * values["beta"])
+    assert found.runs[0].a == pytest.approx(expected, rel=1e-8)
+    assert found.a == pytest.approx(plain.a / (1 - 0.1 * plain.a))
+    assert found.budgets[0].a > max(item.a for item in plain.budgets)

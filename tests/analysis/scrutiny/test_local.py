@@ -9,7 +9,8 @@ from analysis.config import Method
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import make_cells
 from analysis.isoflop.fit import Valley, find_valleys
-from analysis.scrutiny.local import local_exponent_of_surface, local_exponent_of_valleys
+from analysis.parametric.frontier import CostLaw
+from analysis.scrutiny.local import NO_DRIFT, local_exponent_of_surface, local_exponent_of_valleys
 
 COLUMNS = ("n_params", "tokens", "flops", "loss")
 TRUE_A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
@@ -166,3 +167,18 @@ def test_valleys_of_one_surface_do_not_bend() -> None:
     found = local_exponent_of_valleys(find_valleys(cells, Method.cubic, 500, 0).valleys)
     assert found.stable
     assert found.decades == pytest.approx(2.0)
+
+
+def test_a_drift_too_small_to_matter_is_none_however_certain() -> None:
+    found = local_exponent_of_valleys(bending_valleys(0.9 * NO_DRIFT, budgets=400))
+    assert found.stable
+    assert found.interval[0] > 0
+    assert not local_exponent_of_valleys(bending_valleys(1.1 * NO_DRIFT, budgets=400)).stable
+
+
+def test_windows_are_read_at_the_cost_of_a_run() -> None:
+    table = isoflop_table(noise=0.001, sizes=9)
+    plain, moved = by_surface(table), by_surface(table, cost=CostLaw(40.0, 0.9))
+    for one, other in zip(plain.windows, moved.windows, strict=True):
+        assert other.a == pytest.approx(one.a / (1 - 0.1 * one.a))
+        assert other.interval[0] > one.interval[0]

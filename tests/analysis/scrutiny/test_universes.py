@@ -122,3 +122,15 @@ def test_a_refit_that_does_not_converge_is_no_variant(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Subset, "_refit", lambda *_: lost)
     with pytest.raises(RefusedError, match="chinchilla surface by mse did not converge; add runs"):
         subset.surface("chinchilla", "mse")
+
+
+def test_the_surface_s_exponent_is_read_at_the_cost_of_its_convention() -> None:
+    table = isoflop_table(noise=0.001)
+    n, d = table["n_params"], table["tokens"]
+    variants = collect_runs(named(table, flops_exact=40.0 * n**0.9 * d))
+    assert [runs.choices["convention"] for runs in variants] == ["standard", "attention"]
+    plain, moved = (
+        Subset(runs, runs.used(WINDOWS[0], OUTLIERS[0])).surface("chinchilla", "mse")
+        for runs in variants
+    )
+    assert moved == pytest.approx(plain / (1 - 0.1 * plain), rel=1e-6)

@@ -1,0 +1,35 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from study_folders import isoflop_table
+
+from analysis.config import parse_options
+from analysis.fits import Analysis, analyse, survey
+from analysis.intake.load import load_table
+from analysis.refusal import Refusal
+
+
+def analysed(folder: Any, table: pd.DataFrame) -> Analysis:
+    path = folder / "runs.csv"
+    table.to_csv(path, index=False)
+    options = parse_options([f"table={path}", "bootstrap=100"])
+    return analyse(
+        survey(load_table(path, where=None, allow_incomplete=False), options), lambda done: None
+    )
+
+
+def test_runs_without_any_answer_are_not_questioned(tmp_path: Any) -> None:
+    table = isoflop_table()
+    table["loss"] = 3 + 0.05 * np.random.default_rng(0).standard_normal(len(table))
+    found = analysed(tmp_path, table)
+    assert isinstance(found.isoflop, Refusal)
+    assert isinstance(found.parametric, Refusal)
+    assert isinstance(found.envelope, Refusal)
+    for part in (found.multiverse, found.rollout):
+        assert isinstance(part, Refusal)
+        assert part.why == "every approach was refused, so there is no answer to question"
+    for part in (found.local, found.counted, found.influence):
+        assert isinstance(part, Refusal)
+        assert part.why == "the surface was refused"
+    assert not any("a runs from" in note for note in found.verdict.notes)
