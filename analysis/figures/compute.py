@@ -54,7 +54,7 @@ def draw_loss(
         rasterized=style.raster(len(flops)),
     )
     if best is not None:
-        label = f"surface at its optimum (E = {best[2]:.3g})"
+        label = f"surface at its optimum (E = {round(best[2], 6):.3g})"
         ax.plot(*best[:2], color=style.SURFACE, lw=1.7, ls=(0, (1, 1.2)), label=label)
     for bracketed, face, label in (
         (True, style.OURS, "valleys"),

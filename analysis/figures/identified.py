@@ -62,6 +62,7 @@ def draw(ax: Axes, fit: ParametricFit) -> None:
                 markers: tuple[Literal["<", ">"], ...] = ("<", ">")
                 ax.plot(x, k - 0.12, markers[side], color=style.SURFACE, ms=8, clip_on=False)
         ax.plot(1, k, "|", color=style.INK, ms=15, mew=1.4, zorder=4)
+        best = round(best, 6) if name == "E" else best  # the fit's bound is not quite 0
         word = f"{best:.4g}" if profile.identified else f"{best:.4g}, not identified"
         ax.annotate(
             word,

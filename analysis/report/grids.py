@@ -9,6 +9,9 @@ from analysis.parametric.form_comparison import FormComparison
 from analysis.report.blocks import Grid, ends, span, yes
 from analysis.scrutiny.by_convention import CountedExponent
 
+NO_E = 1e-6
+"""Nats below which an irreducible loss is none."""
+
 
 def valleys(found: tuple[Valley, ...]) -> Grid:
     """Return one row a budget."""
@@ -48,20 +51,25 @@ def parameters(fit: ParametricFit) -> Grid:
     head = ("parameter", "value", "95 % by bootstrap", "95 % by profile", "identified")
     rows = []
     for name, value in fit.values.items():
-        profile = fit.profiles[name]
+        profile, interval = fit.profiles[name], fit.intervals[name]
         low = "open" if profile.low is None else f"{profile.low:.4g}"
         high = "open" if profile.high is None else f"{profile.high:.4g}"
         why = "the runs do not bound it"
         rows.append(
             (
                 name,
-                f"{value:.6g}",
-                span(fit.intervals[name]),
+                f"{_none(name, value):.6g}",
+                span((_none(name, interval[0]), _none(name, interval[1]))),
                 f"[{low}, {high}]",
                 yes(profile.identified, why),
             )
         )
     return Grid("Parameters", head, rows, frozenset({0, 4}))
+
+
+def _none(name: str, value: float) -> float:
+    """Return 0 for an E that the fit has pushed to its bound."""
+    return 0.0 if name == "E" and value < NO_E else value
 
 
 def certificate(fit: ParametricFit) -> Grid:

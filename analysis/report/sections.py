@@ -42,12 +42,15 @@ def page_sections(analysis: Analysis, plots: dict[str, list[Plot]], command: str
         provenance(analysis, command),
     ]
     for section in sections:
-        section.figures = _placed(plots.get(section.name, []))
+        section.figures = placed(plots.get(section.name, []))
     return [section for section in sections if not section.empty]
 
 
-def _placed(figures: list[Plot]) -> list[Plot]:
-    """Mark the narrow figure that has no neighbour: its caption stands beside it."""
+def placed(figures: list[Plot]) -> list[Plot]:
+    """Mark the narrow figure that has no neighbour: its caption stands beside it.
+
+    Wide ones take a row each, and later narrow ones move up into what they leave free.
+    """
     narrow = [k for k, figure in enumerate(figures) if not figure.wide]
     if len(narrow) % 2:
         figures[narrow[-1]] = replace(figures[narrow[-1]], alone=True)

@@ -1,5 +1,6 @@
 """What each figure shows, read back from the drawn axes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from study_folders import TRUTH, isoflop_table, optimal_n
+from study_folders import surface as surface_loss
 
 from analysis import style
 from analysis.config import parse_options
@@ -20,6 +22,7 @@ from analysis.output import FIGURES
 from analysis.parametric.fit import ParametricFit
 from analysis.parametric.frontier import CostLaw, at_cost
 from analysis.parametric.profile import Profile
+from analysis.refusal import Refusal
 from analysis.report.grids import parameters
 from analysis.scrutiny.influence import InfluenceTable
 from analysis.scrutiny.local import ComputeWindow, LocalExponent
@@ -236,3 +239,26 @@ def test_influence_names_the_run_that_moves_the_exponent_most(
     said = texts(figure)
     assert table.runs[0].name in said
     assert len(figure.axes) == 2 + bool(table.budgets)
+
+
+def test_captions_speak_of_what_is_drawn(analysis: Analysis, tmp_path: Path) -> None:
+    with_valleys = {recipe.name: recipe.caption for recipe in recipes(analysis)}
+    assert "diamond marks a valley" in with_valleys["isoflop_curves"]
+    assert "loss at each valley" in with_valleys["loss_compute"]
+    assert "Right: the foreseen optimal size" in with_valleys["rollout"]
+    rng = np.random.default_rng(0)
+    frame = isoflop_table(noise=0.001)
+    frame["tokens"] *= np.exp(rng.uniform(-1, 1, len(frame)))
+    frame["flops"] = 6 * frame["n_params"] * frame["tokens"]
+    frame["loss"] = surface_loss(frame["n_params"].to_numpy(), frame["tokens"].to_numpy())
+    frame.to_csv(tmp_path / "bare.csv", index=False)
+    options = parse_options([f"table={tmp_path / 'bare.csv'}", "bootstrap=100"])
+    table = load_table(tmp_path / "bare.csv", where=None, allow_incomplete=False)
+    alone = replace(
+        analyse(survey(table, options), lambda done: None), envelope=Refusal("no"), by_convention=()
+    )
+    bare = {recipe.name: recipe for recipe in recipes(alone)}
+    assert bare["isoflop_curves"].caption.endswith("No budget has a valley.")
+    assert "valley" not in bare["loss_compute"].caption
+    assert "Right" not in bare["rollout"].caption
+    assert bare["exponents"].section == "", "one exponent is its card again"

@@ -1,5 +1,7 @@
 """The page in a real browser, light and dark, wide and narrow."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from browser import chromium, visit
 from study_folders import isoflop_table, write_study
 
 from analysis.__main__ import main
+from analysis.report.blocks import Plot
+from analysis.report.provenance import code_version
+from analysis.report.sections import placed
 
 SCREENS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 420)]
 
@@ -133,3 +138,44 @@ def test_every_entry_of_the_contents_leads_to_a_section(browser: Any, report: Pa
     missing = [link for link in links if opened.page.query_selector(f"[id='{link}']") is None]
     assert missing == []
     opened.page.context.close()
+
+
+def test_no_formula_is_left_in_the_notation_of_a_program(browser: Any, report: Path) -> None:
+    opened = visit(browser, report, scheme="light", width=1280)
+    shown = opened.page.evaluate("document.querySelector('main').textContent")
+    assert "**" not in shown
+    assert not re.search(r"[ND]_opt|C\^|\de\+\d", shown.split("Provenance")[0])
+    formula = opened.page.locator("#surface .formula").first
+    assert formula.inner_text().replace("\n", "") == "L(N, D) = E + A / N\u03b1 + B / D\u03b2"
+    opened.page.context.close()
+
+
+def test_a_figure_without_a_neighbour_has_its_caption_beside_it(browser: Any, report: Path) -> None:
+    opened = visit(browser, report, scheme="light", width=1280)
+    alone = opened.page.locator("figure.alone")
+    assert alone.count() > 0
+    for k in range(alone.count()):
+        plot = alone.nth(k).locator(".plot").bounding_box()
+        caption = alone.nth(k).locator("figcaption").bounding_box()
+        assert caption["x"] > plot["x"] + plot["width"]
+    rows = opened.page.eval_on_selector_all(
+        "figure:not(.wide):not(.alone)",
+        "all => all.map(e => Math.round(e.getBoundingClientRect().y))",
+    )
+    assert all(rows.count(y) == 2 for y in rows)
+    opened.page.context.close()
+
+
+def test_the_page_says_where_it_comes_from(report: Path) -> None:
+    page = report.read_text()
+    fits = json.loads(report.with_name("fits.json").read_text())
+    assert fits["inputs"]["sha256"] in page
+    assert "python -m analysis study=tunnel" in page
+    assert code_version().split(" with")[0] in page
+
+
+def test_only_the_last_of_an_odd_number_of_narrow_figures_stands_alone() -> None:
+    plots = [Plot(name, "", "", wide) for name, wide in (("a", False), ("w", True), ("b", False))]
+    assert not any(plot.alone for plot in placed(plots))
+    assert [plot.alone for plot in placed(plots[:2])] == [True, False]
+    assert [plot.alone for plot in placed([*plots, plots[0]])] == [False, False, False, True]
