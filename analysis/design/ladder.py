@@ -37,6 +37,9 @@ GROUP_RANGE = (16, 1024)
 CLOSE = 0.02
 """Share by which the formula may miss the rungs that were run."""
 
+MANY_STEPS = 101
+"""From here whole steps move a budget by less than the half per cent that training allows."""
+
 SIZE_KEYS = ("model.d_model", "model")
 BUDGET_KEYS = ("budget.flops", "budget.tokens", "budget.tokens_per_param")
 OWN_KEYS = (*SIZE_KEYS, *BUDGET_KEYS, "seed", "study.extend", "dry_run")
@@ -64,6 +67,8 @@ class Ladder:
     """Keys that the study varies besides size, budget and seed."""
     budgets: tuple[float, ...]
     """FLOP budgets that its runs were given."""
+    batch_tokens: float | None = None
+    """Tokens of a step; None where runs differ in it or the table does not say."""
 
     @property
     def sizes(self) -> Floats:
@@ -110,7 +115,15 @@ def read_ladder(frame: pd.DataFrame, folder: Path | None) -> Ladder | None:
     powers = (step * 2**power for step in steps for power in range(12))
     widths = sorted({*known, *(w for w in powers if low <= w <= high and w % 4 == 0)})
     rungs = tuple(Rung(width, known.get(width, _count(width, terms))) for width in widths)
-    return Ladder(rungs, size_key, words, varied, budgets)
+    return Ladder(rungs, size_key, words, varied, budgets, _batch(frame))
+
+
+def _batch(frame: pd.DataFrame) -> float | None:
+    """Return the batch that all runs share."""
+    if "batch_tokens" not in frame or frame["batch_tokens"].nunique(dropna=False) != 1:
+        return None
+    batch = float(frame["batch_tokens"].iloc[0])
+    return batch if batch >= 1 else None
 
 
 def layers_of(width: int) -> int:
@@ -201,14 +214,15 @@ def train_commands(ladder: Ladder, jobs: Sequence[Job], *, by_flops: bool) -> li
     Args:
         ladder: The study's; commands need its words.
         jobs: What to run.
-        by_flops: Whether the study's budgets are FLOPs as counted here; tokens are given if not.
+        by_flops: Whether the study's budgets are FLOPs as counted here; tokens are given if not,
+            and for short runs, which must be whole steps.
     """
     if not ladder.words:
         return []
     groups: dict[tuple[str, int | None], list[int]] = {}
     for job in jobs:
-        budget = f"budget.tokens={_short(job.tokens, 5)}"
-        if by_flops:
+        budget = f"budget.tokens={_whole_steps(job.tokens, ladder.batch_tokens)}"
+        if by_flops and job.tokens >= MANY_STEPS * (ladder.batch_tokens or 0.0):
             # The budget that was asked for, where runs came out a little off it by whole steps.
             asked = [flops for flops in ladder.budgets if abs(flops / job.flops - 1) < CLOSE]
             budget = f"budget.flops={_short(asked[0], 6) if asked else _short(job.flops, 4)}"
@@ -222,6 +236,11 @@ def train_commands(ladder: Ladder, jobs: Sequence[Job], *, by_flops: bool) -> li
         own_seed = "" if seed is None else f" seed={seed}"
         lines.append(f"{start} {ladder.size_key}={sizes} {budget}{own_seed}")
     return lines
+
+
+def _whole_steps(tokens: float, batch: float | None) -> str:
+    """Write tokens as whole steps; as they are where the batch is not known."""
+    return _short(tokens, 5) if batch is None else f"{batch * max(1, round(tokens / batch)):.0f}"
 
 
 def _short(value: float, digits: int) -> str:

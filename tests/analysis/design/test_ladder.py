@@ -1,9 +1,11 @@
 """The ladder that is inferred from runs is the one that training has."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -123,3 +125,28 @@ def test_without_a_manifest_there_are_sizes_and_no_commands(tmp_path: Path) -> N
         ladder = read_ladder(runs(), folder)
         assert ladder is not None
         assert train_commands(ladder, [Job(64, 1e18, 1e10, None)], by_flops=True) == []
+
+
+def test_short_runs_are_asked_for_in_whole_steps() -> None:
+    """Whole steps would change 53.3 of them by 0.6 %, which training refuses."""
+    ladder = read_ladder(runs().assign(batch_tokens=64), None)
+    assert ladder is not None
+    assert ladder.batch_tokens == 64
+    ladder = replace(ladder, words=("study.name=x",))
+    jobs = [Job(64, 1.336e8, 3410.95, None), Job(64, 5e9, 53.3 * 6400, None)]
+    short, long = train_commands(ladder, jobs, by_flops=True)
+    assert short.endswith("model.d_model=64 budget.tokens=3392")
+    assert long.endswith("model.d_model=64 budget.flops=5e9")
+    (by_tokens,) = train_commands(ladder, jobs[1:], by_flops=False)
+    assert by_tokens.endswith("budget.tokens=341120")
+
+
+def test_runs_of_several_batches_share_none() -> None:
+    frame = runs()
+    several = read_ladder(
+        frame.assign(batch_tokens=64.0 * 2.0 ** (np.arange(len(frame)) % 2)), None
+    )
+    unknown = read_ladder(frame.assign(batch_tokens=np.nan), None)
+    assert several is not None
+    assert unknown is not None
+    assert several.batch_tokens is unknown.batch_tokens is None
