@@ -140,6 +140,8 @@ def _read_content(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except ValueError as error:
         raise InputError(str(error)) from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply to be a fits.json") from None
     if not any(name in content for name in APPROACHES):
         have = ", ".join(list(content)[:8]) or "none"
         raise InputError(

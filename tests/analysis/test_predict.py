@@ -421,7 +421,13 @@ def test_what_cannot_be_in_a_fits_file_is_named(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[1]", "expected a JSON object"), ("{}", "no fits.json")],
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected a JSON object"),
+        ("{}", "no fits.json"),
+        pytest.param('{"isoflop": ' + "[" * 100_000, "nested too deeply", id="deep"),
+        pytest.param('{"isoflop": ' + "9" * 5000 + "}", "not JSON", id="long"),
+    ],
 )
 def test_files_that_are_no_fits_are_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "fits.json"
