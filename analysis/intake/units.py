@@ -24,8 +24,8 @@ RATIO_ROW = (0.02, 50.0)
 LOSS = (0.05, 15.0)
 """Nats per token of a language model: ln(vocabulary) is below 13. A median outside is noted."""
 
-LOSS_REFUSED = 1e3
-"""A median loss above this is a perplexity, or in thousandths of a nat."""
+LOSS_REFUSED = (0.02, 1e3)
+"""A median loss above these is a perplexity or in thousandths of a nat, one below in thousands."""
 
 
 def check_units(frame: pd.DataFrame, *, recorded: bool = False) -> list[str]:
@@ -96,10 +96,16 @@ def _is_ours(frame: pd.DataFrame) -> bool:
 
 def _check_loss(frame: pd.DataFrame) -> list[str]:
     loss = float(frame["loss"].median())
-    if loss > LOSS_REFUSED:
+    if len(frame) > 1 and frame["loss"].nunique() == 1:
         raise InputError(
-            f"the median loss is {loss:.3g}, above {LOSS_REFUSED:g}: no language model has that in "
-            "nats per token; give nats per token, the log of a perplexity"
+            f"every one of {len(frame)} losses is {loss:.6g}: runs of different size and tokens "
+            "have different losses; give each its own final loss"
+        )
+    if not LOSS_REFUSED[0] <= loss <= LOSS_REFUSED[1]:
+        low, high = LOSS_REFUSED
+        raise InputError(
+            f"the median loss is {loss:.3g}, outside {low:g}..{high:g}: no language model has that "
+            "in nats per token; give nats per token, the log of a perplexity"
         )
     if not LOSS[0] <= loss <= LOSS[1]:
         return [f"The median loss is {loss:.3g}: it is read as nats per token."]

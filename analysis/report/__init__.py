@@ -14,6 +14,10 @@ from analysis.report.blocks import Plot
 from analysis.report.sections import page_sections
 from analysis.report.typeset import formula, typeset
 
+NO_ANSWER = (
+    "No exponent: every approach was refused. What was refused and why names the runs to add."
+)
+
 WIDE = 8.0
 """Inches from which a figure takes the page's whole width."""
 
@@ -43,12 +47,14 @@ def write_report(analysis: Analysis, figures: list[Drawn], path: Path, command: 
     plots: dict[str, list[Plot]] = {}
     for item in figures:
         plots.setdefault(item.section, []).append(_plot(item))
+    cards = answer_cards(analysis)
+    none = [NO_ANSWER] if all(card.refused for card in cards) else []
     page = environment.get_template("page.html.j2").render(
         title=analysis.table.name,
         style=Markup(look),  # noqa: S704 - our own file
         stamp=analysis.table.stamp,
-        answers=answer_cards(analysis),
-        verdict=analysis.verdict,
+        answers=cards,
+        notes=[*none, *analysis.verdict.notes],
         sections=page_sections(analysis, plots, command),
         used=len(analysis.table.frame),
         rows=analysis.table.n_rows,

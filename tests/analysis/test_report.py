@@ -179,3 +179,12 @@ def test_only_the_last_of_an_odd_number_of_narrow_figures_stands_alone() -> None
     assert not any(plot.alone for plot in placed(plots))
     assert [plot.alone for plot in placed(plots[:2])] == [True, False]
     assert [plot.alone for plot in placed([*plots, plots[0]])] == [False, False, False, True]
+
+
+def test_a_page_without_an_answer_says_so_first(tmp_path: Path) -> None:
+    isoflop_table().head(2).to_csv(tmp_path / "two.csv", index=False)
+    words = [f"table={tmp_path / 'two.csv'}", f"out={tmp_path / 'out'}", "bootstrap=100"]
+    assert main(words) == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<strong>No exponent: every approach was refused." in page
+    assert 'class="big"' not in page

@@ -101,7 +101,7 @@ def test_what_this_program_wrote_may_have_any_tokens_per_parameter() -> None:
 
 
 def test_a_perplexity_is_no_loss() -> None:
-    with pytest.raises(InputError, match=r"the median loss is 8.72e[+]03, above 1000.*perplexity"):
+    with pytest.raises(InputError, match=r"the median loss is 8.72e[+]03, outside 0.02..1000.*perplexity"):
         check(isoflop_table().assign(loss=np.geomspace(8e3, 9.5e3, 35)))
 
 
@@ -110,3 +110,14 @@ def test_a_loss_that_repeats_bits_per_byte_is_no_loss_in_nats() -> None:
     with pytest.raises(InputError, match="loss repeats bits_per_byte; give loss in nats"):
         check(frame)
     assert check(frame.assign(bits_per_byte=frame["loss"] / np.log(2) / 4)) == []
+
+
+def test_losses_that_are_all_the_same_are_no_measurements() -> None:
+    with pytest.raises(InputError, match=r"every one of 35 losses is 2\.5: .*give each its own"):
+        check_units(isoflop_table().assign(loss=2.5))
+
+
+def test_losses_in_thousands_of_nats_are_refused() -> None:
+    frame = isoflop_table()
+    with pytest.raises(InputError, match=r"the median loss is 0\.0029, outside 0\.02\.\.1000"):
+        check_units(frame.assign(loss=frame["loss"] * 1e-3))
