@@ -14,6 +14,7 @@ from analysis.learning_rate.fit import LearningRateFit
 from analysis.learning_rate.rule import learning_rate_words
 from analysis.refusal import Refusal, fitted
 from analysis.verdict import Answer
+from analysis.words import say
 
 SHOWN_EXCLUSIONS = 20
 """Exclusions listed by name; all of them are in fits.json."""
@@ -143,8 +144,3 @@ def answer_lines(analysis: Analysis) -> list[str]:
 def _answer(answer: Answer) -> str:
     low, high = answer.interval
     return f"N_opt ~ C^{answer.a:.3f} [{low:.3f}, {high:.3f}]  ({answer.approach})"
-
-
-def say(console: Console, text: str) -> None:
-    """Print one line as it is, whatever the width."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

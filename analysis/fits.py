@@ -101,7 +101,7 @@ def fit_approaches(surveyed: Surveyed, progress: Progress) -> Fitted:
         progress: Told how many refits of the surface were just done.
     """
     options = surveyed.options
-    by_surface = attempt(partial(_fit_parametric, surveyed, progress))
+    by_surface = attempt(partial(fit_by_surface, surveyed, progress))
     curves = envelope_curves(surveyed.table, surveyed.runs)
     by_envelope = attempt(
         lambda: fit_envelope(curves, resamples=options.bootstrap, seed=options.seed)
@@ -158,7 +158,12 @@ def _other_convention(runs: pd.DataFrame, table: RunsTable, options: Options) ->
     return ""
 
 
-def _fit_parametric(surveyed: Surveyed, progress: Progress) -> ParametricFit:
+def fit_by_surface(surveyed: Surveyed, progress: Progress = lambda done: None) -> ParametricFit:
+    """Fit the surface of the options to the runs at their cell's best learning rate.
+
+    Raises:
+        RefusedError: The runs do not determine it.
+    """
     runs, options = surveyed.best, surveyed.options
     fit = fit_parametric(
         runs["n_params"].to_numpy(float),

@@ -69,6 +69,8 @@ def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
         **_laws_json(fit.n_law, fit.d_law),
         "method": fit.method.name,
         "noise": fit.noise,
+        "noise_source": fit.noise_source,
+        "excess": fit.excess,
         "valleys": [
             {
                 "flops": v.flops,

@@ -78,7 +78,7 @@ def _run(words: Sequence[str]) -> int:
     own, options = parse(words)
     surveyed = survey(load_runs(options), options)
     total = own.seconds if own.by is By.seconds else own.flops
-    proposal = make_proposal(surveyed, Limits(own.add, total, own.by), own.bootstrap)
+    proposal = make_proposal(surveyed, Limits(own.add, total, own.by))
     print_proposal(open_console(), surveyed, proposal)
     return EXIT_DONE
 

@@ -1,6 +1,7 @@
 """The runs to make next: first what the study lacks, then what narrows the interval of a most."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,11 @@ from analysis.design.candidates import MIN_TIMED, By, TimeLaw, fit_time, propose
 from analysis.design.ladder import Ladder, read_ladder
 from analysis.design.needs import Need, budget_needs, seed_needs, spread_needs, valley_needs
 from analysis.errors import InputError, RefusedError
-from analysis.fits import Surveyed
-from analysis.intake.table import clusters
+from analysis.fits import Surveyed, fit_by_surface
 from analysis.isoflop.fit import IsoflopFit
-from analysis.parametric.fit import ParametricFit, fit_parametric
+from analysis.parametric.fit import ParametricFit
 from analysis.parametric.forms import FORMULAS
-from analysis.parametric.frontier import CostLaw, at_cost, surfaces_of
+from analysis.parametric.frontier import CostLaw, surfaces_of
 from analysis.refusal import Refusal, attempt
 
 Floats = NDArray[np.float64]
@@ -92,13 +92,12 @@ class _Study:
         return self.cost.flops(n, d) if self.time is None else self.time.seconds(n, d)
 
 
-def make_proposal(surveyed: Surveyed, limits: Limits, resamples: int) -> Proposal:
+def make_proposal(surveyed: Surveyed, limits: Limits) -> Proposal:
     """Propose runs.
 
     Args:
         surveyed: The runs and their valleys.
         limits: How much may be proposed.
-        resamples: Bootstrap refits of the surface, for its interval now.
 
     Raises:
         InputError: Seconds are asked for and too few runs have them.
@@ -106,7 +105,7 @@ def make_proposal(surveyed: Surveyed, limits: Limits, resamples: int) -> Proposa
     """
     timing = _timing(surveyed, limits.by)
     study = _study(surveyed, timing if limits.by is By.seconds else None)
-    fit = attempt(lambda: _fit(surveyed, resamples))
+    fit = attempt(partial(fit_by_surface, surveyed))
     lacking = _needs(surveyed, fit, study)
     taken = chosen = _within(lacking, study, limits)
     design = None
@@ -150,22 +149,6 @@ def _study(surveyed: Surveyed, time: TimeLaw | None) -> _Study:
     n, d, c = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "flops"))
     ladder = read_ladder(runs, surveyed.table.folder)
     return _Study(n, d, c, surveyed.cost, time, ladder)
-
-
-def _fit(surveyed: Surveyed, resamples: int) -> ParametricFit:
-    options, runs = surveyed.options, surveyed.best
-    fit = fit_parametric(
-        runs["n_params"].to_numpy(float),
-        runs["tokens"].to_numpy(float),
-        nats=runs["loss"].to_numpy(float),
-        form=options.parametric.form,
-        loss=options.parametric.loss,
-        delta=options.parametric.delta,
-        resamples=resamples,
-        seed=options.seed,
-        clusters=clusters(runs),
-    )
-    return fit if surveyed.cost.is_6nd else at_cost(fit, surveyed.cost)
 
 
 def _needs(surveyed: Surveyed, fit: ParametricFit | Refusal, study: _Study) -> list[Need]:

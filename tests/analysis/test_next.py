@@ -41,7 +41,7 @@ def proposal_for(
     path = write(folder, table)
     options = parse_options([f"table={path}", "bootstrap=100"])
     surveyed = survey(load_table(path, where=None, allow_incomplete=False), options)
-    return make_proposal(surveyed, Limits(runs, total, by), 100)
+    return make_proposal(surveyed, Limits(runs, total, by))
 
 
 def trained(table: pd.DataFrame, proposal: Proposal, seed: int = 7) -> pd.DataFrame:
