@@ -144,7 +144,7 @@ def group_budgets(flops: Floats) -> NDArray[np.int64]:
     cluster = np.concatenate([[0], np.cumsum(np.diff(log_c) > GAP)])
     labels = np.full(len(flops), -1, dtype=np.int64)
     count = 0
-    for k in range(int(cluster[-1]) + 1):
+    for k in range(int(cluster[-1]) + 1 if len(flops) else 0):
         members = np.flatnonzero(cluster == k)
         if log_c[members[-1]] - log_c[members[0]] <= SPREAD:
             labels[order[members]] = count
@@ -159,7 +159,8 @@ def split_budgets(cells: pd.DataFrame) -> list[Budget]:
         cells: A Cells.frame.
 
     Raises:
-        RefusedError: Fewer than half of the cells share their C with enough other sizes.
+        RefusedError: Fewer than half of the cells share their C with enough other sizes, or have
+            a best learning rate inside their grid.
     """
     labels = group_budgets(cells["flops"].to_numpy())
     budgets = []
@@ -181,9 +182,31 @@ def split_budgets(cells: pd.DataFrame) -> list[Budget]:
         )
     shared = sum(len(b.n_params) for b in budgets if len(b.n_params) >= MIN_SIZES)
     if shared < 0.5 * len(cells):
+        _refuse_edges(cells)
         raise RefusedError(
             f"only {shared} of {len(cells)} (N, D) points share their C (within 2 %) with at least "
             f"{MIN_SIZES - 1} other sizes; valleys need budgets: add runs of several sizes at "
             "equal C, for example with budget.flops"
         )
     return budgets
+
+
+def _refuse_edges(cells: pd.DataFrame) -> None:
+    """Say so where it is the learning rates that leave too few cells.
+
+    Raises:
+        RefusedError: It is.
+    """
+    counts = cells["lr_edge"].value_counts()
+    lowest, highest = (int(counts.get(edge, 0)) for edge in ("lowest", "highest"))
+    if lowest + highest < 0.5 * len(cells):
+        return
+    parts = [
+        f"{count} at the {edge} (add {word} ones)"
+        for count, edge, word in ((lowest, "lowest", "lower"), (highest, "highest", "higher"))
+        if count
+    ]
+    raise RefusedError(
+        f"the best learning rate of {lowest + highest} of {len(cells)} (N, D) points is at an end "
+        f"of those tried: {', '.join(parts)}"
+    )

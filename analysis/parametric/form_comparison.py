@@ -100,7 +100,12 @@ def compare_forms(
 
     Returns:
         A row for each form; one that cannot be fitted is in it with its reason.
+
+    Raises:
+        RefusedError: There are no runs.
     """
+    if len(nats) == 0:
+        raise RefusedError("no runs are left to compare forms on; add runs")
     codes = np.arange(len(nats)) if clusters is None else clusters
     fold = _deal(codes, seed)
     flops = 6.0 * n_params * tokens

@@ -125,6 +125,8 @@ def collect_runs(frame: pd.DataFrame) -> list[Runs]:
         for measured, runs in _measured(counted):
             best = make_cells(runs).best
             for name, kept in (("best of each cell", best), ("every run", ~best | best)):
+                if not kept.any():  # every best learning rate is at an end of its grid
+                    continue
                 choices = {"convention": convention.name, "measured": measured, "runs": name}
                 chosen = Runs(
                     choices, runs[kept].reset_index(drop=True), frame["flops"].to_numpy(float)[kept]

@@ -3,8 +3,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from study_folders import isoflop_table
 
-from analysis.isoflop.budgets import group_budgets, make_cells
+from analysis.errors import RefusedError
+from analysis.isoflop.budgets import group_budgets, make_cells, split_budgets
 
 
 def runs(*rows: Any) -> Any:
@@ -60,3 +62,13 @@ def test_one_size_at_two_token_counts_is_two_cells() -> None:
 def test_repeats_that_are_not_known_to_be_seeds_say_nothing_about_noise() -> None:
     frame = runs((10, 20, 1200, 3.0, 1, 0), (10, 20, 1200, 3.2, 1, 0))
     assert make_cells(frame).seed_freedom == 0
+
+
+def test_runs_whose_best_learning_rates_are_all_at_an_end_are_refused_for_that() -> None:
+    table = isoflop_table()
+    tried = [table.assign(lr=lr, loss=table["loss"] * (1.1 - 20 * lr)) for lr in (1e-3, 2e-3, 4e-3)]
+    cells = make_cells(pd.concat(tried, ignore_index=True))
+    assert not cells.best.any()
+    said = r"of 35 of 35 .* at an end of those tried: 35 at the highest \(add higher ones\)"
+    with pytest.raises(RefusedError, match=said):
+        split_budgets(cells.frame)

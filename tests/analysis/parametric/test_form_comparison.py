@@ -5,6 +5,7 @@ import pytest
 from study_folders import isoflop_table
 
 from analysis.config import Form
+from analysis.errors import RefusedError
 from analysis.parametric.form_comparison import compare_forms
 from analysis.parametric.frontier import CostLaw
 
@@ -60,3 +61,8 @@ def test_exponents_are_read_at_the_cost_of_a_run() -> None:
     for one, other in zip(plain.rows, moved.rows, strict=True):
         assert other.a == pytest.approx(one.a / (1 - 0.1 * one.a))
         assert other.held_out_rms == one.held_out_rms
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(RefusedError, match="no runs are left"):
+        compare(isoflop_table().iloc[:0])

@@ -33,3 +33,13 @@ def test_runs_without_any_answer_are_not_questioned(tmp_path: Any) -> None:
         assert isinstance(part, Refusal)
         assert part.why == "the surface was refused"
     assert not any("a runs from" in note for note in found.verdict.notes)
+
+
+def test_learning_rates_that_are_all_too_low_leave_nothing_and_say_why(tmp_path: Any) -> None:
+    table = isoflop_table()
+    tried = [table.assign(lr=lr, loss=table["loss"] * (1.1 - 20 * lr)) for lr in (1e-3, 2e-3, 4e-3)]
+    found = analysed(tmp_path, pd.concat(tried, ignore_index=True))
+    assert isinstance(found.isoflop, Refusal)
+    assert "add higher ones" in found.isoflop.why
+    assert isinstance(found.parametric, Refusal)
+    assert isinstance(found.forms, Refusal)
