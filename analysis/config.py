@@ -7,6 +7,9 @@ from enum import Enum
 from analysis.errors import OptionError
 from analysis.words import read_words
 
+MAX_BOOTSTRAP = 1_000_000
+"""Resamples at which the Monte Carlo error of an interval's end is 0.3 % of its width."""
+
 
 class Method(Enum):
     """The curve whose minimum is a valley."""
@@ -116,6 +119,11 @@ def _check_rules(options: Options) -> None:
     if options.bootstrap < 100:
         raise OptionError(
             f"bootstrap={options.bootstrap} is too few for a 95 % interval; use at least 100"
+        )
+    if options.bootstrap > MAX_BOOTSTRAP:
+        raise OptionError(
+            f"bootstrap={options.bootstrap} would take hours and change no digit; use at most "
+            f"{MAX_BOOTSTRAP}, the default is 4000"
         )
     if options.seed < 0:
         raise OptionError(f"seed={options.seed} must not be negative; use 0 or above")

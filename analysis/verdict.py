@@ -14,6 +14,7 @@ from analysis.parametric.fit import ParametricFit
 from analysis.powerlaw import Law
 from analysis.refusal import fitted
 from analysis.repetition.runs import repetition_note
+from analysis.scrutiny.local import LocalExponent
 from analysis.scrutiny.parts import Scrutiny
 
 AGREE_SIGMAS = 1.96
@@ -104,6 +105,7 @@ def judge(
         *([table.stamp + "; the answer may change when they finish."] if table.stamp else []),
         *([_summary(trust, decades, bracketed, len(valleys), answers)] if answers else []),
         *_agreement(answers, comparisons, agree, envelope),
+        *table.notes,
         *_scrutiny_notes(scrutiny),
         _seeds(cells),
         _learning_rates(table, cells),
@@ -112,7 +114,6 @@ def judge(
         *(envelope.notes if envelope else ()),
         *(_surface_notes(parametric, cells, run_ids) if parametric else ()),
         *([note] if (note := repetition_note(table.frame)) else ()),
-        *table.notes,
     ]
     return Verdict(agree, comparisons, trust, tuple(notes))
 
@@ -241,18 +242,24 @@ _BY = {"isoflop": "valleys", "parametric": "the surface", "envelope": "the envel
 
 def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
     """Say what moves the answer; what was refused is in the report."""
-    parts = (
-        fitted(scrutiny.local),
-        fitted(scrutiny.local_valleys),
-        fitted(scrutiny.multiverse),
-        fitted(scrutiny.influence),
-    )
+    multiverse, influence = fitted(scrutiny.multiverse), fitted(scrutiny.influence)
     rollout, repetition = fitted(scrutiny.rollout), fitted(scrutiny.repetition)
     return [
-        *(part.sentence for part in parts if part is not None),
+        *_drift(fitted(scrutiny.local), fitted(scrutiny.local_valleys)),
+        *([multiverse.sentence] if multiverse else []),
+        *([influence.sentence] if influence else []),
         *([repetition.sentence] if repetition else []),
         *(rollout.sentences[:1] if rollout else ()),
     ]
+
+
+def _drift(by_surface: LocalExponent | None, by_valleys: LocalExponent | None) -> list[str]:
+    """Say whether the exponent drifts, in one voice where two tests differ."""
+    both = [part for part in (by_surface, by_valleys) if part is not None]
+    if len({part.stable for part in both}) < 2:
+        return [part.sentence for part in both]
+    drifting, still = sorted(both, key=lambda part: part.stable)
+    return [f"{drifting.sentence} By {still.source} it shows no such drift (p = {still.p:.2g})."]
 
 
 def _seeds(cells: Cells) -> str:
@@ -290,7 +297,8 @@ def _surface_notes(fit: ParametricFit, cells: Cells, run_ids: list[str]) -> list
     if len(far):
         worst = sorted(far, key=lambda k: -size[k])[:3]
         named = ", ".join(f"{run_ids[k]} by {100 * np.expm1(size[k]):.3g} %" for k in worst)
-        notes.append(f"{len(far)} runs lie far off the surface ({named}): look at them.")
+        lie = "1 run lies" if len(far) == 1 else f"{len(far)} runs lie"
+        notes.append(f"{lie} far off the surface ({named}): look at what happened there.")
     if fit.values.get("E", np.inf) < VANISHING_E * float(cells.frame["loss"].min()):
         notes.append("E is not identified: the best surface has none, so A and alpha absorb it.")
     if fit.not_identified:

@@ -38,6 +38,7 @@ def test_words_become_typed_choices() -> None:
         (["study=x", "isoflop.method=cubik"], "isoflop.method=cubik .* did you mean cubic"),
         (["study=x", "bootstrap=many"], "bootstrap=many cannot be read"),
         (["study=x", "bootstrap=10"], "bootstrap=10 is too few"),
+        (["study=x", "bootstrap=1000000000"], "bootstrap=1000000000 would take .* at most 1000000"),
         (["study=x", "seed=-1"], "seed=-1 must not be negative"),
         (["study=x", "parametric.delta=0"], "parametric.delta=0 is outside"),
         ([], "exactly one of .* got none"),

@@ -157,6 +157,24 @@ def test_an_exponent_that_drifts_is_said_and_is_not_firm() -> None:
     assert result.verdict.trust != "firm"
 
 
+def test_two_tests_of_drift_that_differ_speak_with_one_voice(clean: Any) -> None:
+    calm = fitted(clean.local_valleys)
+    assert calm.stable
+    drifting = dataclasses.replace(
+        calm, source="surface", stable=False, sentence="The exponent DRIFTS.", p=0.001
+    )
+    result = judged(clean, scrutiny=dataclasses.replace(clean, local=drifting))
+    told = [note for note in result.notes if "DRIFTS" in note or calm.sentence in note]
+    assert told == [f"The exponent DRIFTS. By valleys it shows no such drift (p = {calm.p:.2g})."]
+
+
+def test_what_the_table_mixes_is_said_before_what_was_found(clean: Any) -> None:
+    mixed = dataclasses.replace(clean.table, notes=("Column warmup takes 2 values.",))
+    notes = judged(clean, table=mixed).notes
+    found = next(k for k, note in enumerate(notes) if "run that matters most" in note)
+    assert notes.index("Column warmup takes 2 values.") < found
+
+
 def test_parameters_that_the_runs_do_not_bound_are_named(clean: Any) -> None:
     open_ended = clean.parametric.profiles | {"B": Profile(10.0, None)}
     result = judged(clean, parametric=dataclasses.replace(clean.parametric, profiles=open_ended))
@@ -186,7 +204,7 @@ def test_a_study_that_does_not_foresee_its_largest_budget_is_not_firm() -> None:
 def test_one_bad_run_left_in_is_named_and_does_not_move_the_answer() -> None:
     frame = isoflop_table(noise=0.0005)
     frame.loc[16, "loss"] *= 1.5
-    assert said(frame, "1 runs lie far off the surface (row 17 by 50")
+    assert said(frame, "1 run lies far off the surface (row 17 by 50")
 
 
 def test_a_vanishing_irreducible_loss_is_not_called_a_measurement() -> None:
