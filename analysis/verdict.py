@@ -257,7 +257,9 @@ def _drift(by_surface: LocalExponent | None, by_valleys: LocalExponent | None) -
     """Say whether the exponent drifts, in one voice where two tests differ."""
     both = [part for part in (by_surface, by_valleys) if part is not None]
     if len({part.stable for part in both}) < 2:
-        return [part.sentence for part in both]
+        opposed = len(both) == 2 and not both[0].stable and both[0].drift * both[1].drift < 0
+        tail = ["The two drifts are opposite: the surface does not fit these valleys."]
+        return [*(part.sentence for part in both), *(tail if opposed else [])]
     drifting, still = sorted(both, key=lambda part: part.stable)
     return [f"{drifting.sentence} By {still.source} it shows no such drift (p = {still.p:.2g})."]
 
@@ -302,10 +304,8 @@ def _surface_notes(fit: ParametricFit, cells: Cells, run_ids: list[str]) -> list
     if fit.values.get("E", np.inf) < VANISHING_E * float(cells.frame["loss"].min()):
         notes.append("E is not identified: the best surface has none, so A and alpha absorb it.")
     if fit.not_identified:
-        notes.append(
-            f"{', '.join(fit.not_identified)} of the surface not identified: the runs bound them "
-            "on one side at most."
-        )
+        names = ", ".join(fit.not_identified)
+        notes.append(f"Not identified, since the runs bound it on one side at most: {names}.")
     if fit.n_failed:
         total = fit.n_failed + len(fit.draws)
         notes.append(

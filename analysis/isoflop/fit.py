@@ -273,15 +273,28 @@ def _too_few(valleys: tuple[Valley, ...]) -> str:
 
 
 def _notes(valleys: tuple[Valley, ...], cells: Cells, method: Method) -> tuple[str, ...]:
-    notes = [f"Valley at C = {v.flops:.3g} is not used: {v.why}." for v in valleys if v.why]
-    for row in cells.frame[cells.frame["lr_edge"] != ""].itertuples():
-        notes.append(
-            f"N = {row.n_params:.3g} at C = {row.flops:.3g} is not used: its best learning rate is "
-            f"the {row.lr_edge} tried."
-        )
+    unused = [f"C = {v.flops:.3g}: {v.why}" for v in valleys if v.why]
+    edges = [
+        f"N = {row.n_params:.3g} at C = {row.flops:.3g}: its best learning rate is the "
+        f"{row.lr_edge} tried"
+        for row in cells.frame[cells.frame["lr_edge"] != ""].itertuples()
+    ]
+    notes = [
+        *_listed("valley is not used", "valleys are not used", unused),
+        *_listed("size is not used", "sizes are not used", edges),
+    ]
     fallen = [v for v in valleys if v.bracketed and v.window is not None and v.window.degree < 3]
     if method is Method.cubic and fallen:
         notes.append(
             f"{len(fallen)} valleys have 4 sizes: a parabola stands in for the cubic there."
         )
     return tuple(notes)
+
+
+def _listed(one: str, many: str, items: list[str]) -> list[str]:
+    """Return one note for all items, the first few by name."""
+    if not items:
+        return []
+    head = f"1 {one}" if len(items) == 1 else f"{len(items)} {many}"
+    rest = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return [f"{head}: {'; '.join(items[:SHOWN])}{rest}."]

@@ -168,6 +168,15 @@ def test_two_tests_of_drift_that_differ_speak_with_one_voice(clean: Any) -> None
     assert told == [f"The exponent DRIFTS. By valleys it shows no such drift (p = {calm.p:.2g})."]
 
 
+def test_drifts_in_opposite_directions_are_said_to_contradict(clean: Any) -> None:
+    calm = fitted(clean.local_valleys)
+    up, down = (dataclasses.replace(calm, stable=False, drift=d) for d in (0.1, -0.1))
+    opposed = judged(clean, scrutiny=dataclasses.replace(clean, local=up, local_valleys=down))
+    alike = judged(clean, scrutiny=dataclasses.replace(clean, local=up, local_valleys=up))
+    assert any("drifts are opposite" in note for note in opposed.notes)
+    assert not any("drifts are opposite" in note for note in alike.notes)
+
+
 def test_what_the_table_mixes_is_said_before_what_was_found(clean: Any) -> None:
     mixed = dataclasses.replace(clean.table, notes=("Column warmup takes 2 values.",))
     notes = judged(clean, table=mixed).notes
@@ -178,8 +187,8 @@ def test_what_the_table_mixes_is_said_before_what_was_found(clean: Any) -> None:
 def test_parameters_that_the_runs_do_not_bound_are_named(clean: Any) -> None:
     open_ended = clean.parametric.profiles | {"B": Profile(10.0, None)}
     result = judged(clean, parametric=dataclasses.replace(clean.parametric, profiles=open_ended))
-    assert any(note.startswith("B of the surface not identified") for note in result.notes)
-    assert not any("not identified" in note for note in judged(clean).notes)
+    assert any(note.startswith("Not identified") and "most: B." in note for note in result.notes)
+    assert not any("Not identified" in note for note in judged(clean).notes)
 
 
 def test_a_study_that_does_not_foresee_its_largest_budget_is_not_firm() -> None:

@@ -1,6 +1,7 @@
 import shlex
 from typing import Any
 
+import pandas as pd
 import pytest
 from study_folders import isoflop_table
 
@@ -30,6 +31,35 @@ def test_all_columns_that_mix_are_named_at_once() -> None:
     )
     with pytest.raises(InputError, match=r'where="Dataset=rw and val=train"'):
         refuse_mixtures(frame)
+
+
+def test_set_ups_that_vary_among_runs_of_one_size_and_horizon_are_refused() -> None:
+    once = isoflop_table()
+    frame = pd.concat(
+        [once.assign(warmup=w, decay=d) for w, d in (("long", "cos"), ("short", "wsd"))],
+        ignore_index=True,
+    )
+    with pytest.raises(InputError, match=r"warmup takes 2 values .*; column decay") as caught:
+        refuse_mixtures(frame)
+    assert chosen_by(str(caught.value)) == "warmup=long and decay=cos"
+    assert refuse_mixtures(frame[select_rows(frame, "warmup=long and decay=cos")]) == []
+
+
+def test_set_ups_that_vary_between_sizes_are_noted() -> None:
+    frame = isoflop_table()
+    frame["warmup"] = [
+        "long" if n > frame["n_params"].median() else "short" for n in frame["n_params"]
+    ]
+    (note,) = refuse_mixtures(frame)
+    assert "Column warmup takes 2 values (long, short)" in note
+
+
+def test_advice_names_values_that_occur_together() -> None:
+    frame = isoflop_table().assign(dataset=[None, *["rw"] * 17, *["owt"] * 17])
+    frame["val"] = ["train", *["val"] * 34]
+    with pytest.raises(InputError) as caught:
+        refuse_mixtures(frame)
+    assert select_rows(frame, chosen_by(str(caught.value))).any()
 
 
 def test_numbers_may_name_data_and_vocabularies() -> None:
