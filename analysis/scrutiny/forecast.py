@@ -41,7 +41,9 @@ class LossForecast:
     baseline: float
     """Root mean square error of a power law in C alone, fitted to the same runs."""
     coverage: float
-    """Share of held-out runs inside their 95 % prediction interval."""
+    """Share of held-out rows inside their 95 % prediction interval."""
+    n_runs: int
+    """Held-out runs; fewer than rows where several rows are one run's checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def forecast_losses(
         noise=fit.residual_sd,
         baseline=_rms(naive),
         coverage=float(((actual >= low) & (actual <= high)).mean()),
+        n_runs=int(runs["run_id"][held].nunique()),
     ), fit
 
 

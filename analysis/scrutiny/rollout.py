@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import bdtr
 
+from analysis.bootstrap import LEVEL
 from analysis.config import Form, Loss, Method
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import group_budgets
@@ -35,7 +37,11 @@ FAILS = 2.0
 """Errors above this many times the noise are the fit's and not the runs'."""
 
 LEAST_COVERAGE = 0.75
-"""Share inside 95 % intervals below which those do not hold up there."""
+"""Share inside 95 % intervals below which those do not hold up there, unless so few runs were held
+out that chance would do it."""
+
+CHANCE = 0.01
+"""Probability of so few inside, were the intervals right, below which it is not chance."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,9 @@ def _split(flops: Floats) -> list[tuple[str, Mask]]:
 def _meaning(loss: LossForecast) -> str:
     """Say what the yardsticks make of an error; '' where it passes."""
     worse = loss.error > loss.baseline
-    if worse or loss.error > FAILS * loss.noise or loss.coverage < LEAST_COVERAGE:
+    inside = np.floor(loss.coverage * loss.n_runs + 1e-9)
+    outside = loss.coverage < LEAST_COVERAGE and bdtr(inside, loss.n_runs, LEVEL) < CHANCE
+    if worse or loss.error > FAILS * loss.noise or outside:
         tail = " (a power law that ignores N and D does better)" if worse else ""
         return f", so this fit does NOT extrapolate that far{tail}"
     return ""

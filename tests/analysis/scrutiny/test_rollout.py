@@ -11,7 +11,8 @@ from analysis.isoflop.budgets import make_cells
 from analysis.isoflop.fit import find_valleys
 from analysis.parametric.reweighted import Reweighted
 from analysis.scrutiny import forecast
-from analysis.scrutiny.rollout import validate_rollout
+from analysis.scrutiny.forecast import LossForecast
+from analysis.scrutiny.rollout import Holdout, validate_rollout
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
 
@@ -136,3 +137,14 @@ def test_a_split_whose_resamples_leave_no_surface_says_so(monkeypatch: Any) -> N
     assert item.loss is None
     assert item.refused.endswith("resamples leave no surface; add runs at smaller budgets")
     assert np.isnan(item.sizes[0].by_surface)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "n_runs", "fails"), [(0.6, 5, False), (0.6, 15, True), (0.8, 40, False)]
+)
+def test_few_runs_outside_their_intervals_may_be_chance(
+    coverage: float, n_runs: int, fails: bool
+) -> None:
+    """P(at most 3 of 5 inside) is 2.3 %, P(at most 9 of 15) under 0.1 %."""
+    loss = LossForecast(0.01, 0.0, 0.01, 0.05, coverage, n_runs)
+    assert Holdout("x", 1e18, (1e19, 1e19), 20, 5, loss, (), "").fails is fails
