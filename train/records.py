@@ -8,6 +8,7 @@ files that grow (`*.jsonl`) may end in a torn line after a crash, which readers 
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,17 @@ RUNS_TABLE_COLUMNS = (
 """One row a run: `row` in result.json, in this order in runs.csv."""
 
 
+_NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\n\s*(?:[-+.\deE]+|null))*)\n\s*\]")
+"""A list of numbers over several lines; no string holds a line break."""
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` atomically with `value`; the file is on disk when this returns."""
+    """Replace `path` atomically with `value`; the file is on disk when this returns.
+
+    Indented for people, a list of numbers on one line.
+    """
     text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

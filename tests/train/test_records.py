@@ -138,3 +138,12 @@ def test_finished_states_are_states() -> None:
         "diverged",
         "failed",
     ]
+
+
+def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path: Path) -> None:
+    value = {"a_ci": [0.5, -1e-07, None], "rows": [[1, 2.5], [3, 4]], "text": "[\n 1,\n 2 ]"}
+    write_json(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text()
+    assert '"a_ci": [0.5, -1e-07, null],' in text
+    assert "  [1, 2.5],\n  [3, 4]\n" in text
+    assert read_json(tmp_path / "x.json") == value
