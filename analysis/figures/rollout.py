@@ -54,6 +54,7 @@ def draw(figure: Figure, found: Rollout) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     if sizes:
         _optima(axes[1], sizes)
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
 
 
 def _losses(ax: Axes, found: Rollout) -> None:
@@ -108,7 +109,6 @@ def _optima(ax: Axes, sizes: list[tuple[Holdout, SizeForecast]]) -> None:
     _bare(ax)
     ax.set_xlabel(r"foreseen $N_\mathrm{opt}$ over measured $N_\mathrm{opt}$")
     ax.set_title("Foreseen optima")
-    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def _named(holdout: Holdout) -> str:
