@@ -46,7 +46,8 @@ def said(frame: Any, text: str) -> bool:
     return any(text in note for note in verdict(frame).notes)
 
 
-def test_a_clean_wide_study_with_searched_rates_and_seeds_is_firm() -> None:
+def searched_and_repeated() -> pd.DataFrame:
+    """A study whose every cell has 3 learning rates, the middle one best, and 2 seeds."""
     rng = np.random.default_rng(0)
     parts = []
     for lr, factor in ((0.5, 1.02), (1.0, 1.0), (2.0, 1.02)):
@@ -54,7 +55,11 @@ def test_a_clean_wide_study_with_searched_rates_and_seeds_is_firm() -> None:
             part = isoflop_table()
             noise = np.exp(0.0005 * rng.standard_normal(len(part)))
             parts.append(part.assign(lr=lr, seed=seed, loss=part["loss"] * factor * noise))
-    result = verdict(pd.concat(parts, ignore_index=True))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_clean_wide_study_with_searched_rates_and_seeds_is_firm() -> None:
+    result = verdict(searched_and_repeated())
     assert result.trust == "firm"
     assert any("Learning rates were searched, up to 3" in note for note in result.notes)
     assert any("Seeds scatter the loss by 0.0" in note for note in result.notes)
@@ -192,15 +197,7 @@ def test_parameters_that_the_runs_do_not_bound_are_named(clean: Any) -> None:
 
 
 def test_a_study_that_does_not_foresee_its_largest_budget_is_not_firm() -> None:
-    rng = np.random.default_rng(0)
-    parts = []
-    for lr, factor in ((0.5, 1.02), (1.0, 1.0), (2.0, 1.02)):
-        for seed in range(2):
-            part = isoflop_table()
-            noise = np.exp(0.0005 * rng.standard_normal(len(part)))
-            parts.append(part.assign(lr=lr, seed=seed, loss=part["loss"] * factor * noise))
-    frame = pd.concat(parts, ignore_index=True)
-    done = analysis(frame)
+    done = analysis(searched_and_repeated())
     assert done.verdict.trust == "firm"
     missed = dataclasses.replace(done.rollout.holdouts[0].loss, error=0.5, baseline=0.1)
     first = dataclasses.replace(done.rollout.holdouts[0], loss=missed)
