@@ -9,6 +9,7 @@ from analysis.config import Loss
 from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
 from analysis.isoflop.fit import IsoflopFit
+from analysis.isoflop.noise import SeedNoise
 from analysis.parametric.fit import ParametricFit
 from analysis.powerlaw import Law
 from analysis.prediction.draws import draws_for_json, measured_for_json
@@ -70,7 +71,9 @@ def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
         "method": fit.method.name,
         "noise": fit.noise,
         "noise_source": fit.noise_source,
+        "noise_shared_within_runs": fit.shared,
         "excess": fit.excess,
+        "seeds": _seeds_json(fit.seeds),
         "valleys": [
             {
                 "flops": v.flops,
@@ -84,6 +87,14 @@ def _isoflop_json(fit: IsoflopFit | Refusal) -> dict[str, Any]:
             for v in fit.valleys
         ],
     }
+
+
+def _seeds_json(seeds: SeedNoise | None) -> dict[str, Any] | None:
+    """Return how replicas scatter: sd of log loss, and its slope on the log of what `by` says."""
+    if seeds is None:
+        return None
+    names = ("sd", "freedom", "by", "slope", "pivot")
+    return {name: getattr(seeds, name) for name in names}
 
 
 def _parametric_json(fit: ParametricFit | Refusal, cost_power: float) -> dict[str, Any]:
