@@ -18,8 +18,9 @@ from analysis.intake.table import RunsTable, clusters
 from analysis.isoflop import fit as isoflop
 from analysis.isoflop.budgets import Cells, group_budgets, make_cells
 from analysis.isoflop.fit import IsoflopFit, Valley
-from analysis.parametric.fit import ParametricFit, Progress, fit_parametric
+from analysis.parametric.fit import Progress, fit_parametric
 from analysis.parametric.frontier import SIX_ND, CostLaw, at_cost
+from analysis.parametric.result import ParametricFit
 from analysis.prediction.draws import fit_cost_law
 from analysis.refusal import Refusal as Refusal
 from analysis.refusal import attempt, fitted

@@ -10,7 +10,7 @@ from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
 from analysis.isoflop.fit import IsoflopFit
 from analysis.isoflop.noise import SeedNoise
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 from analysis.powerlaw import Law
 from analysis.prediction.draws import draws_for_json, measured_for_json
 from analysis.refusal import Refusal, fitted

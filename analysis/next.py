@@ -16,7 +16,7 @@ from analysis.design.proposal import Limits, Proposal, make_proposal
 from analysis.errors import OptionError
 from analysis.fits import Surveyed, survey
 from analysis.intake.source import load_runs
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 from analysis.prediction.quantity import number
 from analysis.prediction.text import open_console
 from analysis.refusal import Refusal

@@ -10,7 +10,7 @@ from analysis.envelope.fit import EnvelopeFit
 from analysis.intake.table import RunsTable
 from analysis.isoflop.budgets import Cells
 from analysis.isoflop.fit import IsoflopFit, Valley
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 from analysis.powerlaw import Law
 from analysis.refusal import fitted
 from analysis.repetition.runs import repetition_note

@@ -13,9 +13,9 @@ from analysis.design.needs import Need, budget_needs, seed_needs, spread_needs, 
 from analysis.errors import InputError, RefusedError
 from analysis.fits import Surveyed, fit_by_surface
 from analysis.isoflop.fit import IsoflopFit
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.forms import FORMULAS
 from analysis.parametric.frontier import CostLaw, surfaces_of
+from analysis.parametric.result import ParametricFit
 from analysis.refusal import Refusal, attempt
 
 Floats = NDArray[np.float64]

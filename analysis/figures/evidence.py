@@ -10,7 +10,7 @@ from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
 from analysis.isoflop.fit import IsoflopFit
 from analysis.learning_rate.fit import LearningRateFit
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 from analysis.repetition.fit import RepetitionFit
 from analysis.scrutiny.countings import CountedCurves
 from analysis.scrutiny.influence import InfluenceTable

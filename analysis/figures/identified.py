@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis import style
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 
 CAPTION = (
     "How far each parameter can move from its best value (as a factor) before the runs object: "

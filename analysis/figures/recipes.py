@@ -18,8 +18,8 @@ from analysis.figures.recipe import PLAIN, Recipe
 from analysis.fits import Analysis
 from analysis.intake.curves import Curve, envelope_curves, load_curves
 from analysis.isoflop.fit import IsoflopFit
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.frontier import optimal_band, optimal_size
+from analysis.parametric.result import ParametricFit
 
 Floats = NDArray[np.float64]
 

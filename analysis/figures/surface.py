@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from analysis import style
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.frontier import optimal_size
+from analysis.parametric.result import ParametricFit
 
 Floats = NDArray[np.float64]
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from analysis.config import Form, Loss
 from analysis.errors import RefusedError
-from analysis.parametric.fit import SurfaceFit, certify
+from analysis.parametric.fit import certify
 from analysis.parametric.forms import FORMULAS
 from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.identifiable import check_design
 from analysis.parametric.refits import Reference, refit
+from analysis.parametric.result import SurfaceFit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -17,7 +17,7 @@ from analysis.bootstrap import Interval
 from analysis.config import Form
 
 if TYPE_CHECKING:  # a prediction needs no solver
-    from analysis.parametric.fit import ParametricFit, SurfaceFit
+    from analysis.parametric.result import ParametricFit, SurfaceFit
 
 Floats = NDArray[np.float64]
 Exponents = TypeVar("Exponents", float, Floats)

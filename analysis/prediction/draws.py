@@ -14,7 +14,7 @@ from analysis.parametric.frontier import SIX_ND, CostLaw, tail_of
 from analysis.powerlaw import Law
 
 if TYPE_CHECKING:
-    from analysis.parametric.fit import ParametricFit
+    from analysis.parametric.result import ParametricFit
 
 Floats = NDArray[np.float64]
 

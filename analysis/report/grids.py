@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from analysis.isoflop.fit import Valley
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.form_comparison import FormComparison
+from analysis.parametric.result import ParametricFit
 from analysis.report.blocks import Grid, ends, span, yes
 from analysis.scrutiny.by_convention import CountedExponent
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from analysis.envelope.fit import EnvelopeFit
 from analysis.fits import Analysis
 from analysis.learning_rate.fit import LearningRateFit
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.form_comparison import FormComparison
+from analysis.parametric.result import ParametricFit
 from analysis.refusal import Refusal
 from analysis.repetition.fit import RepetitionFit
 from analysis.report import evidence, grids

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.config import Convention
 from analysis.errors import RefusedError
 from analysis.intake.conventions import CONVENTIONS
-from analysis.parametric.fit import SurfaceFit
+from analysis.parametric.result import SurfaceFit
 from analysis.scrutiny.pearce import (
     PEARCE,
     CountedCurve,

@@ -12,8 +12,9 @@ from analysis.errors import RefusedError
 from analysis.intake.table import clusters
 from analysis.isoflop.budgets import make_cells
 from analysis.isoflop.fit import Valley, find_valleys, fit_isoflop
-from analysis.parametric.fit import SurfaceFit, certify
+from analysis.parametric.fit import certify
 from analysis.parametric.frontier import surfaces_of
+from analysis.parametric.result import SurfaceFit
 from analysis.parametric.reweighted import refit_reweighted
 from analysis.powerlaw import Law, fit_power_law
 from analysis.prediction.draws import fit_cost_law

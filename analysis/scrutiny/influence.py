@@ -13,9 +13,10 @@ from analysis.bootstrap import ELEMENTS_PER_BATCH
 from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.isoflop.budgets import group_budgets
-from analysis.parametric.fit import SurfaceFit, certify, fit_surface
+from analysis.parametric.fit import certify, fit_surface
 from analysis.parametric.frontier import SIX_ND, CostLaw
 from analysis.parametric.refits import Reference
+from analysis.parametric.result import SurfaceFit
 from analysis.parametric.reweighted import Reweighted, refit_reweighted
 
 Floats = NDArray[np.float64]

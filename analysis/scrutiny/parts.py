@@ -17,9 +17,9 @@ from analysis.intake.table import RunsTable, clusters
 from analysis.isoflop.fit import Valley
 from analysis.learning_rate.fit import LearningRateFit, fit_learning_rate
 from analysis.learning_rate.optima import find_optima
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.form_comparison import FormComparison, compare_forms
 from analysis.parametric.frontier import CostLaw
+from analysis.parametric.result import ParametricFit
 from analysis.refusal import Refusal, attempt
 from analysis.repetition.fit import RepetitionFit, fit_repetition
 from analysis.scrutiny.by_convention import (

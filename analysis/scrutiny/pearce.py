@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import RefusedError
-from analysis.parametric.fit import SurfaceFit
 from analysis.parametric.frontier import surfaces_of
+from analysis.parametric.result import SurfaceFit
 
 Floats = NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from analysis.figures.recipes import exponent_rows, optimum_lines, recipes
 from analysis.fits import Analysis, analyse, survey
 from analysis.intake.load import load_table
 from analysis.output import FIGURES
-from analysis.parametric.fit import ParametricFit
 from analysis.parametric.frontier import CostLaw, at_cost
 from analysis.parametric.profile import Profile
+from analysis.parametric.result import ParametricFit
 from analysis.refusal import Refusal
 from analysis.report.grids import parameters
 from analysis.scrutiny.influence import InfluenceTable

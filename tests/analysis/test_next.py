@@ -18,7 +18,7 @@ from analysis.fits import survey
 from analysis.intake.load import load_table
 from analysis.isoflop.fit import IsoflopFit
 from analysis.next import main, parse
-from analysis.parametric.fit import ParametricFit
+from analysis.parametric.result import ParametricFit
 from analysis.refusal import Refusal
 
 NOISE = 0.001

@@ -314,5 +314,5 @@ def test_bounded_costs_of_few_runs_are_resampled_by_weights(
 def test_weights_are_narrower_than_pairs_on_few_runs(monkeypatch: Any) -> None:
     table = isoflop_table(budgets=(1e18, 2e18, 4e18, 8e18), sizes=5, noise=0.003, seed=1)
     by_weights = np.diff(fit(table, resamples=400).intervals["a"])[0]
-    monkeypatch.setattr("analysis.parametric.fit.PAIRS_FROM", 0)
+    monkeypatch.setattr("analysis.parametric.result.PAIRS_FROM", 0)
     assert by_weights < np.diff(fit(table, resamples=400).intervals["a"])[0]
