@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from analysis.agreement import Answer
 from analysis.config import Convention
 from analysis.fits import Analysis, Fitted, Surveyed
 from analysis.intake.table import RunsTable
@@ -13,7 +14,6 @@ from analysis.learning_rate.answer import learning_rate_lines
 from analysis.learning_rate.fit import LearningRateFit
 from analysis.learning_rate.rule import learning_rate_words
 from analysis.refusal import Refusal, fitted
-from analysis.verdict import Answer
 from analysis.words import say
 
 SHOWN_EXCLUSIONS = 20

@@ -9,6 +9,7 @@ from functools import partial
 
 import pandas as pd
 
+from analysis.agreement import Answer, answers_of
 from analysis.config import Convention, Options
 from analysis.envelope.fit import EnvelopeFit, fit_envelope
 from analysis.errors import RefusedError
@@ -25,7 +26,7 @@ from analysis.prediction.draws import fit_cost_law
 from analysis.refusal import Refusal as Refusal
 from analysis.refusal import attempt, fitted
 from analysis.scrutiny.parts import Scrutiny, scrutinise
-from analysis.verdict import Answer, Verdict, answers_of, judge
+from analysis.verdict import Verdict, judge
 
 Stage = Callable[[str], None]
 """Told what is being worked on."""

@@ -1,59 +1,32 @@
 """How far the answer can be trusted, from facts of the study, in plain sentences."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
-from analysis.bootstrap import Interval
+from analysis.agreement import (
+    Answer,
+    Comparison,
+    agree_at_all,
+    agreement_notes,
+    answers_of,
+    compare_all,
+)
 from analysis.envelope.fit import EnvelopeFit
 from analysis.intake.table import RunsTable
 from analysis.isoflop.budgets import Cells
 from analysis.isoflop.fit import IsoflopFit, Valley
 from analysis.parametric.result import ParametricFit
-from analysis.powerlaw import Law
 from analysis.refusal import fitted
 from analysis.repetition.runs import repetition_note
 from analysis.scrutiny.local import LocalExponent
 from analysis.scrutiny.parts import Scrutiny
-
-AGREE_SIGMAS = 1.96
-"""Approaches agree when their exponents differ by less, in joint standard errors."""
-
-WIDE = 0.08
-"""Half-width of an interval of a that would agree with almost anything."""
 
 FAR_RESIDUALS, FAR_LOG_LOSS = 15.0, 0.05
 """A run is far off when its log residual exceeds both that many medians and that much."""
 
 VANISHING_E = 1e-3
 """An E below this share of the smallest loss is no measurement of E."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One approach's exponent."""
-
-    approach: str
-    a: float
-    interval: Interval
-
-    @property
-    def half(self) -> float:
-        """Half-width of the interval."""
-        return 0.5 * (self.interval[1] - self.interval[0])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two approaches on the same runs."""
-
-    approaches: tuple[str, str]
-    difference: float
-    """First minus second."""
-    sigmas: float
-    """The difference in joint standard errors; their errors are taken as independent."""
-    agree: bool
 
 
 @dataclass(frozen=True)
@@ -93,9 +66,8 @@ def judge(
         run_ids: Of the runs that the surface was fitted to, in its order.
     """
     answers = answers_of(isoflop, parametric, envelope)
-    comparisons = tuple(_compare(*pair) for pair in combinations(answers, 2))
-    counted = [item for item in comparisons if not (envelope and envelope.biased) or _without(item)]
-    agree = all(item.agree for item in counted) if counted else None
+    comparisons = compare_all(answers)
+    agree = agree_at_all(comparisons, envelope)
     flops = cells.frame["flops"]
     decades = float(np.log10(flops.max() / flops.min()))
     bracketed = sum(valley.bracketed for valley in valleys)
@@ -104,7 +76,7 @@ def judge(
     notes = [
         *([table.stamp + "; the answer may change when they finish."] if table.stamp else []),
         *([_summary(trust, decades, bracketed, len(valleys), answers)] if answers else []),
-        *_agreement(answers, comparisons, agree, envelope),
+        *agreement_notes(answers, comparisons, agree, envelope),
         *table.notes,
         *_scrutiny_notes(scrutiny),
         _seeds(cells),
@@ -116,37 +88,6 @@ def judge(
         *([note] if (note := repetition_note(table.frame)) else ()),
     ]
     return Verdict(agree, comparisons, trust, tuple(notes))
-
-
-def answers_of(
-    isoflop: IsoflopFit | None, parametric: ParametricFit | None, envelope: EnvelopeFit | None
-) -> list[Answer]:
-    """Return the exponents that there are, in the order of trust."""
-    return [
-        *([_law_answer("isoflop", isoflop.n_law)] if isoflop else []),
-        *(
-            [Answer("parametric", parametric.values["a"], parametric.intervals["a"])]
-            if parametric
-            else []
-        ),
-        *([_law_answer("envelope", envelope.n_law)] if envelope else []),
-    ]
-
-
-def _law_answer(approach: str, law: Law) -> Answer:
-    return Answer(approach, law.fit.exponent, law.interval)
-
-
-def _compare(one: Answer, other: Answer) -> Comparison:
-    error = np.hypot(one.half, other.half) / 1.96
-    difference = one.a - other.a
-    sigmas = float(abs(difference) / error) if error > 0 else float("inf")
-    names = (one.approach, other.approach)
-    return Comparison(names, difference, sigmas, sigmas <= AGREE_SIGMAS)
-
-
-def _without(item: Comparison) -> bool:
-    return "envelope" not in item.approaches
 
 
 def _drifts(scrutiny: Scrutiny) -> bool:
@@ -204,40 +145,6 @@ def _summary(
         f"{_MEANING[trust]}: {valleys}{decades:.1f} decades of compute, "
         f"95 % intervals of a {widths}."
     )
-
-
-def _agreement(
-    answers: list[Answer],
-    comparisons: tuple[Comparison, ...],
-    agree: bool | None,
-    envelope: EnvelopeFit | None,
-) -> list[str]:
-    if len(answers) < 2:
-        return ["Only one approach could be fitted, so none checks it."] if answers else []
-    values = ", ".join(f"{answer.a:.3f} by {_BY[answer.approach]}" for answer in answers)
-    notes = []
-    apart = [item for item in comparisons if not item.agree and _without(item)]
-    if agree is False:
-        notes.append(
-            f"The approaches DISAGREE (a = {values}): at least one is biased, report none alone."
-        )
-    elif agree is None:
-        notes.append(f"Nothing checks the answer but a biased envelope (a = {values}).")
-    elif sorted(answer.half for answer in answers)[1] > WIDE:  # the second best checks the best
-        notes.append(
-            f"The approaches do not contradict each other, within wide intervals ({values})."
-        )
-    else:
-        notes.append(f"The approaches agree (a = {values}).")
-    if envelope and envelope.biased and any(not item.agree for item in comparisons) and not apart:
-        notes.append(
-            "The envelope differs from the others and is not counted against them: its curves' "
-            "learning rates decay, so losses on the way are above those of runs that end there."
-        )
-    return notes
-
-
-_BY = {"isoflop": "valleys", "parametric": "the surface", "envelope": "the envelope"}
 
 
 def _scrutiny_notes(scrutiny: Scrutiny) -> list[str]:
