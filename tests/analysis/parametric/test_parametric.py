@@ -62,6 +62,7 @@ def test_least_absolute_deviations_reach_the_published_coefficients(chinchilla: 
     golden = {"E": 1.816864, "A": 482.0057, "B": 2085.434, "alpha": 0.347813, "beta": 0.365854}
     for name, value in golden.items():
         assert result.values[name] == pytest.approx(value, rel=3e-6), name
+    assert result.values["a"] == pytest.approx(0.51264, abs=5e-6)
 
 
 def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla: Any) -> None:
@@ -70,6 +71,7 @@ def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla: Any) ->
     golden = {"E": 1.88281, "A": 567.805, "B": 7581.85, "alpha": 0.35762, "beta": 0.42762}
     for name, value in golden.items():
         assert result.values[name] == pytest.approx(value, rel=1.5e-5), name
+    assert result.values["a"] == pytest.approx(0.54458, abs=5e-6)
 
 
 def test_a_window_in_other_units_returns_the_published_squared_error_fit(chinchilla: Any) -> None:
@@ -231,6 +233,15 @@ def test_bootstrap_spread_matches_the_published_one_within_monte_carlo_error(
     assert result.n_failed == 0
     assert result.intervals["alpha"] == pytest.approx((0.317, 0.373), abs=0.002)
     assert result.intervals["beta"] == pytest.approx((0.331, 0.415), abs=0.004)
+    # Both sides are ends of 4000 draws: three standard errors of their difference, read off how the
+    # draws are spaced there (A and B are skewed, so their upper ends are known less well).
+    for name, published in (("E", (1.769, 1.871)), ("A", (285, 744)), ("B", (1042, 5810))):
+        draws = result.draws[:, result.names.index(name)]
+        for end, share, value in zip(result.intervals[name], (2.5, 97.5), published, strict=True):
+            near = np.percentile(draws, [share - 1, share + 1])
+            density = 0.02 / (near[1] - near[0])
+            error = np.sqrt(2 * 0.025 * 0.975 / len(draws)) / density
+            assert end == pytest.approx(value, abs=3 * error + 0.0005 * value), name
 
 
 def test_the_order_of_runs_does_not_matter() -> None:
