@@ -237,6 +237,11 @@ class StudyConfig:
     """Whether a launch may add runs to a study that was planned with another grid; scratch may."""
     max_runs: int = 10_000
     """Largest grid that is accepted."""
+    max_flops: float | None = None
+    """Most training FLOPs (6 N D, all runs together) that a launch may plan; null is no limit."""
+    diverged_above: float = 1.01
+    """A run whose mean training loss over its last tenth is above this times its loss before the
+    first update has diverged."""
     grid: list[dict[str, Any]] = field(default_factory=list)
     """Blocks of axes (config key: list of values): each a full product, the study their union."""
 
@@ -247,6 +252,13 @@ class Device(Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class OnSaveError(Enum):
+    """What a checkpoint that cannot be written means for its run."""
+
+    stop = "stop"
+    warn = "warn"
 
 
 @dataclass(kw_only=True)
@@ -268,9 +280,15 @@ class MachineConfig:
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     checkpoint_minutes: float = 2.0
-    """Minutes between checkpoints."""
+    """Minutes between checkpoints, at the next logged step; the end is always saved as well."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints, besides those by minutes; null is by minutes alone."""
     checkpoint_keep: int = 2
     """Checkpoints kept, at least 2."""
+    on_save_error: OnSaveError = OnSaveError.stop
+    """A full disk at a checkpoint: stop with exit 3, or warn and train on without it."""
+    strict_versions: bool = False
+    """Whether a run refuses to resume under other versions of torch, Python or this code."""
 
 
 class TrackerKind(Enum):
@@ -332,6 +350,9 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     dry_run: bool = False
     """Print the priced plan and stop."""
+    restart: bool = False
+    """Whether a run that diverged, or has no usable checkpoint, starts again from zero; what it
+    left is moved to its folder's archive/."""
 
 
 SCIENCE = ("model", "data", "optimizer", "schedule", "budget", "eval", "seed")

@@ -13,24 +13,29 @@ class WindTunnelError(Exception):
     """Base of all errors that are reported without a traceback."""
 
     exit_code = 1
+    cause = "error"
+    """One word for attempts.jsonl, by which retries are counted."""
 
 
 class ConfigError(WindTunnelError):
     """The request cannot be meant: an unknown key, a broken rule, an impossible budget."""
 
     exit_code = 2
+    cause = "config"
 
 
 class DataError(WindTunnelError):
     """The text or its token shards are missing, damaged or not what was promised."""
 
     exit_code = 2
+    cause = "data"
 
 
 class MissingExtraError(WindTunnelError):
     """An optional package is asked for and not installed."""
 
     exit_code = 2
+    cause = "config"
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -44,11 +49,25 @@ class StorageError(WindTunnelError):
     """A disk is full, read-only or gone."""
 
     exit_code = 3
+    cause = "storage"
 
 
 STORAGE_ERRNOS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.EFBIG,
+        errno.ESTALE,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    )
 )
+"""What a disk says that is full, read-only, failing, unmounted, removed or given a long name."""
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
@@ -63,30 +82,49 @@ class CheckpointError(WindTunnelError):
     """Checkpoints exist and none of them can be used."""
 
     exit_code = 4
+    cause = "checkpoint"
 
 
 class DivergedError(WindTunnelError):
     """A loss or gradient stopped being finite. A result, recorded; not fatal to a sweep."""
 
     exit_code = 5
+    cause = "diverged"
+
+
+class DeviceMemoryError(WindTunnelError):
+    """One window at a time does not fit the device's memory."""
+
+    exit_code = 2
+    cause = "out_of_memory"
+
+
+class InfrastructureError(WindTunnelError):
+    """The device or the machine failed, not the run; the same command continues."""
+
+    exit_code = 75
+    cause = "infrastructure"
 
 
 class LockedError(WindTunnelError):
     """Another live process owns this run or this study."""
 
     exit_code = 73
+    cause = "locked"
 
 
 class PreemptedError(WindTunnelError):
     """Stopped by a signal after saving; the same command continues."""
 
     exit_code = 75
+    cause = "preempted"
 
 
 class InterruptedByUserError(WindTunnelError):
     """Stopped by Ctrl-C after saving; the same command continues."""
 
     exit_code = 130
+    cause = "interrupted"
 
 
 def _likeness(a: str, b: str) -> float:

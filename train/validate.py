@@ -90,6 +90,7 @@ def _check_ranges(config: Config) -> None:
         "machine.threads": machine.threads,
         "machine.log_every": machine.log_every,
         "machine.checkpoint_minutes": machine.checkpoint_minutes,
+        "study.diverged_above": config.study.diverged_above,
         "model.rotary_base": config.model.rotary_base,
     }
     for name, value in positive.items():
@@ -112,6 +113,10 @@ def _check_ranges(config: Config) -> None:
     _within("machine.checkpoint_keep", machine.checkpoint_keep, "at least 2", lambda v: v >= 2)
     if machine.workers is not None:
         _within("machine.workers", machine.workers, "at least 1", lambda v: v >= 1)
+    if machine.checkpoint_steps is not None:
+        _within(
+            "machine.checkpoint_steps", machine.checkpoint_steps, "at least 1", lambda v: v >= 1
+        )
 
 
 def _within(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:

@@ -6,7 +6,13 @@ import os
 import pytest
 
 from train import errors
-from train.errors import MissingExtraError, WindTunnelError, as_storage_error, did_you_mean
+from train.errors import (
+    STORAGE_ERRNOS,
+    MissingExtraError,
+    WindTunnelError,
+    as_storage_error,
+    did_you_mean,
+)
 from train.study import StudyIncompleteError
 
 EXIT_CODES = {
@@ -16,6 +22,8 @@ EXIT_CODES = {
     "StorageError": 3,
     "CheckpointError": 4,
     "DivergedError": 5,
+    "DeviceMemoryError": 2,
+    "InfrastructureError": 75,
     "LockedError": 73,
     "PreemptedError": 75,
     "InterruptedByUserError": 130,
@@ -29,6 +37,28 @@ def test_every_error_has_the_agreed_exit_code() -> None:
         if isinstance(kind, type) and issubclass(kind, WindTunnelError)
     }
     assert real == {**EXIT_CODES, "WindTunnelError": 1}
+
+
+def test_every_error_has_a_cause_by_which_retries_are_counted() -> None:
+    causes = {
+        name: kind.cause
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, WindTunnelError)
+    }
+    assert causes == {
+        "WindTunnelError": "error",
+        "ConfigError": "config",
+        "DataError": "data",
+        "MissingExtraError": "config",
+        "StorageError": "storage",
+        "CheckpointError": "checkpoint",
+        "DivergedError": "diverged",
+        "DeviceMemoryError": "out_of_memory",
+        "InfrastructureError": "infrastructure",
+        "LockedError": "locked",
+        "PreemptedError": "preempted",
+        "InterruptedByUserError": "interrupted",
+    }
 
 
 def test_a_missing_extra_names_the_package_and_the_command() -> None:
@@ -60,7 +90,7 @@ def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good() -
     assert StudyIncompleteError([]).exit_code == 75
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("number", sorted(STORAGE_ERRNOS))
 def test_what_a_disk_refuses_is_a_storage_error(number: int) -> None:
     found = as_storage_error(OSError(number, os.strerror(number), "runs/x/metrics.jsonl"))
     assert found is not None
