@@ -1,10 +1,14 @@
 """What is written to a run folder, and how it is read back. Standard library only.
 
 The run folder is the truth (DESIGN, section 7). JSON never contains NaN or infinity: a non-finite
-number is written as null. Files that are replaced are written beside their target and renamed;
-files that grow (`*.jsonl`) may end in a torn line after a crash, which readers drop.
+number is written as null, and a row says beside it what it was: `"nonfinite": {"loss": "nan"}`.
+Files that are replaced are written beside their target and renamed; files that grow (`*.jsonl`) may
+end in a torn line after a crash, which readers drop. What is read may come from a shared folder, so
+its size and nesting are limited and its run ids cannot lead out of the study's folder.
 """
 
+import errno
+import contextlib
 import json
 import math
 import os
@@ -52,33 +56,75 @@ RUNS_TABLE_COLUMNS = (
 """One row a run: `row` in result.json, in this order in runs.csv."""
 
 
+LARGEST_LINE_BYTES = 1_000_000
+"""A longer row of a `*.jsonl` is neither written nor read; ours have hundreds of bytes."""
+
+LARGEST_JSON_BYTES = 500_000_000
+"""A larger JSON file is not read; a manifest of MOST_RUNS runs has about 200 MB."""
+
+MOST_RUNS = 100_000
+"""A manifest of more runs is not read."""
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
+"""What can name a run's folder: no separator, no leading dot."""
+
 _NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\n\s*(?:[-+.\deE]+|null))*)\n\s*\]")
 """A list of numbers over several lines; no string holds a line break."""
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` atomically with `value`; the file is on disk when this returns.
+def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Replace `path` atomically with `value`, as write_text does.
 
     Indented for people, a list of numbers on one line.
     """
     text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(path, text, sync=sync)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Replace `path` atomically with `text`: after a crash it holds the old or the new text, whole.
+
+    Args:
+        path: The file; `<name>.partial` beside it is used on the way.
+        text: Its new content.
+        sync: Whether the new name is on disk when this returns, so that a loss of power cannot
+            bring the old content back; the content itself always is.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    partial.unlink(missing_ok=True)  # of a process that died; a link there is not followed
+    with partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where its file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
-        ValueError: The file is not one JSON object; the message names it.
+        ValueError: The file is not one JSON object, or too large; the message names it.
     """
+    size = path.stat().st_size
+    if size > LARGEST_JSON_BYTES:
+        raise ValueError(f"{path}: {size} bytes, more than the {LARGEST_JSON_BYTES} that are read")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
@@ -90,8 +136,14 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = 
     """Append rows, flushed to the kernel, and to the disk when `sync` is set.
 
     A torn last line, which readers drop, is cut off first: a row glued to it would be lost.
+
+    Raises:
+        ValueError: A row is longer than the LARGEST_LINE_BYTES that are read back.
     """
-    text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+    lines = [json.dumps(_row(row), allow_nan=False) + "\n" for row in rows]
+    if lines and max(map(len, lines)) > LARGEST_LINE_BYTES:
+        raise ValueError(f"{path}: a row of over {LARGEST_LINE_BYTES} bytes cannot be read back")
+    text = "".join(lines)
     with path.open("ab") as file:
         file.truncate(_whole_bytes(path))
         file.write(text.encode())
@@ -104,7 +156,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read all rows; a torn last line is dropped, a missing file is empty.
 
     Raises:
-        ValueError: A whole line is not a JSON object; the message names it.
+        ValueError: A whole line is not a JSON object, or too long; the message names it.
     """
     if not path.exists():
         return []
@@ -130,13 +182,64 @@ def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if len(line) > LARGEST_LINE_BYTES:
+            raise ValueError(
+                f"{path}:{number}: a line of {len(line)} characters, more than the "
+                f"{LARGEST_LINE_BYTES} that are read"
+            )
         try:
-            row = json.loads(line)
+            row = _parse(line)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}:{number}: expected a JSON object")
         yield row
+
+
+def refuse_hostile_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest whose runs are no list of objects, too many, or lead out of its folder.
+
+    Raises:
+        ValueError: The message names the file and what is wrong.
+    """
+    runs = manifest.get("runs")
+    if not isinstance(runs, list):
+        raise ValueError(f"{path}: not a manifest (no list of runs)")
+    if len(runs) > MOST_RUNS:
+        raise ValueError(f"{path}: {len(runs)} runs, more than the {MOST_RUNS} that are read")
+    for run in runs:
+        run_id = run.get("run_id") if isinstance(run, dict) else None
+        if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+            raise ValueError(
+                f"{path}: run_id {str(run_id)[:100]!r} cannot name a folder of the study (lower "
+                f"case letters, digits, dots, dashes and underscores; no leading dot)"
+            )
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401
+    """json.loads, with ValueError for nesting that overflows the parser too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is written: finite, with the names of what was not."""
+    named = {path: str(value) for path, value in _non_finite(row, "")}
+    if named:
+        return {**_finite(row), "nonfinite": {**row.get("nonfinite", {}), **named}}
+    return _finite(row)  # type: ignore[no-any-return]
+
+
+def _non_finite(value: Any, path: str) -> Iterator[tuple[str, float]]:  # noqa: ANN401
+    """Dotted paths of the floats that JSON cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _non_finite(item, f"{path}.{key}" if path else str(key))
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401
