@@ -12,7 +12,7 @@ from train.config import SCRATCH, Config
 from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json, science
 from train.planning import RunPlan
-from train.records import SCHEMA_VERSION, read_json, write_json
+from train.records import SCHEMA_VERSION, read_json, refuse_hostile_manifest, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,11 @@ def read_manifest(study_folder: Path) -> dict[str, Any] | None:
     """
     path = study_folder / "manifest.json"
     try:
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        manifest = read_json(path)
+        refuse_hostile_manifest(path, manifest)
+        return manifest
     except ValueError as error:
         raise DataError(f"{error}; move the file away to plan the study again") from None
 

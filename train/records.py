@@ -8,7 +8,6 @@ its size and nesting are limited and its run ids cannot lead out of the study's 
 """
 
 import errno
-import contextlib
 import json
 import math
 import os

@@ -21,8 +21,17 @@ def test_json_comes_back_with_its_exact_floats(tmp_path: Path) -> None:
 def test_non_finite_numbers_are_written_as_null(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": NAN, "b": [INF, {"c": -INF}], "d": (1.0, NAN)})
     assert read_json(tmp_path / "a.json") == {"a": None, "b": [None, {"c": None}], "d": [1.0, None]}
-    append_jsonl(tmp_path / "a.jsonl", [{"loss": NAN}])
-    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"loss": null}\n'
+
+
+def test_a_row_says_which_of_its_numbers_were_not_finite(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_jsonl(path, [{"loss": NAN, "step": 3, "norms": [1.0, INF], "of": {"b": -INF}}])
+    (row,) = read_jsonl(path)
+    assert row.pop("nonfinite") == {"loss": "nan", "norms.1": "inf", "of.b": "-inf"}
+    assert row == {"loss": None, "step": 3, "norms": [1.0, None], "of": {"b": None}}
+    (read,) = read_jsonl(path)
+    append_jsonl(path, [read])  # as when a run rewinds: nothing is forgotten
+    assert read_jsonl(path) == [read, read]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_partial_is_taken_for_it(tmp_path: Path) -> None:
