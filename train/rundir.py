@@ -1,4 +1,4 @@
-"""One run's folder: paths, the lock, the status, and rewinding its records to a checkpoint.
+"""One run's folder: paths, the lock, the status, and what is archived.
 
 The folder is the truth about a run. Only the process that holds its lock writes to it.
 """
@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from train.errors import LockedError, StorageError
+from train.lock import hold, is_held
 from train.records import STATES, append_jsonl, read_json, read_jsonl, write_json
 
-GLANCE_SECONDS = 0.5
-"""How long a start waits for the lock: train.status holds it for an instant when it looks."""
+ARCHIVE = "archive"
+"""Folder of what a run wrote before it was restarted from zero."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def lock(self) -> Path:
+        """Held for the life of the process that trains the run; names it."""
+        return self.path / "run.lock"
+
+    @property
     def log(self) -> Path:
         """What the job printed when a study launched it."""
         return self.path / "job.log"
@@ -94,30 +97,21 @@ class RunFolder:
         write_json(self.status, {"state": state, **facts, "heartbeat": utc_now()})
 
     def attempt_number(self) -> int:
-        """How many times a process has started this run."""
-        return sum(row.get("event") == "start" for row in read_jsonl(self.attempts))
+        """How many times a process has started this run, archived starts included.
+
+        Numbers are never used twice: a W&B run is named after its attempt.
+        """
+        archived = self.path.glob(f"{ARCHIVE}/*/{self.attempts.name}")
+        return sum(
+            row.get("event") == "start"
+            for path in (*archived, self.attempts)
+            for row in read_jsonl(path)
+        )
 
     def log_attempt(self, event: str, **facts: Any) -> None:  # noqa: ANN401
         """Append a start or an end."""
         who = {"host": socket.gethostname(), "pid": os.getpid(), "time": utc_now()}
         append_jsonl(self.attempts, [{"event": event, **who, **facts}], sync=True)
-
-    def rewind(self, step: int) -> int:
-        """Set rows after `step` aside in replayed.jsonl; a torn last line is dropped with them."""
-        set_aside = 0
-        for path in (self.metrics, self.evals):
-            if not path.exists():
-                continue
-            rows = read_jsonl(path)
-            late = [{"file": path.name, **row} for row in rows if row["step"] > step]
-            if late:
-                append_jsonl(self.replayed, late)
-            partial = path.with_name(path.name + ".partial")
-            partial.unlink(missing_ok=True)
-            append_jsonl(partial, [row for row in rows if row["step"] <= step], sync=True)
-            partial.replace(path)
-            set_aside += len(late)
-        return set_aside
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -127,35 +121,37 @@ class RunFolder:
             LockedError: Another live process trains this run.
             StorageError: The folder cannot be made or written.
         """
-        lock = FileLock(self.path / "run.lock", timeout=GLANCE_SECONDS)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise LockedError(f"{self.path}: {self._holder()} is training this run") from None
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from None
-        try:
+        with hold(self.lock, task="is training this run"):
+            if self._unfinished_archive() is not None:
+                self.archive()
             yield
-        finally:
-            lock.release()
 
     def is_locked(self) -> bool:
         """Whether a live process holds the run."""
-        if not (self.path / "run.lock").exists():
-            return False
-        try:
-            with FileLock(self.path / "run.lock", timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_held(self.lock)
 
-    def _holder(self) -> str:
-        starts = [row for row in read_jsonl(self.attempts) if row.get("event") == "start"]
-        if not starts:
-            return "another process"
-        last = starts[-1]
-        return f"process {last['pid']} on {last['host']} (since {last['time']})"
+    def archive(self) -> Path:
+        """Move what the run has written to `archive/<n>/`, so that it starts anew; return that.
+
+        Only the holder of the lock may. The lock and the log that this process writes stay. A
+        process killed half-way leaves `archive/<n>.partial`, which the next holder completes, so
+        no start sees a part of the old run. The status goes first: from there on the run counts
+        as planned.
+        """
+        partial = self._unfinished_archive()
+        if partial is None:
+            root = self.path / ARCHIVE
+            numbers = [int(path.name) for path in root.glob("*") if path.name.isdecimal()]
+            partial = root / f"{max(numbers, default=0) + 1}.partial"
+            partial.mkdir(parents=True)
+        stays = {ARCHIVE, self.lock.name, self.lock.with_suffix(".lease").name, self.log.name}
+        entries = [path for path in self.path.iterdir() if path.name not in stays]
+        for path in sorted(entries, key=lambda path: path.name != self.status.name):
+            path.rename(partial / path.name)
+        return partial.rename(partial.with_suffix(""))
+
+    def _unfinished_archive(self) -> Path | None:
+        return next((self.path / ARCHIVE).glob("*.partial"), None)
 
 
 def utc_now() -> str:

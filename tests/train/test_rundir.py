@@ -1,4 +1,4 @@
-"""The lock dies with its holder; a rewind sets aside what the checkpoint does not know."""
+"""The lock dies with its holder; a status is one of a closed set; an archive takes all of a run."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import LockedError, StorageError
-from train.records import append_jsonl, read_json, read_jsonl
+from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -137,42 +137,65 @@ def test_attempts_are_starts(folder: RunFolder) -> None:
     assert read_jsonl(folder.attempts)[0]["pid"] == os.getpid()
 
 
-def test_a_rewind_sets_later_rows_aside(folder: RunFolder) -> None:
-    folder.path.mkdir(parents=True)
-    append_jsonl(folder.metrics, [{"step": step, "loss": 5 - step} for step in (1, 2, 3, 4)])
-    append_jsonl(folder.evals, [{"step": step} for step in (2, 4)])
-    with folder.metrics.open("a", encoding="utf-8") as file:
-        file.write('{"step": 5, "lo')
-    assert folder.rewind(2) == 3
-    assert folder.metrics.read_text(encoding="utf-8") == (
-        '{"step": 1, "loss": 4}\n{"step": 2, "loss": 3}\n'
-    )
-    assert read_jsonl(folder.evals) == [{"step": 2}]
-    assert read_jsonl(folder.replayed) == [
-        {"file": "metrics.jsonl", "step": 3, "loss": 2},
-        {"file": "metrics.jsonl", "step": 4, "loss": 1},
-        {"file": "evals.jsonl", "step": 4},
-    ]
+def written(folder: RunFolder) -> None:
+    """A run that has left one of everything, under the lock it held."""
+    folder.checkpoints.mkdir(parents=True)
+    for path in (folder.lock, folder.log, folder.metrics, folder.checkpoints / "model.pt"):
+        path.write_text(path.name, encoding="utf-8")
+    folder.log_attempt("start", attempt=1)
+    folder.write_status("diverged", step=7)
 
 
-def test_a_rewind_to_the_start_empties_the_records(folder: RunFolder) -> None:
-    folder.path.mkdir(parents=True)
-    append_jsonl(folder.metrics, [{"step": 1}])
-    assert folder.rewind(0) == 1
-    assert read_jsonl(folder.metrics) == []
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
 
 
-def test_a_rewind_without_records_or_without_late_rows_writes_nothing(folder: RunFolder) -> None:
-    folder.path.mkdir(parents=True)
-    assert folder.rewind(0) == 0
-    append_jsonl(folder.metrics, [{"step": 1}])
-    assert folder.rewind(1) == 0
-    assert [path.name for path in folder.path.iterdir()] == ["metrics.jsonl"]
+WRITTEN = ["attempts.jsonl", "checkpoints", "metrics.jsonl", "status.json"]
 
 
-def test_a_partial_file_of_an_interrupted_rewind_is_not_mixed_in(folder: RunFolder) -> None:
-    folder.path.mkdir(parents=True)
-    append_jsonl(folder.metrics, [{"step": 1}, {"step": 2}])
-    (folder.path / "metrics.jsonl.partial").write_text('{"step": 9}\n', encoding="utf-8")
-    folder.rewind(1)
-    assert read_jsonl(folder.metrics) == [{"step": 1}]
+def test_an_archive_takes_all_but_the_lock_the_log_and_earlier_archives(folder: RunFolder) -> None:
+    written(folder)
+    first = folder.archive()
+    assert first == folder.path / "archive" / "1"
+    assert names(first) == WRITTEN
+    assert (first / "checkpoints" / "model.pt").read_text(encoding="utf-8") == "model.pt"
+    assert names(folder.path) == ["archive", "job.log", "run.lock"]
+    assert folder.state() == "planned"
+    folder.write_status("running", step=1)
+    assert folder.archive() == folder.path / "archive" / "2"
+    assert names(folder.path / "archive") == ["1", "2"]
+
+
+def test_attempts_are_counted_on_across_archives(folder: RunFolder) -> None:
+    """A W&B run is named after its attempt, so no number comes back."""
+    written(folder)
+    folder.archive()
+    assert folder.attempt_number() == 1
+    folder.log_attempt("start", attempt=2)
+    folder.archive()
+    folder.log_attempt("start", attempt=3)
+    assert folder.attempt_number() == 3
+
+
+@pytest.mark.parametrize("moves", range(len(WRITTEN) + 1))
+def test_an_archive_cut_short_is_completed_by_the_next_holder(
+    folder: RunFolder, moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(folder)
+    left, rename = [moves], Path.rename
+
+    def die_after_moves(path: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die_after_moves)
+        with pytest.raises(KeyboardInterrupt):
+            folder.archive()
+    assert folder.state() == ("planned" if moves else "diverged")  # the status goes first
+    with folder.locked():
+        assert names(folder.path) == ["archive", "job.log", "run.lock"]
+        assert names(folder.path / "archive") == ["1"]
+        assert names(folder.path / "archive" / "1") == WRITTEN
