@@ -1,8 +1,10 @@
 """Checkpoints: written beside their target, hashed, renamed, then the oldest pruned.
 
 `step_00000700/` holds model.pt, optim.pt, state.json and, written last, DONE.json with the size and
-SHA-256 of the others. The hashes guard against damage, not against an attacker; against code in a
-checkpoint guards `weights_only=True`, and this is the one place that loads tensors.
+SHA-256 of the others. A folder under that name is complete, because it is made under another one
+(`.partial`) and renamed; a kill at any moment leaves it, or the one before it, whole. The hashes
+guard against damage, not against an attacker; against code in a checkpoint guards
+`weights_only=True`, and this is the one place that loads tensors.
 """
 
 import hashlib
@@ -11,19 +13,46 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from train.errors import CheckpointError, StorageError
-from train.records import SCHEMA_VERSION, read_json, write_json
+from train.errors import CheckpointError, StorageError, as_storage_error
+from train.records import read_json, write_json
 
-DAMAGE = (FileNotFoundError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError)
-"""What a truncated, altered or foreign checkpoint raises."""
+SCHEMA = 2
+"""Raised by every change after which an older checkpoint could be half understood."""
 
-STEP_FOLDER = re.compile(r"step_(\d{8})")
+DAMAGE = (
+    FileNotFoundError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+)
+"""What a truncated, altered or foreign checkpoint raises, by where it was hit."""
+
+STEP_FOLDER = re.compile(r"step_(\d{8,})")
+FILES = ("model.pt", "optim.pt", "state.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A verified checkpoint, its tensors on the CPU."""
+
+    step: int
+    """Updates applied, which is also the data's position."""
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+    """The loop's own state, JSON values."""
 
 
 def save_checkpoint(
@@ -44,79 +73,151 @@ def save_checkpoint(
         optimizer: The optimiser's state dict.
         state: The loop's own state, JSON values; floats keep their bits.
         keep: Checkpoints that remain.
+
+    Raises:
+        StorageError: The disk is full or refuses; earlier checkpoints are as they were.
     """
     final = root / f"step_{step:08d}"
     partial = root / f"{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _save_tensors(model, partial / "model.pt")
-    _save_tensors(optimizer, partial / "optim.pt")
-    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(partial.iterdir())
-    }
-    for name in files:
-        _fsync(partial / name)
-    write_json(partial / "DONE.json", {"schema": SCHEMA_VERSION, "step": step, "files": files})
-    _fsync(partial)
-    if final.exists():  # the same step again, after a resume from an older checkpoint
-        shutil.rmtree(final)
-    partial.replace(final)
-    _fsync(root)
+    tensors = {"model.pt": _compact(model), "optim.pt": _compact(optimizer)}
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, value in tensors.items():
+            torch.save(value, partial / name)
+        (partial / "state.json").write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+        _seal(partial, step)
+        if final.exists():  # one that was found damaged is in bad/, so this is a sound twin
+            _discard(final)
+        partial.replace(final)
+        _fsync(root)
+    except (OSError, RuntimeError) as error:
+        refused = _cannot_be_written(partial, tensors, error)
+        if refused is None:
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        raise refused from None
     for old in _step_folders(root)[:-keep]:
-        shutil.rmtree(old)
+        _discard(old)
     return final
 
 
-def load_newest(root: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Return (step, model, optimizer, state) of the newest sound checkpoint, or None without any.
+def load_newest(root: Path) -> Checkpoint | None:
+    """Return the newest sound checkpoint, newest by step number, or None without any.
 
     A damaged one is moved to `bad/` with its reason and the one before it is tried.
 
     Raises:
-        CheckpointError: Checkpoints exist and none is sound; starting from zero would hide it.
+        CheckpointError: Checkpoints exist and none is sound, or one is of another version;
+            starting from zero would hide it.
     """
     if not root.exists():
         return None
-    for stale in root.glob("*.partial"):
+    for stale in root.glob("step_*.partial"):
         shutil.rmtree(stale)
     reasons = []
     for folder in reversed(_step_folders(root)):
         try:
             return _load(folder)
         except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
-            reasons.append(f"{folder.name}: {error}")
-            _quarantine(folder, str(error))
+            reason = str(error).split("\n", 1)[0] or type(error).__name__
+            reasons.append(f"{folder.name}: {reason}")
+            _quarantine(folder, str(error) or type(error).__name__)
     if reasons or (root / "bad").exists():
+        listed = "\n  ".join(reasons or _known_bad(root / "bad"))
         raise CheckpointError(
-            f"no usable checkpoint in {root} ({'; '.join(reasons) or 'all are in bad/'}); "
-            f"move the run's folder away to start it from zero"
+            f"no usable checkpoint in {root}:\n  {listed}\n"
+            f"nothing was changed but that they are in bad/; bring a sound one back, or start the "
+            f"run again from zero with restart=true"
         )
     return None
 
 
-def _save_tensors(value: Mapping[str, Any], path: Path) -> None:
-    """torch.save, whose way to say that the disk is full is a RuntimeError."""
-    try:
-        torch.save(value, path)
-    except RuntimeError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise StorageError(
-            f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}); "
-            f"{free / 1e6:.0f} MB are free there"
-        ) from None
+def tensor_bytes(*values: Any) -> int:  # noqa: ANN401
+    """Bytes of all distinct tensors in nested state dicts, tied ones counted once."""
+    return sum(storage.nbytes() for storage in _storages(values).values())
 
 
-def _load(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _seal(partial: Path, step: int) -> None:
+    """Put the files on disk, then vouch for them in DONE.json."""
+    files = {
+        name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
+        for name in FILES
+    }
+    for name in files:
+        _fsync(partial / name)
+    write_json(partial / "DONE.json", {"schema": SCHEMA, "step": step, "files": files})
+    _fsync(partial)
+
+
+def _load(folder: Path) -> Checkpoint:
     done = read_json(folder / "DONE.json")
-    for name, facts in done["files"].items():
-        path = folder / name
+    if done["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"{folder}: has schema {done['schema']}, and this version reads {SCHEMA}; finish the "
+            f"run with the version that began it, or start it again with restart=true"
+        )
+    for name in FILES:
+        path, facts = folder / name, done["files"][name]
         if path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
             raise ValueError(f"{name} is not what was written (size or SHA-256 differs)")
-    model = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
-    optimizer = torch.load(folder / "optim.pt", weights_only=True, map_location="cpu")
-    return done["step"], model, optimizer, read_json(folder / "state.json")
+    if f"step_{done['step']:08d}" != folder.name:
+        raise ValueError(f"DONE.json is of step {done['step']}")
+    return Checkpoint(
+        step=done["step"],
+        model=_load_tensors(folder / "model.pt"),
+        optimizer=_load_tensors(folder / "optim.pt"),
+        state=read_json(folder / "state.json"),
+    )
+
+
+def _load_tensors(path: Path) -> dict[str, Any]:
+    value = torch.load(path, weights_only=True, map_location="cpu")
+    if not isinstance(value, dict):
+        raise TypeError(f"{path.name} holds a {type(value).__name__}, not a state dict")
+    return value
+
+
+def _compact(value: Any) -> Any:  # noqa: ANN401
+    """Copy tensors that view a larger storage: torch.save writes the whole of what they view."""
+    if isinstance(value, Tensor):
+        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        return value.clone() if is_view else value
+    if isinstance(value, Mapping):
+        return {key: _compact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_compact(item) for item in value]
+    return value
+
+
+def _storages(value: Any) -> dict[int, Any]:  # noqa: ANN401
+    """Storages of the tensors in nested containers, by address."""
+    if isinstance(value, Tensor):
+        return {value.untyped_storage().data_ptr(): value.untyped_storage()}
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    found: dict[int, Any] = {}
+    if isinstance(value, list | tuple):
+        for item in value:
+            found |= _storages(item)
+    return found
+
+
+def _cannot_be_written(
+    partial: Path, tensors: Mapping[str, Any], error: OSError | RuntimeError
+) -> StorageError | None:
+    """What the disk refused, in the user's terms; torch.save says it by a RuntimeError."""
+    is_storage = isinstance(error, RuntimeError) or as_storage_error(error) is not None
+    if not is_storage or not tensors:
+        return None
+    first_line = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+    needed, place = tensor_bytes(tensors), partial.parent
+    while not place.exists():
+        place = place.parent
+    return StorageError(
+        f"{partial}: the checkpoint could not be written ({first_line}); it needs "
+        f"{needed / 1e6:.1f} MB, and {shutil.disk_usage(place).free / 1e6:.1f} MB are free there"
+    )
 
 
 def _quarantine(folder: Path, reason: str) -> None:
@@ -129,9 +230,22 @@ def _quarantine(folder: Path, reason: str) -> None:
     write_json(bad / f"{folder.name}.json", {"reason": reason})
 
 
+def _known_bad(bad: Path) -> list[str]:
+    return [f"{path.stem}: {read_json(path)['reason']}" for path in sorted(bad.glob("*.json"))]
+
+
+def _discard(folder: Path) -> None:
+    """Delete a checkpoint so that a kill in the middle leaves no half of one under its name."""
+    doomed = folder.with_name(f"{folder.name}.old.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.replace(doomed)
+    shutil.rmtree(doomed)
+
+
 def _step_folders(root: Path) -> list[Path]:
     """Committed checkpoints, oldest first by step number, never by a clock."""
-    return sorted(path for path in root.iterdir() if STEP_FOLDER.fullmatch(path.name))
+    named = [(STEP_FOLDER.fullmatch(path.name), path) for path in root.iterdir()]
+    return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
 
 
 def _sha256(path: Path) -> str:

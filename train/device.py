@@ -1,6 +1,7 @@
 """The device a job computes on: choice, arithmetic, threads, and the peak it really reaches."""
 
 import contextlib
+import gc
 import os
 import platform
 import time
@@ -75,6 +76,28 @@ def select_device(machine: MachineConfig) -> ComputeDevice:
         torch.use_deterministic_algorithms(mode=True)
     sharers = int(os.environ.get(DEVICE_SHARERS, "1"))
     return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0), sharers)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; the CPU's allocator says it by a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the device failed, not the program; after it, this process cannot compute."""
+    is_cuda = isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+    return is_cuda and "device-side assert" not in str(error)  # that one is a bug of ours
+
+
+def release_memory() -> None:
+    """Give back what objects that are gone have left in torch's caches."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def measure_peak_flops(compute: ComputeDevice) -> float:

@@ -7,70 +7,172 @@ k therefore implies that every row up to k is on disk.
 import contextlib
 import math
 import time
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from train.config import Config
-from train.errors import DivergedError, as_storage_error
+from train.config import Config, OnSaveError
+from train.device import is_device_lost, is_out_of_memory, release_memory
+from train.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    DivergedError,
+    InfrastructureError,
+    StorageError,
+    WindTunnelError,
+    as_storage_error,
+)
 from train.planning import RunPlan
 from train.progress import RunProgress
-from train.recording import complete, log_evaluation, log_row, save, write_running
+from train.recording import (
+    close_attempt,
+    complete,
+    log_evaluation,
+    log_row,
+    open_records,
+    refuse_diverged_end,
+    save,
+    write_running,
+)
 from train.records import FINISHED_STATES
-from train.run import Run, start_run
+from train.resume import find_checkpoint, restore
+from train.run import Run, build_run
 from train.rundir import RunFolder
 from train.schedule import evaluation_steps
 from train.signals import StopRequest, stop_requests
-from train.step import train_step
+from train.step import half_micro_batch, train_step
+
+STATE_AFTER = {"diverged": "diverged", "preempted": "preempted", "interrupted": "preempted"}
+"""State of a run by the cause that ended its attempt; any other cause is a failure."""
 
 
 def train_run(config: Config, plan: RunPlan) -> None:
     """Train one run to its horizon, or go on where it stopped; a finished run is left alone.
 
     Raises:
-        ConfigError: The device is not there, or the data has too few tokens.
+        ConfigError: The device is not there, the data has too few tokens, or versions changed and
+            machine.strict_versions is set.
         DataError: The data is missing or damaged.
         LockedError: Another process trains this run.
-        CheckpointError: Its checkpoints are all damaged.
+        CheckpointError: Its checkpoints are all damaged, or another run's.
+        StorageError: The disk is full, read-only or gone.
+        DeviceMemoryError: One window at a time does not fit the device.
+        InfrastructureError: The device failed; the same command continues.
         PreemptedError, InterruptedByUserError: A signal stopped it; everything is saved.
-        DivergedError: The loss stopped being finite; recorded as the run's result.
+        DivergedError: The loss stopped being finite, or ended above its start; recorded as such.
     """
     folder = RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
-    with folder.locked(), stop_requests() as stop:
+    with stop_requests() as stop, folder.locked():
+        if config.restart and folder.state() == "diverged":
+            folder.archive()
         if folder.state() in FINISHED_STATES:
             return
         if folder.result.exists():  # killed between the result and the status
             folder.write_status("completed", step=plan.steps, total_steps=plan.steps)
             return
-        attempt = folder.attempt_number() + 1
-        try:
-            run = start_run(config, plan, folder, attempt)
-            _train(run, stop)
-        except BaseException as error:
-            _record_end(folder, plan, attempt, error)
+        micro_batch_seqs = None
+        while True:
+            try:
+                micro_batch_seqs = _attempt(config, plan, folder, stop, micro_batch_seqs)
+            except CheckpointError:
+                if not config.restart or not folder.checkpoints.exists():
+                    raise
+                folder.archive()
+                continue
+            if micro_batch_seqs is None:
+                return
+            release_memory()
+
+
+def _attempt(
+    config: Config,
+    plan: RunPlan,
+    folder: RunFolder,
+    stop: StopRequest,
+    micro_batch_seqs: int | None,
+) -> int | None:
+    """Train from the newest checkpoint on; None at the end, or a micro-batch to try again with.
+
+    A micro-batch that does not fit is halved and the run restarts from its checkpoint, with the
+    same batch: what the failed step left behind is not used.
+    """
+    attempt = folder.attempt_number() + 1
+    run = None
+    try:
+        run = build_run(config, plan, folder, attempt, most_micro_batch_seqs=micro_batch_seqs)
+        is_free = micro_batch_seqs is None and config.machine.micro_batch_seqs is None
+        restore(run, find_checkpoint(run), may_choose_micro_batch=is_free)
+        open_records(run)
+        train_to_horizon(run, stop)
+        return None
+    except BaseException as error:
+        if run is not None and is_out_of_memory(error):
+            half = half_micro_batch(run.micro_batch_seqs, batch_seqs=run.batches.batch_seqs)
+            if half is not None:
+                _record_end(run, folder, plan, attempt, error, "out_of_memory", state="preempted")
+                warnings.warn(
+                    f"{plan.run_id}: {run.micro_batch_seqs} windows at a time do not fit the "
+                    f"memory; going on from the last checkpoint with {half}, the batch unchanged",
+                    stacklevel=2,
+                )
+                return half
+        known = _known(error, plan)
+        cause = known.cause if isinstance(known, WindTunnelError) else "bug"
+        state = STATE_AFTER.get(cause, "failed")
+        _record_end(run, folder, plan, attempt, known, cause, state=state)
+        if known is error:
             raise
+        raise known from None
 
 
-def _record_end(folder: RunFolder, plan: RunPlan, attempt: int, error: BaseException) -> None:
+def _known(error: BaseException, plan: RunPlan) -> BaseException:
+    """Say what an error of torch or of the system means for the user; others are returned."""
+    if isinstance(error, OSError):
+        return as_storage_error(error) or error
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    if is_out_of_memory(error):
+        return DeviceMemoryError(
+            f"{plan.run_id}: one window of {plan.shape.seq_len} tokens of this model does not fit "
+            f"the memory ({first_line}); use a smaller model or data.seq_len, fewer "
+            f"machine.workers, or another device"
+        )
+    if is_device_lost(error):
+        return InfrastructureError(
+            f"{plan.run_id}: the device failed ({first_line}); the same command continues"
+        )
+    return error
+
+
+def _record_end(
+    run: Run | None,
+    folder: RunFolder,
+    plan: RunPlan,
+    attempt: int,
+    error: BaseException,
+    cause: str,
+    *,
+    state: str,
+) -> None:
     """Write down how an attempt ended short of its horizon; a full disk must not hide the cause."""
-    storage = as_storage_error(error) if isinstance(error, OSError) else None
-    exit_code = getattr(storage or error, "exit_code", 1)
-    state = {5: "diverged", 75: "preempted", 130: "preempted"}.get(exit_code, "failed")
     known = folder.read_status()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, StorageError):
         folder.write_status(
             state,
-            reason=str(storage or error) or type(error).__name__,
+            reason=str(error) or type(error).__name__,
             step=known.get("step", 0),
             total_steps=plan.steps,
             seconds=known.get("seconds", 0.0),
-            exit_code=exit_code,
+            exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
         )
-        folder.log_attempt("end", attempt=attempt, state=state, cause=type(error).__name__)
+        if run is not None:
+            close_attempt(run, state, cause=cause)
+        else:
+            folder.log_attempt("end", attempt=attempt, state=state, cause=cause)
 
 
-def _train(run: Run, stop: StopRequest) -> None:
+def train_to_horizon(run: Run, stop: StopRequest) -> None:
     """The loop."""
     plan, machine = run.plan, run.config.machine
     eval_steps = frozenset(evaluation_steps(plan.steps, run.config.eval.points))
@@ -94,8 +196,9 @@ def _train(run: Run, stop: StopRequest) -> None:
             is_last = run.step == plan.steps
             is_log = is_last or run.step % machine.log_every == 0
             is_eval = run.step in eval_steps
+            is_save = is_last or run.step % (machine.checkpoint_steps or plan.steps) == 0
             is_stop = bool(stop) and not is_last  # read once: a signal may come at any line
-            is_boundary = is_log or is_eval or is_stop
+            is_boundary = is_log or is_eval or is_save or is_stop
             if is_boundary or not run.compute.is_cuda:  # on CUDA, looking stalls the queue
                 _collect(run, queued)
             if not is_boundary:
@@ -106,17 +209,28 @@ def _train(run: Run, stop: StopRequest) -> None:
                 progress.update(run.step, row)
             if is_eval:
                 log_evaluation(run)
+            if is_last:
+                refuse_diverged_end(run)
             is_due = is_log and clock.since_save() > 60 * machine.checkpoint_minutes
-            if is_stop or (is_due and not is_last):
-                save(run)
+            if is_save or is_stop or is_due:
+                _save(run)
                 clock.saved()
             if is_log or is_stop:
                 write_running(run)
             if is_stop:
-                run.tracker.finish("preempted", {})
                 raise stop.error(f"after step {run.step}")
             clock.resume(run.step)
     complete(run)
+
+
+def _save(run: Run) -> None:
+    """Save, and go on without it if that fails and the config says so."""
+    try:
+        save(run)
+    except StorageError as error:
+        if run.config.machine.on_save_error is OnSaveError.stop:
+            raise
+        warnings.warn(f"{error}; training goes on without this checkpoint", stacklevel=2)
 
 
 class _Clock:
@@ -149,11 +263,12 @@ def _collect(run: Run, queued: list[tuple[Tensor, Tensor]]) -> None:
     values = torch.stack([torch.stack(pair) for pair in queued]).double().tolist()
     first = run.step - len(queued) + 1
     queued.clear()
-    for offset, (loss, grad_norm) in enumerate(values):
+    for step, (loss, grad_norm) in enumerate(values, start=first):
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            run.tracker.finish("diverged", {"diverged_step": first + offset})
+            last = "none" if run.losses.last is None else f"{run.losses.last:.6g}"
             raise DivergedError(
-                f"step {first + offset}: loss {loss:g}, gradient norm {grad_norm:g} "
-                f"(learning rate {run.plan.lr:.3g})"
+                f"step {step}: loss {loss:g}, gradient norm {grad_norm:g} "
+                f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
             )
         run.window.append((loss, grad_norm))
+        run.losses.observe(step, loss)

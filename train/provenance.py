@@ -14,6 +14,7 @@ from train import __version__
 from train.config import Config
 from train.data.sampler import n_windows
 from train.data.shards import Dataset
+from train.errors import ConfigError
 from train.identity import NUMERICS_VERSION, science_hash
 from train.planning import RunPlan
 from train.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
@@ -60,6 +61,39 @@ def run_facts(
         "git": git_state(Path(__file__).parent),
         "device": device,
     }
+
+
+def changed_versions(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between two run.json that can move the bits: (old, new) by name.
+
+    Nothing when there is no run.json before.
+    """
+    if not before:
+        return {}
+    named = {
+        **{
+            name: (before.get("versions", {}).get(name), new)
+            for name, new in now["versions"].items()
+        },
+        "device": (before.get("device"), now["device"]),
+        "git commit": (before.get("git", {}).get("commit"), now["git"]["commit"]),
+    }
+    return {name: pair for name, pair in named.items() if pair[0] != pair[1]}
+
+
+def refuse_changed_versions(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Say what must be put back.
+
+    Raises:
+        ConfigError: Always.
+    """
+    listed = "\n  ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
+    raise ConfigError(
+        f"{folder}: machine.strict_versions=true, and these changed since its last attempt:\n"
+        f"  {listed}\nbring them back, or resume with machine.strict_versions=false"
+    )
 
 
 def runs_table_row(

@@ -1,15 +1,71 @@
-"""What a run writes while it trains: rows, evaluations, status, checkpoints, and its result."""
+"""What a run writes: its facts, rows, evaluations, status, checkpoints, and its result."""
 
 import hashlib
 import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+from omegaconf import OmegaConf
 
 from train.checkpoint import save_checkpoint
 from train.errors import DivergedError
 from train.evaluate import evaluate
-from train.provenance import runs_table_row
-from train.records import SCHEMA_VERSION, append_jsonl, write_json
+from train.identity import science
+from train.provenance import changed_versions, refuse_changed_versions, run_facts, runs_table_row
+from train.records import SCHEMA_VERSION, append_jsonl, read_json, write_json, write_text
+from train.replay import compare
+from train.resume import checkpoint_state
 from train.run import Run
+from train.tracker import build_tracker
+
+
+def open_records(run: Run) -> None:
+    """Write down what is about to run, and start the mirror; the run is where it goes on from.
+
+    Raises:
+        ConfigError: Versions changed since the last attempt, and machine.strict_versions is set.
+        MissingExtraError: tracker=wandb and wandb is not installed.
+    """
+    config, folder = run.config, run.folder
+    facts = run_facts(config, run.plan, run.dataset, device=run.compute.name, epochs=run.epochs)
+    changed = changed_versions(_known_facts(folder.run), facts) if run.attempt > 1 else {}
+    if changed and config.machine.strict_versions:
+        refuse_changed_versions(folder.path, changed)
+    if changed:
+        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+        warnings.warn(f"{folder.path.name}: changed since its last attempt: {listed}", stacklevel=2)
+    write_text(folder.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_json(folder.run, facts)
+    run.tracker = build_tracker(
+        config.tracker,
+        study=config.study.name,
+        run_id=run.plan.run_id,
+        attempt=run.attempt,
+        start_step=run.step,
+        science=science(config),
+        folder=folder.path,
+    )
+    folder.log_attempt(
+        "start",
+        attempt=run.attempt,
+        start_step=run.step,
+        device=run.compute.name,
+        micro_batch_seqs=run.micro_batch_seqs,
+        wandb_id=run.tracker.attempt_id,
+        versions=facts["versions"],
+        **({"changed": changed} if changed else {}),
+    )
+
+
+def _known_facts(path: Path) -> dict[str, Any]:
+    """The last attempt's run.json; nothing when it cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def log_row(run: Run, *, lr: float, tokens_per_second: float) -> dict[str, Any]:
@@ -28,7 +84,6 @@ def log_row(run: Run, *, lr: float, tokens_per_second: float) -> dict[str, Any]:
     }
     run.window.clear()
     append_jsonl(run.folder.metrics, [row])
-    run.tracker.log_metrics(row)
     return row
 
 
@@ -50,7 +105,6 @@ def log_evaluation(run: Run) -> None:
         "data_sha256": run.dataset.sha256,
     }
     append_jsonl(run.folder.evals, [row], sync=True)
-    run.tracker.log_eval(row)
 
 
 def _progress(run: Run) -> dict[str, int]:
@@ -66,28 +120,55 @@ def write_running(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Commit a checkpoint; the rows before it are on disk first."""
+    """Commit a checkpoint; the rows before it are on disk first.
+
+    Raises:
+        DivergedError: A weight or moment is not finite; such a state is never saved.
+        StorageError: The disk is full or refuses; earlier checkpoints are as they were.
+    """
+    model, optimizer = run.model.state_dict(), run.optimizer.state_dict()
+    _refuse_non_finite(run, model, optimizer)
     append_jsonl(run.folder.metrics, [], sync=True)
     save_checkpoint(
         run.folder.checkpoints,
         run.step,
-        model=run.model.state_dict(),
-        optimizer=run.optimizer.state_dict(),
-        state={
-            "seconds": run.seconds,
-            "window": run.window,
-            "loss_train": run.loss_train if math.isfinite(run.loss_train) else None,
-            "data_sha256": run.dataset.sha256,
-        },
+        model=model,
+        optimizer=optimizer,
+        state=checkpoint_state(run),
         keep=run.config.machine.checkpoint_keep,
     )
 
 
+def _refuse_non_finite(run: Run, model: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
+    moments = [tensor for state in optimizer["state"].values() for tensor in state.values()]
+    tensors = [value for value in (*model.values(), *moments) if torch.is_floating_point(value)]
+    if not bool(torch.stack([value.isfinite().all().cpu() for value in tensors]).all()):
+        raise DivergedError(
+            f"step {run.step}: a weight or moment is not finite (learning rate {run.plan.lr:.3g}, "
+            f"last loss {run.losses.last:.6g})"
+        )
+
+
+def refuse_diverged_end(run: Run) -> None:
+    """At the horizon: a run that ended worse than it began is diverged, not completed.
+
+    Raises:
+        DivergedError: The validation loss is not finite, or the rule of divergence.py holds.
+    """
+    above, losses = run.config.study.diverged_above, run.losses
+    if not math.isfinite(run.val_loss):
+        raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
+    if losses.has_diverged(above):
+        assert losses.start is not None
+        raise DivergedError(
+            f"step {run.step}: the training loss ends at {losses.end:.6g}, the mean of the last "
+            f"tenth, above study.diverged_above={above:g} times its start of {losses.start:.6g} "
+            f"(learning rate {run.plan.lr:.3g})"
+        )
+
+
 def complete(run: Run) -> None:
     """Write the result, once, and close the run."""
-    if not math.isfinite(run.val_loss):
-        run.tracker.finish("diverged", {})
-        raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
     row = runs_table_row(
         run.config,
         run.plan,
@@ -104,6 +185,9 @@ def complete(run: Run) -> None:
     )
     folder = run.folder
     append_jsonl(folder.metrics, [], sync=True)
+    replayed = compare(folder)
+    if replayed.differing:
+        warnings.warn(f"{run.plan.run_id}: {replayed}", stacklevel=2)
     write_json(
         folder.result,
         {
@@ -112,17 +196,36 @@ def complete(run: Run) -> None:
             "state": "completed",
             "data_sha256": run.dataset.sha256,
             "row": row,
+            "divergence": {
+                **run.losses.facts(),
+                "diverged_above": run.config.study.diverged_above,
+            },
+            "attempts": run.attempt,
+            "replayed": replayed.facts(),
             "files": {
                 path.name: hashlib.sha256(path.read_bytes()).hexdigest()
                 for path in (folder.metrics, folder.evals)
             },
         },
     )
-    folder.log_attempt("end", attempt=run.attempt, state="completed", cause=None)
     folder.write_status(
-        "completed",
-        step=run.step,
-        total_steps=run.plan.steps,
-        seconds=round(run.seconds, 3),
+        "completed", step=run.step, total_steps=run.plan.steps, seconds=round(run.seconds, 3)
     )
-    run.tracker.finish("completed", row)
+    close_attempt(run, "completed", cause=None, summary=row)
+
+
+def close_attempt(
+    run: Run, state: str, *, cause: str | None, summary: Mapping[str, Any] | None = None
+) -> None:
+    """Close the mirror and append the attempt's end: its cause, its step, how replays compare."""
+    mirror = run.tracker.finish(state, summary or {})
+    replayed = compare(run.folder)
+    run.folder.log_attempt(
+        "end",
+        attempt=run.attempt,
+        state=state,
+        cause=cause,
+        step=run.step,
+        **({"replayed": replayed.facts()} if replayed.rows else {}),
+        **({"mirror": dict(mirror)} if mirror else {}),
+    )

@@ -1,4 +1,4 @@
-"""One run in a process: what the loop holds, built from the plan and the newest checkpoint."""
+"""One run in a process: what the loop holds, built from the plan, at step 0."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,25 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from train.batches import Batches
-from train.checkpoint import load_newest
 from train.config import Config
 from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
 from train.device import ComputeDevice, measure_peak_flops, select_device
-from train.errors import CheckpointError
-from train.identity import science
+from train.divergence import LossWatch
 from train.model import Transformer
 from train.optimizer import build_optimizer
 from train.planning import RunPlan
-from train.provenance import run_facts
-from train.records import write_json
 from train.rundir import RunFolder
 from train.step import choose_micro_batch
-from train.tracker import Tracker, build_tracker
+from train.tracker import NullTracker, Tracker
 from train.validate import check_enough_tokens
 
 EVAL_TOKENS_AT_ONCE = 8_192
@@ -49,8 +44,11 @@ class Run:
     batches: Batches
     validation: list[tuple[Tensor, Tensor]]
     micro_batch_seqs: int
-    tracker: Tracker
     peak_flops: float
+    epochs: float
+    """How often the run reads the training split."""
+    losses: LossWatch
+    tracker: Tracker = field(default_factory=NullTracker)
     step: int = 0
     """Updates applied."""
     seconds: float = 0.0
@@ -63,8 +61,28 @@ class Run:
     bits_per_byte: float = math.nan
 
 
-def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) -> Run:
-    """Build everything, restore the newest checkpoint, and write down what is about to run."""
+def build_run(
+    config: Config,
+    plan: RunPlan,
+    folder: RunFolder,
+    attempt: int,
+    *,
+    most_micro_batch_seqs: int | None = None,
+) -> Run:
+    """Build everything that the plan says, at its start.
+
+    Args:
+        config: The job's config.
+        plan: Its plan.
+        folder: The run's folder, locked.
+        attempt: Number of this start, from 1.
+        most_micro_batch_seqs: Windows per forward pass that are known to fit, after a larger
+            number did not; null when nothing is known.
+
+    Raises:
+        ConfigError: The device is not there, or the data has too few tokens.
+        DataError: The data is missing or damaged.
+    """
     compute = select_device(config.machine)
     dataset = open_dataset(prepare(config.data, Path(config.paths.data), progress=True))
     seq_len = config.data.seq_len
@@ -79,13 +97,12 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
     model = Transformer(plan.shape, rotary_base=config.model.rotary_base)
     model.initialize(config.seed)
     model.to(compute.device)
-    optimizer = build_optimizer(model, config.optimizer, peak_lr=plan.lr)
-    micro_batch_seqs = choose_micro_batch(
+    micro_batch_seqs = most_micro_batch_seqs or choose_micro_batch(
         plan.shape, compute, batch_seqs=batch_seqs, asked=config.machine.micro_batch_seqs
     )
     batches = Batches(dataset, compute, seed=config.seed, batch_seqs=batch_seqs, seq_len=seq_len)
-    max_seqs = max(EVAL_TOKENS_AT_ONCE // seq_len, micro_batch_seqs)
-    run = Run(
+    eval_seqs = most_micro_batch_seqs or max(EVAL_TOKENS_AT_ONCE // seq_len, micro_batch_seqs)
+    return Run(
         config=config,
         plan=plan,
         folder=folder,
@@ -94,48 +111,11 @@ def start_run(config: Config, plan: RunPlan, folder: RunFolder, attempt: int) ->
         dataset=dataset,
         model=model,
         forward=torch.compile(model) if config.machine.compile else model,
-        optimizer=optimizer,
+        optimizer=build_optimizer(model, config.optimizer, peak_lr=plan.lr),
         batches=batches,
-        validation=batches.validation(config.eval.tokens, max_seqs=max_seqs),
+        validation=batches.validation(config.eval.tokens, max_seqs=eval_seqs),
         micro_batch_seqs=micro_batch_seqs,
-        tracker=build_tracker(
-            config.tracker,
-            study=config.study.name,
-            run_id=plan.run_id,
-            attempt=attempt,
-            science=science(config),
-            folder=folder.path,
-        ),
         peak_flops=measure_peak_flops(compute),
+        epochs=epochs,
+        losses=LossWatch(total_steps=plan.steps),
     )
-    _restore(run)
-    folder.config.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    write_json(folder.run, run_facts(config, plan, dataset, device=compute.name, epochs=epochs))
-    folder.log_attempt(
-        "start",
-        attempt=attempt,
-        start_step=run.step,
-        device=compute.name,
-        micro_batch_seqs=micro_batch_seqs,
-        wandb_id=run.tracker.attempt_id,
-    )
-    return run
-
-
-def _restore(run: Run) -> None:
-    """Go back to the newest checkpoint, or to the start, and set later rows aside."""
-    found = load_newest(run.folder.checkpoints)
-    if found is not None:
-        run.step, model, optimizer, state = found
-        if state["data_sha256"] != run.dataset.sha256:
-            raise CheckpointError(
-                f"{run.folder.path}: the checkpoint was trained on data "
-                f"{state['data_sha256'][:12]}, and {run.config.data.name} is now "
-                f"{run.dataset.sha256[:12]}"
-            )
-        run.model.load_state_dict(model)
-        run.optimizer.load_state_dict(optimizer)
-        run.seconds = state["seconds"]
-        run.window = [(loss, grad_norm) for loss, grad_norm in state["window"]]
-        run.loss_train = math.nan if state["loss_train"] is None else state["loss_train"]
-    run.folder.rewind(run.step)

@@ -1,14 +1,12 @@
 """One optimiser step: forward and backward over micro-batches, clip, update."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from train.device import ComputeDevice
 from train.model import Transformer
-from train.optimizer import set_lr
+from train.optimizer import freeze_if, set_lr
 from train.shape import ModelShape
 
 ACTIVATION_SHARE = 0.4
@@ -27,9 +25,10 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Apply one update and return (mean loss in nats per token, gradient norm before clipping).
 
-    Micro-batches have equal sizes, so the mean of their means is the batch's mean. On the CPU a
-    non-finite loss or gradient leaves the weights as they were; on CUDA, where looking would stall
-    the queue, the loop looks at its next log point.
+    Micro-batches have equal sizes, so the mean of their means is the batch's mean. A non-finite
+    loss or gradient leaves the weights and moments as they were, in this step and in all later
+    ones: the flag stays on the device, so that nobody has to wait for it, and the loop, which
+    looks when it logs, finds the state of the last sound step.
     """
     tokens_BT, targets_BT = batch
     n_micro = tokens_BT.shape[0] // micro_batch_seqs
@@ -41,11 +40,19 @@ def train_step(
         (loss / n_micro).backward()
         total += loss.detach() / n_micro
     grad_norm = clip_grad_norm_(model.parameters(), grad_clip)
-    if not compute.is_cuda and not math.isfinite(float(total) + float(grad_norm)):
-        return total, grad_norm
+    freeze_if(optimizer, ~(torch.isfinite(total) & torch.isfinite(grad_norm)))
     set_lr(optimizer, lr)
     optimizer.step()
     return total, grad_norm
+
+
+def half_micro_batch(micro_batch_seqs: int, *, batch_seqs: int) -> int | None:
+    """Windows per forward pass after `micro_batch_seqs` did not fit; None below one window.
+
+    The largest divisor of the batch that is at most half.
+    """
+    smaller = [d for d in range(1, micro_batch_seqs // 2 + 1) if batch_seqs % d == 0]
+    return max(smaller, default=None)
 
 
 def choose_micro_batch(
