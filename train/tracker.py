@@ -1,52 +1,40 @@
-"""The mirror of the run folder: a small protocol, nothing, or Weights & Biases.
+"""The mirror of the run folder as the trainer sees it: nothing, or a process of its own.
 
-A mirror never stops training: every call to wandb is guarded, and the first failure switches the
-mirror off for the attempt and says so once. This is the only module that imports wandb.
+The process (train/wandb_mirror.py) reads the rows from the run folder, so training waits for W&B
+only once, at the end, and at most LIMIT_SECONDS. Nothing here raises once training has begun.
 """
 
+import contextlib
+import json
 import os
-import warnings
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
 from train.config import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
 
-WandbWord = Literal["online", "offline"]
+LIMIT_SECONDS = 20.0
+"""How long the end of an attempt waits for its mirror."""
 
-INIT_SECONDS = 20
-"""A connection that takes longer counts as none."""
+REAP_SECONDS = 2.0
+"""How long a killed process may take to go."""
 
-WANDB_KEYS = {
-    "loss": "train/loss",
-    "lr": "train/lr",
-    "grad_norm": "train/grad_norm",
-    "tokens_per_second": "perf/tokens_per_second",
-    "mfu": "perf/mfu",
-}
-EVAL_KEYS = {"loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
-PROGRESS_KEYS = {
-    "step": "progress/step",
-    "tokens": "progress/tokens",
-    "flops": "progress/flops",
-}
+SOURCE_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Tracker(Protocol):
-    """What the loop tells a mirror."""
+    """What the loop knows of a mirror."""
 
     attempt_id: str | None
 
-    def log_metrics(self, row: Mapping[str, Any]) -> None:
-        """One row of metrics.jsonl."""
-
-    def log_eval(self, row: Mapping[str, Any]) -> None:
-        """One row of evals.jsonl."""
-
-    def finish(self, state: str, summary: Mapping[str, Any]) -> None:
-        """The attempt is over."""
+    def finish(self, state: str, summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The attempt is over. Returns how the mirror ended, for attempts.jsonl."""
 
 
 class NullTracker:
@@ -54,126 +42,135 @@ class NullTracker:
 
     attempt_id: str | None = None
 
-    def log_metrics(self, row: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def log_eval(self, row: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
     def finish(self, state: str, summary: Mapping[str, Any]) -> None:
         """Do nothing."""
 
 
-class WandbTracker:
-    """One W&B run per attempt: group = study, name = run_id, config = the science."""
+@dataclass(frozen=True, kw_only=True)
+class MirrorRequest:
+    """What the process is asked to keep: one JSON line on its standard input, never its argv."""
 
-    def __init__(
-        self,
-        config: TrackerConfig,
-        *,
-        study: str,
-        run_id: str,
-        attempt: int,
-        science: Mapping[str, Any],
-        folder: Path,
-    ) -> None:
-        require_tracker(config)
-        import wandb
+    id: str
+    """W&B's own, unique in the project."""
+    name: str
+    group: str
+    project: str
+    entity: str | None
+    mode: str
+    """auto (online, and offline when that fails), online or offline."""
+    resume: str | None = "never"
+    """wandb's word for an id that exists: never refuses it, null overwrites it."""
+    config: Mapping[str, Any]
+    start_step: int
+    """Rows after this step are mirrored."""
+    limit_seconds: float = LIMIT_SECONDS
+    """From the last word of the trainer to the end of the process."""
 
-        self.attempt_id: str | None = f"{run_id}-a{attempt}"
-        self._run: Any = None
-        mode = resolve_mode(config.mode, has_key=_has_key())
 
-        def start(mode: WandbWord) -> Any:  # noqa: ANN401
-            return wandb.init(
-                project=config.project,
-                entity=config.entity,
-                group=study,
-                name=run_id,
-                id=self.attempt_id,
-                resume="never",
-                dir=folder,
-                config=dict(science),
-                mode=mode,
-                settings=wandb.Settings(
-                    init_timeout=INIT_SECONDS,
-                    disable_code=True,
-                    disable_git=True,
-                    save_code=False,
-                    console="off",
-                    silent=True,
-                    x_disable_stats=True,
-                ),
+class MirrorTracker:
+    """A mirror of one folder's rows, kept by a process that dies with the trainer at the latest."""
+
+    def __init__(self, request: MirrorRequest, folder: Path) -> None:
+        self.attempt_id: str | None = request.id
+        self._limit = request.limit_seconds
+        self._group = request.group
+        self._report: Mapping[str, Any] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = _start(folder)
+            _send(self._process, request)
+        except (OSError, ValueError, TypeError) as error:
+            self._report = self._off(f"its process could not start ({error})")
+
+    def finish(self, state: str, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Wait for the mirror's end, at most the request's limit; the second call only repeats.
+
+        Returns:
+            `{"mode": "online" | "offline", "rows": n}`, or `{"mode": "off", "reason": why}`.
+        """
+        if self._report is None:
+            try:
+                report = self._close({"state": state, "summary": dict(summary)})
+            except Exception as error:  # whatever it is, the run has ended well without it
+                report = {"mode": "off", "reason": f"{type(error).__name__}: {error}"}
+            self._kill()
+            self._report = self._off(report["reason"]) if report["mode"] == "off" else report
+        return self._report
+
+    def _close(self, ending: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process is not None
+        try:
+            told, _ = self._process.communicate(
+                json.dumps(ending).encode() + b"\n", timeout=self._limit
             )
+        except subprocess.TimeoutExpired:
+            return {"mode": "off", "reason": f"its process gave no answer in {self._limit:g} s"}
+        if not told.endswith(b"}\n"):
+            code = self._process.returncode
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            return {"mode": "off", "reason": f"its process {how}"}
+        report = json.loads(told)
+        assert isinstance(report, dict)
+        return report
 
-        try:
-            self._run = start(mode)
-        except Exception as error:
-            if mode == "online" and config.mode is WandbMode.auto:
-                warnings.warn(f"wandb cannot connect ({error}); mirroring offline", stacklevel=3)
-                self._guard("start offline", lambda: setattr(self, "_run", start("offline")))
-            else:
-                self._switch_off("start", error)
-        self._guard("define metrics", self._define_axes)
+    def _off(self, reason: str) -> dict[str, Any]:
+        self._kill()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(
+                f"warning: {self.attempt_id} is not mirrored to W&B: {reason}; the run folder has "
+                f"everything, and scripts/wandb_push.py study={self._group} rebuilds W&B from it\n"
+            )
+        return {"mode": "off", "reason": reason}
 
-    def _define_axes(self) -> None:
-        for axis in PROGRESS_KEYS.values():
-            self._run.define_metric(axis)
-        self._run.define_metric("train/*", step_metric="progress/tokens")
-        self._run.define_metric("perf/*", step_metric="progress/tokens")
-        self._run.define_metric("val/*", step_metric="progress/flops")
-
-    def log_metrics(self, row: Mapping[str, Any]) -> None:
-        """Mirror one row of metrics.jsonl."""
-        self._log(row, WANDB_KEYS)
-
-    def log_eval(self, row: Mapping[str, Any]) -> None:
-        """Mirror one row of evals.jsonl."""
-        self._log(row, EVAL_KEYS)
-
-    def finish(self, state: str, summary: Mapping[str, Any]) -> None:
-        """Write the summary and close the W&B run."""
-
-        def close() -> None:
-            self._run.summary.update({"state": state, **summary})
-            self._run.finish(exit_code=0 if state in ("completed", "preempted") else 1)
-
-        self._guard("finish", close)
-
-    def _log(self, row: Mapping[str, Any], keys: Mapping[str, str]) -> None:
-        named = {**PROGRESS_KEYS, **keys}
-        values = {named[key]: value for key, value in row.items() if key in named}
-        self._guard("log", lambda: self._run.log(values))
-
-    def _guard(self, what: str, call: Any) -> None:  # noqa: ANN401
-        if self._run is None and what != "start offline":
+    def _kill(self) -> None:
+        """End the process, its worker too, and let go of its pipes."""
+        process, self._process = self._process, None
+        if process is None:
             return
-        try:
-            call()
-        except Exception as error:
-            self._switch_off(what, error)
+        if process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                if pipe is not None:
+                    pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(REAP_SECONDS)
 
-    def _switch_off(self, what: str, error: Exception) -> None:
-        self._run = None
-        warnings.warn(
-            f"wandb failed to {what} ({type(error).__name__}: {error}); this attempt is no longer "
-            f"mirrored, the run folder has everything",
-            stacklevel=3,
-        )
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process; wandb records argv, so it holds the folder and nothing else."""
+    known = os.environ.get("PYTHONPATH")
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "train.wandb_mirror", str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), known)))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,  # a signal to the trainer's group is not meant for the mirror
+    )
+
+
+def _send(process: subprocess.Popen[bytes], request: MirrorRequest) -> None:
+    """Write the request without ever waiting for the reader."""
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    line = json.dumps(asdict(request)).encode() + b"\n"
+    if process.stdin.write(line) != len(line):
+        raise OSError(f"its pipe holds less than {len(line)} bytes")
 
 
 def require_tracker(config: TrackerConfig) -> None:
     """Refuse a mirror whose package is missing, before anything is written.
 
     Raises:
-        MissingExtraError: tracker=wandb and wandb cannot be imported.
+        MissingExtraError: tracker=wandb and wandb is not installed.
     """
     if config.kind is TrackerKind.none or config.mode is WandbMode.off:
         return
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("wandb", "wandb", "tracker=wandb") from None
+    spec = find_spec("wandb")
+    if spec is None or spec.origin is None:  # a folder ./wandb of logs is found too, without origin
+        raise MissingExtraError("wandb", "wandb", "tracker=wandb")
 
 
 def build_tracker(
@@ -182,42 +179,37 @@ def build_tracker(
     study: str,
     run_id: str,
     attempt: int,
+    start_step: int,
     science: Mapping[str, Any],
     folder: Path,
 ) -> Tracker:
-    """The tracker that the config asks for.
+    """Start the mirror that the config asks for: one W&B run per attempt, grouped by study.
+
+    Called when the run folder has been rewound to `start_step`.
 
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
     """
-    is_disabled = config.mode is WandbMode.auto and os.environ.get("WANDB_MODE") == "disabled"
-    if config.kind is TrackerKind.none or config.mode is WandbMode.off or is_disabled:
+    require_tracker(config)
+    mode = resolve_mode(config.mode)
+    if config.kind is TrackerKind.none or mode == "off":
         return NullTracker()
-    return WandbTracker(
-        config, study=study, run_id=run_id, attempt=attempt, science=science, folder=folder
+    request = MirrorRequest(
+        id=f"{run_id}-a{attempt}",
+        name=run_id,
+        group=study,
+        project=config.project,
+        entity=config.entity,
+        mode=mode,
+        config=science,
+        start_step=start_step,
     )
+    return MirrorTracker(request, folder)
 
 
-def resolve_mode(mode: WandbMode, *, has_key: bool) -> WandbWord:
-    """Auto is online with a key and offline without; the rest say what they mean.
-
-    `WANDB_MODE` in the environment wins over auto, as wandb's users expect.
-    """
-    if mode is not WandbMode.auto:
-        return "online" if mode is WandbMode.online else "offline"
-    from_environment = os.environ.get("WANDB_MODE")
-    if from_environment in ("online", "offline"):
-        return "online" if from_environment == "online" else "offline"
-    return "online" if has_key else "offline"
-
-
-def _has_key() -> bool:
-    """Whether wandb finds a key, in the environment or in the netrc entry of its server."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return server in netrc.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+def resolve_mode(mode: WandbMode) -> str:
+    """What auto comes to: `WANDB_MODE` in the environment wins over it, as wandb's users expect."""
+    from_environment = os.environ.get("WANDB_MODE", "")
+    if mode is not WandbMode.auto or from_environment not in ("online", "offline", "disabled"):
+        return mode.value
+    return "off" if from_environment == "disabled" else from_environment
