@@ -1,0 +1,98 @@
+"""The tiny run that every fault is tried on, its data, and the same run undisturbed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faults.runner import Child, Patch, changed, run_folder, start_child
+from train.config import (
+    BudgetConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PathsConfig,
+    ScheduleConfig,
+    Source,
+    StudyConfig,
+    SyntheticConfig,
+)
+from train.data.prepare import prepare
+from train.loop import train_run
+from train.rundir import RunFolder
+from train.validate import validate
+
+STEPS = 60
+CHECKPOINT_STEPS = 7
+BATCH_TOKENS = 256
+
+
+def tiny_config(runs: Path, data: Path) -> Config:
+    """60 steps, 2 layers, width 32, 97 token ids, windows of 32; logs every step."""
+    return Config(
+        model=ModelConfig(d_model=32, head_dim=16),
+        data=DataConfig(
+            name="faults",
+            source=Source.synthetic,
+            vocab_size=97,
+            seq_len=32,
+            validation_tokens=4_000,
+            synthetic=SyntheticConfig(tokens=40_000, document_tokens=500),
+        ),
+        optimizer=OptimizerConfig(lr=0.01, batch_tokens=BATCH_TOKENS),
+        schedule=ScheduleConfig(warmup_steps=5),
+        budget=BudgetConfig(tokens=STEPS * BATCH_TOKENS),
+        eval=EvalConfig(points=3, tokens=1_024),
+        study=StudyConfig(name="faults"),
+        machine=MachineConfig(
+            log_every=1, checkpoint_steps=CHECKPOINT_STEPS, checkpoint_minutes=1_000.0
+        ),
+        paths=PathsConfig(runs=str(runs), data=str(data)),
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokens, prepared once; tests that damage data copy the folder first."""
+    data = tmp_path_factory.mktemp("prepared")
+    prepare(tiny_config(data / "unused", data).data, data)
+    return data
+
+
+@pytest.fixture(scope="session")
+def reference_run(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+    """The run that nothing disturbed; never to be changed."""
+    torch.set_num_threads(1)
+    config = tiny_config(tmp_path_factory.mktemp("reference"), prepared_data)
+    train_run(config, validate(config))
+    return run_folder(config)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, prepared_data: Path) -> Callable[..., Config]:
+    """Return a maker of the tiny run in this test's own folder, with changes by dotted keys."""
+
+    def make(**changes: Any) -> Config:
+        config = tiny_config(tmp_path / "runs", prepared_data)
+        return changed(config, {key.replace("__", "."): new for key, new in changes.items()})
+
+    return make
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Child]]:
+    """Return `start_child`, whose children end with the test."""
+    children: list[Child] = []
+
+    def start(config: Config, *patches: Patch, **options: Any) -> Child:
+        children.append(start_child(config, *patches, **options))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()

@@ -1,0 +1,143 @@
+"""Faults that a child injects into itself: something happens at a call of a product function.
+
+    run_child(config, At("train.loop:train_step", Kill(), call=8))      # after 7 steps
+    run_child(config, At("torch:save", Kill(), mentions="step_00000014", when="after"))
+
+A fault that never strikes leaves a run that completes, so tests assert the exit code.
+"""
+
+import errno
+import functools
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+EVERY = 0
+"""`call` of a fault that strikes at each call."""
+
+
+@dataclass(frozen=True)
+class At:
+    """Patch `target` so that `action` happens at one of its calls, or at every one."""
+
+    target: str
+    """`module:name` or `module:Class.name`, where the product looks the function up."""
+    action: Callable[[], object]
+    call: int = 1
+    """Which call, counted from 1 among those that match; EVERY is each."""
+    mentions: str = ""
+    """Only calls match of which a path, string or number among the arguments contains this."""
+    when: Literal["before", "after"] = "before"
+
+    def __call__(self) -> None:
+        """Apply the patch."""
+        owner, name = _find(self.target)
+        real = getattr(owner, name)
+        seen = 0
+
+        @functools.wraps(real)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            matches = self.mentions in _words((*args, *kwargs.values()))
+            seen += matches
+            strikes = matches and self.call in (EVERY, seen)
+            if strikes and self.when == "before":
+                self.action()
+            result = real(*args, **kwargs)
+            if strikes and self.when == "after":
+                self.action()
+            return result
+
+        setattr(owner, name, patched)
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Patch `target` with another function, module-level: a protection that is removed."""
+
+    target: str
+    by: Callable[..., Any]
+
+    def __call__(self) -> None:
+        """Apply the patch."""
+        owner, name = _find(self.target)
+        setattr(owner, name, self.by)
+
+
+@dataclass(frozen=True)
+class Send:
+    """The process sends itself a signal."""
+
+    number: signal.Signals
+
+    def __call__(self) -> None:
+        """Send it; a handler runs before the next line."""
+        os.kill(os.getpid(), self.number)
+
+
+@dataclass(frozen=True)
+class Kill(Send):
+    """The process is killed at this very point."""
+
+    number: signal.Signals = signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """The process takes its time."""
+
+    seconds: float
+
+    def __call__(self) -> None:
+        """Sleep; a signal's handler runs meanwhile."""
+        time.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The process stops at this point, where the test can see it, until the test lets it go.
+
+    The test waits for `path` to exist, does what it wants, and removes it.
+    """
+
+    path: Path
+
+    def __call__(self) -> None:
+        """Stop here."""
+        self.path.touch()
+        while self.path.exists():
+            time.sleep(0.002)
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The call raises `error`."""
+
+    error: Exception
+
+    def __call__(self) -> None:
+        """Raise it."""
+        raise self.error
+
+
+DISK_FULL = Fail(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def kill_after_step(step: int) -> At:
+    """Killed when `step` updates and all that belongs to them are done, before the next."""
+    return At("train.loop:train_step", Kill(), call=step + 1)
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return " ".join(str(value) for value in values if isinstance(value, str | int | Path))
+
+
+def _find(target: str) -> tuple[Any, str]:
+    module, _, names = target.partition(":")
+    *path, name = names.split(".")
+    return functools.reduce(getattr, path, importlib.import_module(module)), name

@@ -1,0 +1,219 @@
+"""Runs of the real command in children that can be killed, signalled and patched.
+
+A fork server imports torch and the project once per test process, so a child costs a fraction of a
+second instead of an interpreter's start. The child runs `train.__main__.main` on overrides made
+from a typed config: the exit code, standard error and signal handling are the command's own. Faults
+are injected by patches (patches.py) which the child applies to product functions before it starts;
+the product has no hooks.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from train.config import Config
+from train.rundir import RunFolder
+from train.validate import validate
+
+Patch = Callable[[], object]
+"""Applied in the child before the command starts. Module-level functions and instances of
+module-level classes travel; lambdas and closures do not."""
+
+PRELOAD = [
+    "pytest",  # test modules, which define patches, import it
+    "torch._dynamo",  # what AdamW imports at its first use
+    "train.__main__",
+    "train.loop",
+    "train.study",
+    "train.grid",
+]
+
+DEADLINE = 90.0
+"""Seconds after which a child, or what a test waits for, counts as hung."""
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(PRELOAD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a child ended."""
+
+    exit_code: int
+    """The command's, or minus the number of the signal that killed it."""
+    stdout: str
+    stderr: str
+    seconds: float
+    folder: RunFolder
+
+
+class Child:
+    """A running command, leader of a process group of its own."""
+
+    def __init__(
+        self, config: Config, patches: tuple[Patch, ...], arguments: list[str] | None
+    ) -> None:
+        self.folder = run_folder(config)
+        self._output = Path(tempfile.mkdtemp(prefix="child-"))
+        self._began = time.monotonic()
+        words = as_overrides(config) if arguments is None else arguments
+        self._process = _server.Process(
+            target=_run_command,
+            args=(words, patches, dict(os.environ), self._output),
+            daemon=True,  # ends with the tests, whatever happens to them
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def wait_for(self, condition: Callable[[], object], *, seconds: float = DEADLINE) -> None:
+        """Return once `condition()` holds; fail when the child ends first or it takes too long."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if not self._process.is_alive() and not condition():
+                raise AssertionError(f"the child ended first: {self.wait()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"not within {seconds:.0f} s; the child: {self.wait()}")
+            time.sleep(0.002)
+
+    def send(self, number: signal.Signals, *, whole_group: bool = False) -> None:
+        """Send a signal to the child, or to all that it started as well."""
+        (os.killpg if whole_group else os.kill)(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL the child and all that it started; one that has ended is left alone."""
+        if self._process.is_alive():
+            self.send(signal.SIGKILL, whole_group=True)
+
+    def wait(self, *, seconds: float = DEADLINE) -> Outcome:
+        """Wait for the end and return it; a child that hangs is killed and fails the test."""
+        self._process.join(seconds)
+        hung = self._process.exitcode is None
+        if hung:
+            self.kill()
+            self._process.join()
+        assert self._process.exitcode is not None
+        outcome = Outcome(
+            exit_code=self._process.exitcode,
+            stdout=_text(self._output / "stdout"),
+            stderr=_text(self._output / "stderr"),
+            seconds=time.monotonic() - self._began,
+            folder=self.folder,
+        )
+        assert not hung, f"the child hung for {seconds:.0f} s: {outcome}"
+        return outcome
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.kill()
+        self._process.join()
+        self._process.close()
+        shutil.rmtree(self._output, ignore_errors=True)
+
+
+def start_child(config: Config, *patches: Patch, arguments: list[str] | None = None) -> Child:
+    """Start the command on `config` in a child; the caller closes it.
+
+    Args:
+        config: The job.
+        patches: Applied in the child, in this order, before the command starts.
+        arguments: The command line to use instead of the config's overrides.
+    """
+    return Child(config, patches, arguments)
+
+
+def run_child(
+    config: Config,
+    *patches: Patch,
+    arguments: list[str] | None = None,
+    seconds: float = DEADLINE,
+) -> Outcome:
+    """Run the command on `config` in a child, to its end; arguments as in `start_child`."""
+    child = start_child(config, *patches, arguments=arguments)
+    try:
+        return child.wait(seconds=seconds)
+    finally:
+        child.close()
+
+
+def run_folder(config: Config) -> RunFolder:
+    """The folder that the job writes to."""
+    return RunFolder(Path(config.paths.runs) / config.study.name / validate(config).run_id)
+
+
+def as_overrides(config: Config) -> list[str]:
+    """Every setting of `config` as a word of the command line."""
+    return [f"{key}={_word(value)}" for key, value in _leaves("", config) if key != "study.grid"]
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted keys replaced, such as {"machine.log_every": 5}."""
+    for key, value in changes.items():
+        config = _replaced(config, key.split("."), value)
+    return config
+
+
+def _replaced(node: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    new = _replaced(getattr(node, name), rest, value) if rest else value
+    return dataclasses.replace(node, **{name: new})
+
+
+def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(f"{prefix}{field.name}.", value)
+        else:
+            yield prefix + field.name, value
+
+
+def _word(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list):
+        return "[" + ",".join(_word(item) for item in value) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _run_command(
+    words: list[str], patches: tuple[Patch, ...], env: dict[str, str], output: Path
+) -> None:
+    """In the child: what `python -m train WORDS` does, its output in files."""
+    os.setpgid(0, 0)
+    os.environ.clear()  # the server's is as old as the server
+    os.environ.update(env)
+    for stream in (sys.stdout, sys.stderr):
+        name = "stdout" if stream is sys.stdout else "stderr"
+        descriptor = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1 if name == "stdout" else 2)
+        os.close(descriptor)
+    import torch
+
+    from train.__main__ import main
+
+    torch.set_num_threads(1)
+    for patch in patches:
+        patch()
+    sys.argv = ["train", *words]
+    sys.exit(main())
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
