@@ -61,8 +61,14 @@ def test_the_walk_sees_the_source() -> None:
     assert "torch" in IMPORTS["train.model"]
 
 
-def test_wandb_is_imported_in_the_tracker_and_the_importer_s_own_process_alone() -> None:
-    assert importers_of("wandb") == {"train.tracker", WANDB_PROCESS}
+def test_wandb_is_imported_in_two_processes_of_their_own_alone() -> None:
+    assert importers_of("wandb") == {"train.wandb_run", WANDB_PROCESS}
+
+
+def test_only_the_mirror_s_process_reaches_the_module_that_imports_wandb() -> None:
+    users = {module for module, names in IMPORTS.items() if "train.wandb_run" in names}
+    assert users == {"train.wandb_mirror"}
+    assert not {module for module, names in IMPORTS.items() if "train.wandb_mirror" in names}
 
 
 def test_nothing_imports_the_process_that_reads_wandb() -> None:
@@ -192,3 +198,8 @@ def test_the_training_code_loads_without_wandb_and_datasets() -> None:
     extras = ("wandb", "datasets", "huggingface_hub")
     code = "import train.__main__, train.run, train.tracker, train.data.prepare"
     assert loaded_after(code, *extras) == set()
+
+
+def test_the_mirror_s_process_loads_no_torch_and_wandb_only_in_its_worker() -> None:
+    heavy = ("torch", "numpy", "hydra", "wandb")
+    assert loaded_after("import train.wandb_mirror", *heavy) == set()
