@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.checkpoint import load_newest, save_checkpoint
+from train.checkpoint import SCHEMA, load_newest, save_checkpoint, tensor_bytes
 from train.config import OptimizerConfig
 from train.errors import CheckpointError, StorageError
 from train.optimizer import build_optimizer
@@ -83,7 +83,7 @@ def test_model_optimiser_and_state_come_back_bit_for_bit(root: Path) -> None:
     )
     found = load_newest(root)
     assert found is not None
-    step, weights, moments, state = found
+    step, weights, moments, state = found.step, found.model, found.optimizer, found.state
     assert step == 700
     assert_same_bits(dict(weights), dict(model.state_dict()))
     assert_same_bits(moments, optimizer.state_dict())
@@ -116,7 +116,7 @@ def test_the_newest_is_by_step_not_by_clock(root: Path) -> None:
     os.utime(root / "step_00000009")
     found = load_newest(root)
     assert found is not None
-    assert found[0] == 100
+    assert found.step == 100
 
 
 @pytest.mark.parametrize("keep", [2, 3])
@@ -131,7 +131,7 @@ def test_the_same_step_again_replaces_it(root: Path) -> None:
     save(root, 10, value=2.0)
     found = load_newest(root)
     assert found is not None
-    assert found[1]["w"].item() == 2.0
+    assert found.model["w"].item() == 2.0
     assert names(root) == ["step_00000010"]
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(
     DAMAGE[damage](newest / name)
     found = load_newest(root)
     assert found is not None
-    assert (found[0], found[1]["w"].item()) == (10, 10.0)
+    assert (found.step, found.model["w"].item()) == (10, 10.0)
     assert names(root) == ["bad", "step_00000010"]
     assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
     assert read_json(root / "bad" / "step_00000020.json")["reason"]
@@ -175,13 +175,16 @@ def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root: Path
 def test_when_none_is_sound_the_run_does_not_start_from_zero(root: Path) -> None:
     for step in (10, 20):
         flip_a_byte(save(root, step) / "model.pt")
-    message = rf"no usable checkpoint in {re.escape(str(root))} \(step_00000020: model\.pt is not "
+    message = (
+        rf"no usable checkpoint in {re.escape(str(root))}:\n  step_00000020: model\.pt is not "
+    )
     with pytest.raises(CheckpointError, match=message) as refused:
         load_newest(root)
     assert refused.value.exit_code == 4
     assert "step_00000010: model.pt" in str(refused.value)
-    with pytest.raises(CheckpointError, match=r"all are in bad/"):  # nor at the second attempt
+    with pytest.raises(CheckpointError, match=r"step_00000010: model\.pt is not "):  # nor again
         load_newest(root)
+    assert names(root) == ["bad"]
 
 
 def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
@@ -191,7 +194,7 @@ def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
     (stale / "model.pt").write_bytes(b"half")
     found = load_newest(root)
     assert found is not None
-    assert found[0] == 10
+    assert found.step == 10
     assert names(root) == ["step_00000010"]
 
 
@@ -227,7 +230,7 @@ def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
     found = load_newest(root)
     assert not target.exists()
     assert found is not None
-    assert found[0] == 10
+    assert found.step == 10
     assert "mkdir" in read_json(root / "bad" / "step_00000020.json")["reason"]
 
 
@@ -242,7 +245,7 @@ def _promise_again(folder: Path) -> None:
         }
         for name in ("model.pt", "optim.pt", "state.json")
     }
-    write_json(folder / "DONE.json", {"schema": 1, "step": 20, "files": files})
+    write_json(folder / "DONE.json", {"schema": SCHEMA, "step": 20, "files": files})
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
@@ -257,12 +260,14 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StorageError, match=r"model.pt: .*unexpected pos.* MB are free") as refused:
+    with pytest.raises(
+        StorageError, match=r"unexpected pos.* it needs 0\.0 MB, and [\d.]+ MB are free"
+    ) as refused:
         save_checkpoint(tmp_path, 10, **values)
     assert refused.value.exit_code == 3
     found = load_newest(tmp_path)
     assert found is not None
-    assert found[0] == 5
+    assert found.step == 5
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
 
 
@@ -280,4 +285,95 @@ def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
             load_newest(tmp_path)
     found = load_newest(tmp_path)
     assert found is not None
-    assert found[0] == 5
+    assert found.step == 5
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA + 1])
+def test_another_schema_is_refused_and_left_where_it_is(root: Path, schema: int) -> None:
+    folder = save(root, 10)
+    done = read_json(folder / "DONE.json")
+    write_json(folder / "DONE.json", {**done, "schema": schema})
+    message = (
+        rf"step_00000010: has schema {schema}, and this version reads {SCHEMA}; finish the run"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_newest(root)
+    assert names(root) == ["step_00000010"]
+
+
+def test_a_checkpoint_under_another_step_s_name_is_damage(root: Path) -> None:
+    save(root, 10)
+    save(root, 20).rename(root / "step_00000030")
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+    reason = read_json(root / "bad" / "step_00000030.json")["reason"]
+    assert reason == "DONE.json is of step 20"
+
+
+def test_tensors_that_are_no_state_dict_are_damage(root: Path) -> None:
+    save(root, 10)
+    folder = save(root, 20)
+    torch.save(torch.zeros(2), folder / "model.pt")
+    _promise_again(folder)
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+    reason = read_json(root / "bad" / "step_00000020.json")["reason"]
+    assert reason == "model.pt holds a Tensor, not a state dict"
+
+
+def test_a_view_is_saved_without_what_it_views(root: Path) -> None:
+    large = torch.arange(2**20, dtype=torch.float32)
+    folder = save_checkpoint(
+        root, 10, model={"w": large[7:9]}, optimizer={"state": [large[:3]]}, state={}, keep=2
+    )
+    assert (folder / "model.pt").stat().st_size < 4_000
+    assert (folder / "optim.pt").stat().st_size < 4_000
+    found = load_newest(root)
+    assert found is not None
+    assert found.model["w"].tolist() == [7.0, 8.0]
+    assert found.optimizer["state"][0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_tied_tensors_are_saved_once_and_come_back_tied(root: Path) -> None:
+    weight = torch.ones(1_000)
+    folder = save_checkpoint(
+        root, 10, model={"a": weight, "b": weight}, optimizer={}, state={}, keep=2
+    )
+    assert tensor_bytes({"a": weight, "b": [weight]}) == 4_000
+    assert 4_000 < (folder / "model.pt").stat().st_size < 6_500
+    found = load_newest(root)
+    assert found is not None
+    found.model["a"][0] = 5.0
+    assert found.model["b"][0] == 5.0
+
+
+def test_a_name_of_more_than_eight_digits_is_a_step_too(root: Path) -> None:
+    save(root, 99_999_999, keep=3)
+    save(root, 100_000_000, keep=3)
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 100_000_000
+
+
+def test_a_folder_of_another_name_is_nobody_s_checkpoint(root: Path) -> None:
+    save(root, 10)
+    for name in ("step_5", "step_00000099.bak", "notes"):
+        (root / name).mkdir()
+    assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 20
+    assert {"step_5", "step_00000099.bak", "notes"} < set(names(root))
+
+
+def test_an_error_that_is_not_the_disk_s_is_passed_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("train.checkpoint._seal", fail)
+    with pytest.raises(OSError, match="Invalid argument"):
+        save(root, 10)

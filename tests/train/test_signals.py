@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 
 import pytest
 
 from train.errors import InterruptedByUserError, PreemptedError
-from train.signals import STOPPING, stop_requests
+from train.signals import STOPPING, stop_requests, stops_at_once
 
 
 @pytest.mark.parametrize(
@@ -14,6 +16,7 @@ from train.signals import STOPPING, stop_requests
     [
         (signal.SIGTERM, PreemptedError, 75),
         (signal.SIGUSR2, PreemptedError, 75),
+        (signal.SIGHUP, PreemptedError, 75),
         (signal.SIGINT, InterruptedByUserError, 130),
     ],
 )
@@ -41,3 +44,68 @@ def test_the_handlers_before_it_come_back_after_an_error_too() -> None:
     with pytest.raises(RuntimeError, match="inside"):
         fail()
     assert {number: signal.getsignal(number) for number in STOPPING} == before
+
+
+@pytest.fixture
+def scheduler() -> Iterator[list[int]]:
+    """A handler of SIGUSR2 that was there before, and the signals it was called with."""
+    calls: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: calls.append(number))
+    yield calls
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler: list[int]) -> None:
+    def stop() -> None:
+        with stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert scheduler == []  # not before the state is saved
+            raise request.error("after step 7")
+
+    with pytest.raises(PreemptedError):
+        stop()
+    assert scheduler == [signal.SIGUSR2]
+
+
+def test_a_signal_that_stopped_nothing_is_not_passed_on(scheduler: list[int]) -> None:
+    with stop_requests():
+        os.kill(os.getpid(), signal.SIGUSR2)  # the run ends by itself
+    assert scheduler == []
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not request
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedByUserError)]
+)
+def test_outside_the_loop_a_signal_ends_the_command(
+    number: signal.Signals, kind: type[Exception]
+) -> None:
+    def stop() -> None:
+        with stops_at_once():
+            os.kill(os.getpid(), number)
+            time.sleep(1.0)
+
+    before = signal.getsignal(number)
+    with pytest.raises(kind, match=f"stopped by {number.name} outside the training loop"):
+        stop()
+    assert signal.getsignal(number) is before
+
+
+def test_inside_the_command_a_granted_stop_is_raised_once() -> None:
+    def stop() -> None:
+        with stops_at_once(), stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise request.error("after step 7")
+
+    with pytest.raises(PreemptedError, match="after step 7"):
+        stop()
