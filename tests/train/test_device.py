@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from train.config import Device, MachineConfig
-from train.device import ComputeDevice, measure_peak_flops, select_device
+from train.device import (
+    ComputeDevice,
+    is_device_lost,
+    is_out_of_memory,
+    measure_peak_flops,
+    select_device,
+)
 from train.errors import ConfigError
 
 
@@ -61,3 +67,32 @@ def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch: pytest.MonkeyPa
     cuda = torch.device("cuda", 0)
     assert ComputeDevice(cuda, "gpu").memory_budget() == free
     assert ComputeDevice(cuda, "gpu", sharers=4).memory_budget() == total // 4
+
+
+CPU_WORDS = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError(CPU_WORDS), True, False),
+        (RuntimeError("CUDA error: unspecified launch failure"), False, True),
+        (torch.AcceleratorError("CUDA error: GPU is lost"), False, True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), False, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("can't allocate memory"), False, False),
+    ],
+)
+def test_what_an_error_of_torch_means(error: BaseException, memory: bool, lost: bool) -> None:
+    assert is_out_of_memory(error) is memory
+    assert is_device_lost(error) is lost
+
+
+def test_the_words_of_the_cpu_s_allocator_are_those_that_torch_uses() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)

@@ -1,5 +1,6 @@
 """The loop's promises, on real processes and real folders: resume, divergence, order, no-ops."""
 
+import dataclasses
 import json
 import math
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from train import recording
 from train.config import (
@@ -26,7 +28,14 @@ from train.config import (
     StudyConfig,
     SyntheticConfig,
 )
-from train.errors import DivergedError, LockedError, PreemptedError
+from train.errors import (
+    DivergedError,
+    InfrastructureError,
+    LockedError,
+    PreemptedError,
+    StorageError,
+)
+from train.evaluate import Evaluation
 from train.loop import train_run
 from train.records import read_json, read_jsonl
 from train.run import Run
@@ -210,6 +219,38 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000022"]
 
 
+def die_with_key_error(*args: object, **kwargs: object) -> None:
+    """Stands for any death at this point."""
+    raise KeyError
+
+
+def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path: Path) -> None:
+    machine = MachineConfig(log_every=7, checkpoint_steps=25, checkpoint_keep=9)
+    folder = run_to_end(tiny_config(tmp_path, machine=machine))
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert names == ["step_00000025", "step_00000050", "step_00000060"]
+
+
+def test_checkpoints_are_written_by_minutes_at_logged_steps(tmp_path: Path) -> None:
+    machine = MachineConfig(log_every=25, checkpoint_minutes=1e-9, checkpoint_keep=9)
+    folder = run_to_end(tiny_config(tmp_path, machine=machine))
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert names == ["step_00000025", "step_00000050", "step_00000060"]
+
+
+def test_a_run_killed_after_its_last_step_is_completed_without_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_to_end(tiny_config(tmp_path))
+    late = tiny_config(tmp_path, study=StudyConfig(name="late"))
+    with monkeypatch.context() as patched:
+        patched.setattr("train.loop.complete", die_with_key_error)
+        with pytest.raises(KeyError):
+            run_to_end(late)
+    monkeypatch.setattr("train.loop.train_step", die_with_key_error)
+    assert_same_record(whole, run_to_end(late))
+
+
 def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     folder = run_to_end(config)
@@ -300,3 +341,65 @@ def test_config_and_facts_are_plain_yaml_and_json(tmp_path: Path) -> None:
     text = folder.config.read_text(encoding="utf-8")
     assert "d_model: 16" in text
     assert json.dumps(read_json(folder.run))  # no NaN, no infinity
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "cause", "words"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: GPU is lost\nmore"),
+            InfrastructureError,
+            "infrastructure",
+            r"the device failed \(CUDA error: GPU is lost\); the same command continues",
+        ),
+        (OSError(28, "No space left on device", "x"), StorageError, "storage", "x: cannot be"),
+        (ZeroDivisionError("ours"), ZeroDivisionError, "bug", "ours"),
+    ],
+)
+def test_an_attempt_s_end_is_recorded_with_its_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    cause: str,
+    words: str,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    config = tiny_config(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("train.loop.train_step", fail)
+        with pytest.raises(kind, match=words):
+            run_to_end(config)
+    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
+    end = read_jsonl(folder.attempts)[-1]
+    assert (end["event"], end["attempt"], end["step"]) == ("end", 1, 0)
+    assert (end["state"], end["cause"]) == ("failed", cause)
+    assert folder.state() == "failed"
+    run_to_end(config)  # again continues
+    assert folder.state() == "completed"
+    assert read_jsonl(folder.attempts)[-1]["cause"] is None
+
+
+def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
+    assert stop_child_at(30, "SIGKILL", tmp_path, minutes=60.0) == -signal.SIGKILL
+    folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
+    expected = {"rows": 4 + 3, "differing": 0, "largest": 0.0, "first_step": None}
+    assert read_json(folder.result)["replayed"] == expected
+    assert read_jsonl(folder.attempts)[-1]["replayed"] == expected
+
+
+def test_a_replay_that_differs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stop_child_at(30, "SIGKILL", tmp_path, minutes=60.0) == -signal.SIGKILL
+    real = recording.evaluate
+
+    def drifted(*args: Any, **kwargs: Any) -> Evaluation:
+        found = real(*args, **kwargs)
+        return dataclasses.replace(found, loss=found.loss + 0.5)
+
+    monkeypatch.setattr("train.recording.evaluate", drifted)
+    with pytest.warns(UserWarning, match=r"3 of 7 rows that were computed twice differ, first at"):
+        folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
+    assert read_json(folder.result)["replayed"]["differing"] == 3
+    assert read_json(folder.result)["replayed"]["largest"] == pytest.approx(0.5)

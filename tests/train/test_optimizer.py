@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from train.config import ModelConfig, OptimizerConfig
 from train.model import Transformer
-from train.optimizer import build_optimizer, set_lr
+from train.optimizer import build_optimizer, freeze_if, set_lr
 from train.shape import model_shape
 
 
@@ -61,3 +62,38 @@ def test_the_rate_is_set_for_every_group() -> None:
     optimizer = build_optimizer(make_model(), OptimizerConfig(), peak_lr=1.0)
     set_lr(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("frozen_from", [0, 3, 5])
+def test_from_a_bad_step_on_weights_moments_and_counts_stay(frozen_from: int) -> None:
+    def train(count: int, bad_at: int | None) -> tuple[nn.Parameter, dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        weight = nn.Parameter(torch.ones(3, 5))
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+        for step in range(count):
+            weight.grad = torch.randn(3, 5, generator=generator)
+            if bad_at is not None:
+                freeze_if(optimizer, torch.tensor(step == bad_at))
+            optimizer.step()
+        return weight, optimizer.state[weight]
+
+    weight, state = train(8, frozen_from)
+    if frozen_from == 0:
+        assert torch.equal(weight, torch.ones(3, 5))
+        return
+    expected, expected_state = train(frozen_from, None)
+    assert torch.equal(weight, expected)
+    assert all(torch.equal(state[name], expected_state[name]) for name in expected_state)
+
+
+def test_a_step_that_is_not_bad_is_the_update_it_would_have_been() -> None:
+    weights = []
+    for is_watched in (False, True):
+        weight = nn.Parameter(torch.ones(3, 5))
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+        weight.grad = torch.linspace(-1, 1, 15).reshape(3, 5)
+        if is_watched:
+            freeze_if(optimizer, torch.tensor(False))
+        optimizer.step()
+        weights.append(weight)
+    assert torch.equal(*weights)

@@ -12,7 +12,7 @@ from train.device import ComputeDevice
 from train.model import Transformer
 from train.optimizer import build_optimizer
 from train.shape import ModelShape, model_shape
-from train.step import activation_bytes, choose_micro_batch, train_step
+from train.step import activation_bytes, choose_micro_batch, half_micro_batch, train_step
 
 CPU = ComputeDevice(torch.device("cpu"), "cpu")
 
@@ -131,6 +131,40 @@ def test_a_non_finite_loss_leaves_weights_and_moments_as_they_were(
         torch.testing.assert_close(value, weights[name], atol=0.0, rtol=0.0, equal_nan=True)
     for state, before in zip(optimizer.state.values(), moments, strict=True):
         assert all(torch.equal(state[key], before[key]) for key in before)
+
+
+def test_after_a_non_finite_step_no_later_one_changes_anything(
+    broken: tuple[Transformer, torch.optim.Optimizer],
+) -> None:
+    """The loop looks when it logs; until then the state must stay that of the last sound step."""
+    model, optimizer = broken
+    step = {"lr": 0.01, "micro_batch_seqs": 8, "grad_clip": 1.0}
+    train_step(model, optimizer, batch(), CPU, **step)
+    with torch.no_grad():
+        model.blocks[0].attention_norm.gain[0] = 1.0  # the next loss is finite again
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    loss, _ = train_step(model, optimizer, batch(1), CPU, **step)
+    assert math.isfinite(loss.item())
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_seqs", "batch_seqs", "half"),
+    [
+        (64, 64, 32),
+        (8, 8, 4),
+        (6, 12, 3),
+        (5, 15, 1),
+        (9, 27, 3),
+        (3, 12, 1),
+        (2, 2, 1),
+        (1, 8, None),
+    ],
+)
+def test_the_half_is_the_largest_divisor_that_is_at_most_half(
+    micro_batch_seqs: int, batch_seqs: int, half: int | None
+) -> None:
+    assert half_micro_batch(micro_batch_seqs, batch_seqs=batch_seqs) == half
 
 
 def test_the_micro_batch_is_what_was_asked_or_the_whole_batch_on_the_cpu() -> None:
