@@ -9,4 +9,4 @@ export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 "$PYTHON" -m ruff format --check --quiet .
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest -n auto --dist loadfile "$@"
