@@ -18,6 +18,7 @@ from train.plan_report import print_plan
 from train.preflight import preflight
 from train.records import read_json
 from train.rundir import RunFolder
+from train.signals import stops_at_once
 from train.validate import validate
 
 _refused: list[WindTunnelError] = []
@@ -64,10 +65,11 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's exit 1
     try:
-        job()
+        with stops_at_once():
+            job()
     except WindTunnelError as error:
         return _fail(error)
-    except KeyboardInterrupt:  # before the loop listens: nothing to save
+    except KeyboardInterrupt:  # before anything listens
         return 130
     except Exception as error:
         storage = as_storage_error(error) if isinstance(error, OSError) else None
