@@ -30,6 +30,11 @@ class Tail:
         self._offset += len(whole) + 1
         return [json.loads(line) for line in whole.split(b"\n") if line.strip()]
 
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
     def _open(self) -> None:
         """Open the file once: a later attempt puts another in its place, which is not ours."""
         if self._file is None and self._path.exists():
@@ -60,3 +65,8 @@ class RunTail:
         named = [("metrics.jsonl", row) for row in metrics]
         named += [("evals.jsonl", row) for row in ready]
         return sorted(named, key=lambda item: item[1]["step"])  # stable: metrics come first
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._metrics.close()
+        self._evals.close()

@@ -7,11 +7,12 @@ only once, at the end, and at most LIMIT_SECONDS. Nothing here raises once train
 import contextlib
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,9 @@ LIMIT_SECONDS = 20.0
 
 REAP_SECONDS = 2.0
 """How long a killed process may take to go."""
+
+SEND_SECONDS = 5.0
+"""How long the start waits when the request is larger than the pipe, 64 kB."""
 
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +69,8 @@ class MirrorRequest:
     """Rows after this step are mirrored."""
     limit_seconds: float = LIMIT_SECONDS
     """From the last word of the trainer to the end of the process."""
+    trainer_pid: int = field(default_factory=os.getpid)
+    """The parent, by which its death is seen while a child of it holds the pipe open."""
 
 
 class MirrorTracker:
@@ -152,12 +158,15 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _send(process: subprocess.Popen[bytes], request: MirrorRequest) -> None:
-    """Write the request without ever waiting for the reader."""
+    """Write the request; a reader that never comes costs SEND_SECONDS."""
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
-    line = json.dumps(asdict(request)).encode() + b"\n"
-    if process.stdin.write(line) != len(line):
-        raise OSError(f"its pipe holds less than {len(line)} bytes")
+    left = json.dumps(asdict(request)).encode() + b"\n"
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while left := left[process.stdin.write(left) or 0 :]:
+            if not selector.select(SEND_SECONDS):
+                raise OSError(f"it did not read its request within {SEND_SECONDS:g} s")
 
 
 def require_tracker(config: TrackerConfig) -> None:

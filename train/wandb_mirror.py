@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._pid = os.getppid()
+        self.pid = os.getppid()  # until the request tells
         self._bytes = b""
 
     def line(self, *, is_ready: bool) -> dict[str, Any] | None:
@@ -53,7 +53,7 @@ class Trainer:
                 return KILLED
         line, newline, rest = self._bytes.partition(b"\n")
         if not newline:  # the pipe's other end may outlive the trainer in a child of it
-            return KILLED if os.getppid() != self._pid else None
+            return KILLED if os.getppid() != self.pid else None
         self._bytes = rest
         value = json.loads(line)
         assert isinstance(value, dict)
@@ -213,7 +213,9 @@ def main(folder: Path) -> None:
         line = trainer.line(is_ready=True)
     if line is KILLED:
         return
-    report = Mirror(MirrorRequest(**line), folder, trainer, not_for_worker=answers).keep()
+    request = MirrorRequest(**line)
+    trainer.pid = request.trainer_pid
+    report = Mirror(request, folder, trainer, not_for_worker=answers).keep()
     with contextlib.suppress(BrokenPipeError):
         os.write(answers, json.dumps(report).encode() + b"\n")
 

@@ -1,366 +1,310 @@
-"""The mirror: what it says, where it writes, and that it never stops training."""
+"""The trainer's side of the mirror: it never raises, never waits for long, and says what happened.
 
-import builtins
+A fake wandb stands first on the process's path (fake_wandb/); the process itself is tested in
+test_wandb_mirror.py, and with the real wandb in test_wandb_sdk.py.
+"""
+
+import json
 import os
-import subprocess
+import signal
 import sys
-import types
-import warnings
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from train import tracker as module
 from train.config import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
-from train.tracker import NullTracker, Tracker, build_tracker, resolve_mode
+from train.records import append_jsonl
+from train.tracker import (
+    MirrorTracker,
+    NullTracker,
+    Tracker,
+    build_tracker,
+    require_tracker,
+    resolve_mode,
+)
 
-REPO = Path(__file__).resolve().parents[2]
-METRICS = {
-    "step": 7,
-    "tokens": 1792,
-    "flops": 10**9,
-    "loss": 2.5,
-    "lr": 0.01,
-    "grad_norm": 0.3,
-    "tokens_per_second": 1e4,
-    "mfu": 0.5,
-    "seconds": 0.18,
-}
-EVAL = {
-    "step": 7,
-    "tokens": 1792,
-    "flops": 10**9,
-    "split": "validation",
-    "loss": 2.6,
-    "bits_per_byte": 3.75,
-    "n_tokens": 1024,
-    "data_sha256": "ab",
-}
+FAKE = Path(__file__).parent / "fake_wandb"
+NONE = TrackerConfig(kind=TrackerKind.none)
+OFFLINE = TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.offline, project="p", entity="e")
 
 
-class FakeRun:
-    """Remembers what it was told; fails at the call that is named."""
-
-    def __init__(self, fails_at: str | None = None) -> None:
-        self.fails_at, self.calls = fails_at, []
-        self.summary = self
-
-    def _call(self, name: str, *words: Any, **named: Any) -> None:
-        self.calls.append((name, words, named))
-        if name == self.fails_at:
-            raise RuntimeError(f"{name} is broken")
-
-    def log(self, values: dict[str, Any]) -> None:
-        self._call("log", values)
-
-    def define_metric(self, name: str, **named: Any) -> None:
-        self._call("define_metric", name, **named)
-
-    def update(self, values: dict[str, Any]) -> None:
-        self._call("update", values)
-
-    def finish(self, **named: Any) -> None:
-        self._call("finish", **named)
-
-    def told(self, name: str) -> list[Any]:
-        return [words[0] if words else named for call, words, named in self.calls if call == name]
+@pytest.fixture(autouse=True)
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the fake wandb writes down its calls."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "calls"
 
 
-class FakeWandb(types.ModuleType):
-    """A wandb whose init fails in the modes that are named."""
-
-    def __init__(self, run: FakeRun, *, broken_modes: tuple[str, ...] = ()) -> None:
-        super().__init__("wandb")
-        self.run, self.broken_modes = run, broken_modes
-        self.inits: list[dict[str, Any]] = []
-        self.Settings = dict
-
-    def init(self, **words: Any) -> FakeRun:
-        self.inits.append(words)
-        if words["mode"] in self.broken_modes:
-            raise ConnectionError("no route")
-        return self.run
+def build(folder: Path, config: TrackerConfig = OFFLINE, **changes: Any) -> Tracker:
+    words: dict[str, Any] = {
+        "study": "study",
+        "run_id": "d8l2-x",
+        "attempt": 2,
+        "start_step": 3,
+        "science": {"seed": 0},
+        "folder": folder,
+    }
+    return build_tracker(config, **{**words, **changes})
 
 
-def install(monkeypatch: pytest.MonkeyPatch, wandb: FakeWandb, key: str | None = None) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("NETRC", "/nowhere")
-    if key is None:
-        monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    else:
-        monkeypatch.setenv("WANDB_API_KEY", key)
+def process_of(tracker: Tracker) -> Any:
+    assert isinstance(tracker, MirrorTracker)
+    assert tracker._process is not None
+    return tracker._process
 
 
-def build(folder: Path, mode: WandbMode = WandbMode.auto) -> Tracker:
-    return build_tracker(
-        TrackerConfig(kind=TrackerKind.wandb, mode=mode, project="p", entity="e"),
-        study="study",
-        run_id="d8l2-x",
-        attempt=2,
-        science={"seed": 0},
-        folder=folder,
-    )
+def calls_of(path: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["call"] == kind]
 
 
-def use(tracker: Tracker) -> None:
-    tracker.log_metrics(METRICS)
-    tracker.log_eval(EVAL)
-    tracker.finish("completed", {"loss": 2.6})
+def wait_for(path: Path, kind: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 20
+    while not path.exists() or not calls_of(path, kind):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return calls_of(path, kind)[-1]
 
 
-def test_a_run_is_named_grouped_and_described(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = FakeWandb(FakeRun())
-    install(monkeypatch, wandb)
-    assert build(tmp_path).attempt_id == "d8l2-x-a2"
-    (words,) = wandb.inits
+def is_alive(pid: int) -> bool:
+    """Whether a process that is not our child runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_attempt_is_mirrored_under_its_own_id(tmp_path: Path, calls: Path) -> None:
+    append_jsonl(tmp_path / "metrics.jsonl", [{"step": step, "loss": 2.0} for step in range(1, 6)])
+    tracker = build(tmp_path)
+    assert tracker.attempt_id == "d8l2-x-a2"
+    assert tracker.finish("completed", {"loss": 2.5}) == {"mode": "offline", "rows": 2}
+    words = calls_of(calls, "init")[0]["words"]
     expected = {
+        "id": "d8l2-x-a2",
+        "name": "d8l2-x",
+        "group": "study",
         "project": "p",
         "entity": "e",
-        "group": "study",
-        "name": "d8l2-x",
-        "id": "d8l2-x-a2",
-        "config": {"seed": 0},
-        "dir": tmp_path,
         "mode": "offline",
         "resume": "never",
+        "dir": str(tmp_path),
+        "config": {"seed": 0},
     }
     assert {key: words[key] for key in expected} == expected
-    assert words["settings"]["disable_code"] is True
+    assert [row["values"]["progress/step"] for row in calls_of(calls, "log")] == [4, 5]
+    assert calls_of(calls, "summary")[0]["values"] == {"state": "completed", "loss": 2.5}
 
 
-def test_rows_are_mirrored_under_grouped_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(
+    tmp_path: Path, calls: Path
 ) -> None:
-    run = FakeRun()
-    install(monkeypatch, FakeWandb(run))
-    use(build(tmp_path))
-    progress = {"progress/step": 7, "progress/tokens": 1792, "progress/flops": 10**9}
-    assert run.told("log") == [
-        {
-            **progress,
-            "train/loss": 2.5,
-            "train/lr": 0.01,
-            "train/grad_norm": 0.3,
-            "perf/tokens_per_second": 1e4,
-            "perf/mfu": 0.5,
-        },
-        {**progress, "val/loss": 2.6, "val/bits_per_byte": 3.75},
-    ]
-    assert run.told("update") == [{"state": "completed", "loss": 2.6}]
-    assert run.told("finish") == [{"exit_code": 0}]
+    """wandb stores the command line of the process that loads it."""
+    tracker = build(tmp_path, science={"secret": "canary"})
+    wait_for(calls, "init")
+    line = Path(f"/proc/{process_of(tracker).pid}/cmdline").read_bytes()
+    words = line.rstrip(b"\0").split(b"\0")
+    assert words[1:] == [b"-P", b"-m", b"train.wandb_mirror", str(tmp_path).encode()]
+    tracker.finish("completed", {})
 
 
-def test_the_x_axes_are_tokens_and_flops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = FakeRun()
-    install(monkeypatch, FakeWandb(run))
-    build(tmp_path)
-    defined = {words[0]: named for call, words, named in run.calls if call == "define_metric"}
-    assert defined == {
-        "progress/step": {},
-        "progress/tokens": {},
-        "progress/flops": {},
-        "train/*": {"step_metric": "progress/tokens"},
-        "perf/*": {"step_metric": "progress/tokens"},
-        "val/*": {"step_metric": "progress/flops"},
-    }
+def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path: Path) -> None:
+    tracker = build(tmp_path)
+    pid = process_of(tracker).pid
+    assert os.getpgid(pid) == pid != os.getpgid(0)
+    assert os.getsid(pid) == pid != os.getsid(0)
+    tracker.finish("completed", {})
 
 
 @pytest.mark.parametrize(
-    ("state", "code"), [("completed", 0), ("preempted", 0), ("diverged", 1), ("failed", 1)]
+    "config", [NONE, TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.off)]
 )
-def test_the_end_says_whether_it_was_a_good_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, code: int
-) -> None:
-    run = FakeRun()
-    install(monkeypatch, FakeWandb(run))
-    build(tmp_path).finish(state, {})
-    assert run.told("finish") == [{"exit_code": code}]
-
-
-@pytest.mark.parametrize("fails_at", ["define_metric", "log", "update", "finish"])
-def test_a_broken_wandb_is_switched_off_once_and_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str
-) -> None:
-    run = FakeRun(fails_at)
-    install(monkeypatch, FakeWandb(run))
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        tracker = build(tmp_path)
-        use(tracker)
-        use(tracker)
-    assert len(told) == 1
-    assert f"RuntimeError: {fails_at} is broken" in str(told[0].message)
-    assert "this attempt is no longer mirrored" in str(told[0].message)
-    assert len(run.told(fails_at)) == 1  # nothing is tried again
-
-
-def test_settings_that_this_wandb_does_not_know_switch_it_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = FakeWandb(FakeRun())
-    install(monkeypatch, wandb)
-
-    def refuse(**words: Any) -> None:
-        raise ValueError("extra fields not permitted")
-
-    wandb.Settings = refuse
-    with pytest.warns(UserWarning, match="wandb failed to start .*extra fields"):
-        tracker = build(tmp_path)
-    use(tracker)
-    assert wandb.inits == []
-
-
-def test_auto_goes_offline_when_the_connection_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = FakeRun()
-    wandb = FakeWandb(run, broken_modes=("online",))
-    install(monkeypatch, wandb, key="k")
-    with pytest.warns(UserWarning, match="no route"):
-        tracker = build(tmp_path)
-    use(tracker)
-    assert [words["mode"] for words in wandb.inits] == ["online", "offline"]
-    assert len(run.told("log")) == 2
-
-
-def test_online_that_was_asked_for_and_fails_is_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = FakeRun()
-    wandb = FakeWandb(run, broken_modes=("online",))
-    install(monkeypatch, wandb, key="k")
-    with pytest.warns(UserWarning, match="no longer mirrored"):
-        use(build(tmp_path, WandbMode.online))
-    assert [words["mode"] for words in wandb.inits] == ["online"]
-    assert run.calls == []
-
-
-@pytest.mark.parametrize(
-    ("mode", "has_key", "environment", "expected"),
-    [
-        ("auto", True, None, "online"),
-        ("auto", False, None, "offline"),
-        ("auto", True, "offline", "offline"),
-        ("auto", False, "online", "online"),
-        ("online", False, "offline", "online"),
-        ("offline", True, "online", "offline"),
-    ],
-)
-def test_the_mode_by_config_key_and_environment(
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    has_key: bool,
-    environment: str | None,
-    expected: str,
-) -> None:
-    if environment is None:
-        monkeypatch.delenv("WANDB_MODE", raising=False)
-    else:
-        monkeypatch.setenv("WANDB_MODE", environment)
-    assert resolve_mode(WandbMode[mode], has_key=has_key) == expected
-
-
-def test_a_key_is_found_in_the_environment_or_in_netrc(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = FakeWandb(FakeRun())
-    install(monkeypatch, wandb)
-    netrc = tmp_path / "netrc"
-    monkeypatch.setenv("NETRC", str(netrc))
-    build(tmp_path)
-    netrc.write_text("machine github.com login a password b\n", encoding="utf-8")
-    build(tmp_path)
-    netrc.write_text("machine api.wandb.ai login user password k\n", encoding="utf-8")
-    build(tmp_path)
-    netrc.unlink()
-    monkeypatch.setenv("WANDB_API_KEY", "k")
-    build(tmp_path)
-    assert [w["mode"] for w in wandb.inits] == ["offline", "offline", "online", "online"]
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        TrackerConfig(kind=TrackerKind.none),
-        TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.off),
-    ],
-)
-def test_no_mirror_needs_no_wandb(
+def test_no_mirror_needs_no_wandb_and_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: TrackerConfig
 ) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker = build_tracker(config, study="s", run_id="r", attempt=1, science={}, folder=tmp_path)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(module.subprocess, "Popen", None)
+    tracker = build(tmp_path, config)
     assert isinstance(tracker, NullTracker)
     assert tracker.attempt_id is None
-    use(tracker)
+    assert tracker.finish("completed", {}) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wandb_disabled_by_the_environment_is_no_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(monkeypatch, FakeWandb(FakeRun()), key="k")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert isinstance(build(tmp_path), NullTracker)
+    config = TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.auto)
+    assert isinstance(build(tmp_path, config), NullTracker)
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "expected"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "offline", "offline"),
+        ("auto", "online", "online"),
+        ("auto", "disabled", "off"),
+        ("auto", "nonsense", "auto"),
+        ("online", "offline", "online"),
+        ("offline", "online", "offline"),
+        ("off", "online", "off"),
+    ],
+)
+def test_the_environment_decides_what_auto_is(
+    monkeypatch: pytest.MonkeyPatch, mode: str, environment: str | None, expected: str
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    assert resolve_mode(WandbMode[mode]) == expected
 
 
 def test_a_missing_wandb_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_wandb(name: str, *words: Any, **named: Any) -> Any:
-        if name.split(".")[0] == "wandb":
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return real(name, *words, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without_wandb)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"-e '\.\[wandb\]'") as refused:
         build(tmp_path)
     assert refused.value.exit_code == 2
 
 
-REAL = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_tracker import WandbMode, build, use
-use(build(Path(sys.argv[1]), WandbMode.offline))
-"""
+def test_a_folder_of_wandb_s_logs_is_not_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(MissingExtraError):
+        require_tracker(OFFLINE)
 
 
-def test_the_real_wandb_runs_offline_and_writes_below_the_folder_alone(tmp_path: Path) -> None:
+def test_asking_for_the_package_does_not_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
-    run, home, cwd = tmp_path / "run", tmp_path / "home", tmp_path / "cwd"
-    for folder in (run, home, cwd):
-        folder.mkdir()
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("WANDB_")},
-        "HOME": str(home),
-        "TMPDIR": str(tmp_path),
-        "PYTHONPATH": str(REPO),
-    }
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error::UserWarning:train",
-            "-c",
-            REAL,
-            str(run),
-            str(Path(__file__).parent),
-        ],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    monkeypatch.delitem(sys.modules, "wandb")
+    require_tracker(OFFLINE)
+    assert "wandb" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"log 1": "raise"}, "RuntimeError: log is broken"),
+        ({"log 1": "die"}, "wandb's process died (exit code -9)"),
+    ],
+)
+def test_a_broken_wandb_is_said_once_at_the_end(
+    tmp_path: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    faults: dict[str, str],
+    reason: str,
+) -> None:
+    monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(faults))
+    append_jsonl(tmp_path / "metrics.jsonl", [{"step": 4, "loss": 2.0}])
+    tracker = build(tmp_path)
+    process_of(tracker).wait(20)  # long before the trainer's end
+    assert capfd.readouterr().err == ""
+    for _ in range(2):
+        assert tracker.finish("completed", {}) == {"mode": "off", "reason": reason}
+    said = capfd.readouterr().err
+    assert said == (
+        f"warning: d8l2-x-a2 is not mirrored to W&B: {reason}; the run folder has everything, and "
+        f"scripts/wandb_push.py study=study rebuilds W&B from it\n"
     )
-    assert done.returncode == 0, done.stderr
-    assert "no longer mirrored" not in done.stderr
-    (record,) = run.glob("wandb/offline-run-*/run-d8l2-x-a2.wandb")
-    assert b"val/bits_per_byte" in record.read_bytes()
-    assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_mirror_that_was_killed_is_off(tmp_path: Path, number: signal.Signals) -> None:
+    tracker = build(tmp_path)
+    os.kill(process_of(tracker).pid, number)
+    process_of(tracker).wait(20)
+    began = time.monotonic()
+    report = tracker.finish("completed", {})
+    assert report == {"mode": "off", "reason": f"its process was killed by signal {number.value}"}
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = build(tmp_path)
+    monkeypatch.setattr(tracker, "_limit", 1.0)
+    worker = wait_for(calls, "init")["pid"]
+    pid = process_of(tracker).pid
+    assert is_alive(worker)
+    os.killpg(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    report = tracker.finish("completed", {})
+    assert report == {"mode": "off", "reason": "its process gave no answer in 1 s"}
+    assert 0.9 < time.monotonic() - began < 2.0
+    deadline = time.monotonic() + 5
+    while is_alive(pid) or is_alive(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    tracker = build(tmp_path)
+    report = tracker.finish("completed", {})
+    assert report is not None
+    assert report["mode"] == "off"
+    assert "its process could not start" in report["reason"]
+    assert capsys.readouterr().err.count("warning:") == 1
+
+
+def test_a_request_larger_than_the_pipe_is_sent_whole(tmp_path: Path, calls: Path) -> None:
+    files = [f"shard-{number}" for number in range(20_000)]
+    tracker = build(tmp_path, science={"files": files})
+    assert tracker.finish("completed", {}) == {"mode": "offline", "rows": 0}
+    assert calls_of(calls, "init")[0]["words"]["config"] == {"files": files}
+
+
+def test_a_process_that_does_not_read_costs_a_limited_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    monkeypatch.setattr(module, "SEND_SECONDS", 0.3)
+    began = time.monotonic()
+    tracker = build(tmp_path, science={"files": "x" * 200_000})
+    assert time.monotonic() - began < 2.0
+    report = tracker.finish("completed", {})
+    assert report is not None
+    assert "did not read its request within 0.3 s" in report["reason"]
+
+
+def test_a_summary_that_is_not_json_is_off_and_nothing_is_raised(tmp_path: Path) -> None:
+    report = build(tmp_path).finish("completed", {"loss": object()})
+    assert report is not None
+    assert report["mode"] == "off"
+    assert report["reason"].startswith("TypeError")
+
+
+def test_a_closed_standard_error_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with (tmp_path / "closed").open("w") as closed:
+        pass
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert build(tmp_path).attempt_id == "d8l2-x-a2"
+
+
+def test_starting_a_mirror_takes_no_time(tmp_path: Path) -> None:
+    began = time.monotonic()
+    tracker = build(tmp_path)
+    assert time.monotonic() - began < 0.5
+    tracker.finish("completed", {})

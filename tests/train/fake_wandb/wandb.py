@@ -1,0 +1,66 @@
+"""Stands in for wandb in a mirror's process: first on its PYTHONPATH.
+
+Each call is a line of JSON in $FAKE_WANDB_CALLS. $FAKE_WANDB_FAULTS, JSON, maps the n-th call of a
+kind ("init online", "log 3", "finish 1") to what happens there: raise, hang, die or stop.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+if os.environ.get("FAKE_WANDB_HANGS_AT_IMPORT"):
+    time.sleep(3_600)
+
+_counts: Counter[str] = Counter()
+
+
+def _call(kind: str, number: str | None = None, **what: Any) -> None:
+    _counts[kind] += 1
+    with Path(os.environ["FAKE_WANDB_CALLS"]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"call": kind, "pid": os.getpid(), **what}, default=str) + "\n")
+    faults = json.loads(os.environ.get("FAKE_WANDB_FAULTS", "{}"))
+    fault = faults.get(f"{kind} {number or _counts[kind]}")
+    if fault == "raise":
+        raise RuntimeError(f"{kind} is broken")
+    if fault == "hang":
+        time.sleep(3_600)
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class Settings(dict[str, Any]):
+    """Takes every setting."""
+
+
+class Summary:
+    def update(self, values: dict[str, Any]) -> None:
+        _call("summary", values=values)
+
+
+class Run:
+    def __init__(self) -> None:
+        self.summary = Summary()
+
+    def define_metric(self, name: str, **named: Any) -> None:
+        _call("define_metric", name=name, named=named)
+
+    def log(self, values: dict[str, Any]) -> None:
+        _call("log", values=values)
+
+    def finish(self, **named: Any) -> None:
+        _call("finish", named=named)
+
+
+def init(**words: Any) -> Run:
+    sys.stdout.write("wandb speaks on standard output\n")
+    _call("init", words["mode"], words=words)
+    if words["mode"] == "online" and not os.environ.get("WANDB_API_KEY"):
+        raise ValueError("No API key configured.")
+    return Run()
