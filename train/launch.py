@@ -1,39 +1,49 @@
-"""Jobs as processes of this machine, a few at once. Their ends are read from run folders."""
+"""Jobs as processes of this machine, a few at once. Their ends are read from run folders.
+
+A launcher that is killed leaves its jobs behind, and they go on: each is bound to its run's lock,
+not to its parent. The next launch starts the other runs, waits for those jobs while they live, and
+takes over the runs of those that die unfinished.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from train.config import MachineConfig
+from train.jobs import Job, JobEnd, read_end
+from train.retries import RETRIES
 from train.signals import stop_requests
 from train.slots import job_slots
-from train.status import study_status
+from train.study_progress import StudyProgress
 
 STUDY_JOB = "WINDTUNNEL_STUDY_JOB"
 """Set for jobs that a study launched: they write their output to their run's job.log."""
 
 POLL_SECONDS = 0.2
-STATUS_SECONDS = 2.0
-LINE_SECONDS = 20.0
+HELD_SECONDS = 5.0
+"""How long a run is left alone whose job was refused its lock, or was found to be held."""
 
 
-def launch_local(jobs: list[list[str]], config: DictConfig) -> None:
+def launch_local(jobs: Sequence[Job], config: DictConfig) -> dict[str, JobEnd]:
     """Run `python -m train <overrides>` for every job, machine.workers at once.
 
-    A job that fails or is killed costs no other. A signal to stop is passed on, and the jobs have
-    saved their state when this returns by raising.
+    A job that fails or is killed costs no other; it is started again as retries.RETRIES allows. A
+    signal to stop is passed on, and the jobs have saved their state when this returns by raising.
 
     Args:
-        jobs: Overrides of each job, in the order in which they start.
+        jobs: In the order in which they start.
         config: The composed config, with Hydra's own node.
+
+    Returns:
+        How the last process of each job ended, by run_id.
 
     Raises:
         InterruptedByUserError, PreemptedError: A signal asked for a stop.
@@ -41,32 +51,108 @@ def launch_local(jobs: list[list[str]], config: DictConfig) -> None:
     machine = OmegaConf.to_object(config.machine)
     assert isinstance(machine, MachineConfig)
     study_folder = Path(config.paths.runs) / config.study.name
-    extra = _config_dir_words(config)
-    waiting, free = list(jobs), job_slots(machine)
-    running: dict[subprocess.Popen[bytes], dict[str, str]] = {}
-    with stop_requests() as stop, _StudyProgress(study_folder) as progress:
+    with stop_requests() as stop, StudyProgress(study_folder) as progress:
+        launch = _Launch(jobs, job_slots(machine), _config_dir_words(config), progress)
         try:
-            while waiting or running:
-                while waiting and free and not stop:
-                    slot = free.pop(0)
-                    running[_start(waiting.pop(0), extra, slot)] = slot
-                for process in [process for process in running if process.poll() is not None]:
-                    free.append(running.pop(process))
-                progress.refresh()
+            while launch.is_open():
+                launch.advance(may_start=not stop)
+                progress.refresh(n_elsewhere=len(launch.elsewhere))
                 if stop:
                     raise stop.error("with jobs under way")
                 time.sleep(POLL_SECONDS)
-            progress.refresh(now=True)
+            progress.refresh(n_elsewhere=0, now=True)
         finally:  # whatever happens here, no job is left behind
-            _stop_all(running, stop.signal or signal.SIGTERM)
+            launch.stop_all(stop.signal or signal.SIGTERM)
+    return launch.ends
 
 
-def _start(overrides: list[str], extra: list[str], slot: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "train", *extra, *overrides],
-        env={**os.environ, **slot, STUDY_JOB: "1"},
-        stdin=subprocess.DEVNULL,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Started:
+    """A job under way: its slot, and how many rows its run had before."""
+
+    job: Job
+    slot: dict[str, str]
+    rows_before: int
+
+
+class _Launch:
+    """Where every job of a launch is: waiting, running, held by another process, or ended."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[dict[str, str]],
+        extra: list[str],
+        progress: StudyProgress,
+    ) -> None:
+        self.waiting = deque(jobs)
+        self.free = list(slots)
+        self.extra = extra
+        self.progress = progress
+        self.running: dict[subprocess.Popen[bytes], _Started] = {}
+        self.elsewhere: dict[str, tuple[Job, float]] = {}
+        """By run_id, with the time of the next look."""
+        self.ends: dict[str, JobEnd] = {}
+        self.retried: Counter[tuple[str, str]] = Counter()
+        """Starts beyond the first, by run_id and cause."""
+
+    def is_open(self) -> bool:
+        """Whether any job is not at its end."""
+        return bool(self.waiting or self.running or self.elsewhere)
+
+    def advance(self, *, may_start: bool) -> None:
+        """Look once at everything: collect what ended, take over what is free, fill the slots."""
+        for process in [process for process in self.running if process.poll() is not None]:
+            self._collect(self.running.pop(process), process.returncode)
+        for run_id, (job, look_at) in list(self.elsewhere.items()):
+            if time.monotonic() >= look_at and not job.folder.is_locked():
+                del self.elsewhere[run_id]
+                if not job.is_finished():
+                    self.waiting.append(job)
+        while self.waiting and self.free and may_start:
+            job = self.waiting.popleft()
+            if job.folder.is_locked():
+                self._leave_alone(job)
+            else:
+                self._start(job)
+
+    def stop_all(self, number: signal.Signals) -> None:
+        """Ask every job to save and stop, and wait for it; a second signal is harmless."""
+        for process in self.running:
+            process.send_signal(number)
+        for process in self.running:
+            process.wait()
+
+    def _start(self, job: Job) -> None:
+        slot, rows_before = self.free.pop(0), job.rows()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "train", *self.extra, *job.overrides],
+            env={**os.environ, **slot, STUDY_JOB: "1"},
+            stdin=subprocess.DEVNULL,
+        )
+        self.running[process] = _Started(job=job, slot=slot, rows_before=rows_before)
+
+    def _collect(self, started: _Started, exit_code: int) -> None:
+        """Free the slot, and start the run again where its end allows that."""
+        job = started.job
+        self.free.append(started.slot)
+        end = read_end(job, rows_before=started.rows_before, exit_code=exit_code)
+        if end.cause == "locked":
+            self._leave_alone(job)
+            return
+        self.ends[job.run_id] = end
+        if end.cause is None:
+            return
+        limit, key = RETRIES.get(end.cause, 0), (job.run_id, end.cause)
+        if self.retried[key] < limit:
+            self.retried[key] += 1
+            self.progress.say(
+                f"{job.run_id}: {end}; starting it again ({self.retried[key]} of {limit})"
+            )
+            self.waiting.append(job)
+
+    def _leave_alone(self, job: Job) -> None:
+        self.elsewhere[job.run_id] = job, time.monotonic() + HELD_SECONDS
 
 
 def _config_dir_words(config: DictConfig) -> list[str]:
@@ -75,60 +161,3 @@ def _config_dir_words(config: DictConfig) -> list[str]:
         if source.provider == "command-line":
             return ["--config-dir", source.path]
     return []
-
-
-def _stop_all(running: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    """Ask every job to save and stop, and wait for it; a second signal is harmless."""
-    for process in running:
-        process.send_signal(number)
-    for process in running:
-        process.wait()
-
-
-class _StudyProgress:
-    """Share of the study's FLOPs, runs done, and the time left at the rate of this launch."""
-
-    def __init__(self, study_folder: Path) -> None:
-        self._folder = study_folder
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}% of FLOPs  {task.fields[facts]}"),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task: TaskID = self._bar.add_task(study_folder.name, total=1.0, facts="")
-        self._began = time.monotonic()
-        self._began_share: float | None = None
-        self._looked = self._last_line = -LINE_SECONDS
-
-    def __enter__(self) -> "_StudyProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def refresh(self, *, now: bool = False) -> None:
-        """Read the run folders every few seconds and show the sum."""
-        clock = time.monotonic()
-        if not now and clock - self._looked < STATUS_SECONDS:
-            return
-        self._looked = clock
-        runs = study_status(self._folder)
-        total = sum(run.flops for run in runs)
-        share = sum(run.flops * run.share for run in runs) / max(1, total)
-        if self._began_share is None:
-            self._began_share = share
-        done = sum(run.state in ("completed", "diverged") for run in runs)
-        facts = f"{done}/{len(runs)} runs"
-        gained = share - self._began_share
-        if gained > 0.01:
-            facts += f"  {(clock - self._began) / gained * (1 - share):.0f} s left"
-        self._bar.update(self._task, completed=share, facts=facts)
-        if self._bar.disable and (now or clock - self._last_line >= LINE_SECONDS):
-            self._last_line = clock
-            line = f"{self._folder.name}  {share:4.0%} of FLOPs  {facts}"
-            self._console.print(line, highlight=False, soft_wrap=True)

@@ -53,12 +53,13 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, task: str) -> Iterator[None]:
+def hold(path: Path, *, task: str, patience: float = START_SECONDS) -> Iterator[None]:
     """Hold the lock file `path`, made with its folder where it is missing.
 
     Args:
         path: The lock file; it stays when the lock is free again.
         task: What its holder does, for the message to the next one: "is training this run".
+        patience: Seconds to wait for another holder.
 
     Raises:
         LockedError: Another live process holds it.
@@ -66,16 +67,21 @@ def hold(path: Path, *, task: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(path)
+        lock = _acquire(path, patience)
     except Timeout:
-        holder = read_holder(path)
-        raise LockedError(f"{path.parent}: {holder or 'another process'} {task}") from None
+        raise _refusal(path, task) from None
     except OSError as error:
         raise StorageError(f"{path.parent}: cannot be written ({error.strerror})") from None
     try:
         yield
     finally:
         lock.release()
+
+
+def refuse_if_held(path: Path, *, task: str) -> None:
+    """Raise the LockedError of `hold` when the lock is held, without taking it."""
+    if is_held(path):
+        raise _refusal(path, task)
 
 
 def is_held(path: Path) -> bool:
@@ -111,10 +117,17 @@ def read_holder(path: Path) -> Holder | None:
         return None
 
 
-def _acquire(path: Path) -> BaseFileLock:
-    lock = FileLock(
-        path, timeout=START_SECONDS, fallback_to_soft=False, on_acquired=_write_down_holder
-    )
+def this_host() -> str:
+    """The name by which a holder on this machine calls it."""
+    return socket.gethostname()
+
+
+def _refusal(path: Path, task: str) -> LockedError:
+    return LockedError(f"{path.parent}: {read_holder(path) or 'another process'} {task}")
+
+
+def _acquire(path: Path, patience: float) -> BaseFileLock:
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False, on_acquired=_write_down_holder)
     try:
         lock.acquire()
     except OSError as error:  # Timeout is one too, without a number
@@ -125,13 +138,13 @@ def _acquire(path: Path) -> BaseFileLock:
             f"{LEASE_SECONDS:g} s stands in for it",
             stacklevel=2,
         )
-        return _acquire_lease(path)
+        return _acquire_lease(path, patience)
     return lock
 
 
 def _write_down_holder(descriptor: int) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+    record = {"host": this_host(), "pid": os.getpid(), "since": since}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(record).encode() + b"\n", 0)
 
@@ -147,11 +160,11 @@ def _lease(path: Path) -> SoftFileLease:
     )
 
 
-def _acquire_lease(path: Path) -> SoftFileLease:
+def _acquire_lease(path: Path, patience: float) -> SoftFileLease:
     """Take the lease, which needs a watch of LEASE_SECONDS when its holder seems to be gone."""
     lease = _lease(path)
     seems_gone = _lease_path(path).exists() and not _is_leased(path)
-    lease.acquire(timeout=START_SECONDS + (1.1 * LEASE_SECONDS if seems_gone else 0))
+    lease.acquire(timeout=patience + (1.1 * LEASE_SECONDS if seems_gone else 0))
     return lease
 
 

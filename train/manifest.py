@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from train.config import SCRATCH, Config
 from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json, science
+from train.lock import hold
 from train.planning import RunPlan
-from train.records import SCHEMA_VERSION, read_json, refuse_hostile_manifest, write_json
+from train.records import (
+    MOST_RUNS,
+    SCHEMA_VERSION,
+    read_json,
+    refuse_hostile_manifest,
+    sync_folder,
+    write_json,
+)
+
+WRITER_SECONDS = 60.0
+"""How long a job waits for another that adds its run to the manifest at this moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,8 @@ def read_manifest(study_folder: Path) -> dict[str, Any] | None:
     """The study's manifest, or None before it was first planned.
 
     Raises:
-        DataError: The file is not a manifest.
+        DataError: The file is not a manifest, or its runs are not those that were written.
+        StorageError: It cannot be read.
     """
     path = study_folder / "manifest.json"
     try:
@@ -56,28 +66,62 @@ def read_manifest(study_folder: Path) -> dict[str, Any] | None:
             return None
         manifest = read_json(path)
         refuse_hostile_manifest(path, manifest)
+        _refuse_edited(path, manifest)
         return manifest
     except ValueError as error:
-        raise DataError(f"{error}; move the file away to plan the study again") from None
+        raise DataError(
+            f"{error}; bring the file back from a copy, or move it away to plan the study again: "
+            f"its runs are kept"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare the runs with their hash, and look for what readers of the plan need.
+
+    Raises:
+        ValueError: The message names the file and what is wrong.
+    """
+    digest = _digest(manifest["runs"])
+    if manifest.get("sha256") != digest:
+        raise ValueError(
+            f"{path}: edited or damaged: its runs hash to {digest[:12]}, and it promises "
+            f"{str(manifest.get('sha256'))[:12]}"
+        )
+    for entry in manifest["runs"]:
+        plan = entry.get("plan")
+        numbers = [plan.get(key) for key in ("steps", "flops")] if isinstance(plan, dict) else []
+        if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise ValueError(f"{path}: {entry['run_id']} has no plan of steps and FLOPs")
+
+
+def _digest(entries: list[dict[str, Any]]) -> str:
+    """SHA-256 (hex) of the runs.
+
+    Raises:
+        ValueError: They hold a number that JSON does not.
+    """
+    return hashlib.sha256(canonical_json(entries).encode()).hexdigest()
 
 
 def register_runs(
     study_folder: Path, study: str, runs: Sequence[PlannedRun], *, extend: bool
 ) -> None:
-    """Add runs to the manifest; runs that are there already are left as they are.
+    """Add runs after those of the manifest, which are left as they are and where they are.
 
     Raises:
-        StorageError: The study's folder cannot be made.
-        ConfigError: The study was planned without some of these runs and may not be extended.
+        StorageError: The study's folder or its manifest cannot be written.
+        ConfigError: The study was planned without some of these runs and may not be extended, or
+            would have more than MOST_RUNS.
+        DataError: The manifest is damaged.
     """
-    try:
-        study_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{study_folder}: cannot be made ({error.strerror})") from None
-    with FileLock(study_folder / "manifest.lock"):
+    if not _unknown(runs, read_manifest(study_folder)):
+        return
+    path = study_folder / "manifest.lock"
+    with hold(path, task="is writing its manifest", patience=WRITER_SECONDS):
         manifest = read_manifest(study_folder)
-        known = {entry["run_id"]: entry for entry in manifest["runs"]} if manifest else {}
-        new = [run for run in runs if run.plan.run_id not in known]
+        new = _unknown(runs, manifest)
         if manifest and new and not extend and study != SCRATCH:
             names = ", ".join(run.plan.run_id for run in new[:3])
             raise ConfigError(
@@ -85,11 +129,25 @@ def register_runs(
                 f"{len(runs)} runs are not in it ({names}{', ...' if len(new) > 3 else ''}); "
                 f"use study.extend=true to add them, or another study.name"
             )
-        if not new and manifest:
-            return
-        entries = [*known.values(), *(manifest_entry(run) for run in new)]
-        digest = hashlib.sha256(canonical_json(entries).encode()).hexdigest()
-        write_json(
-            study_folder / "manifest.json",
-            {"schema": SCHEMA_VERSION, "study": study, "sha256": digest, "runs": entries},
+        if new:
+            entries = manifest["runs"] if manifest else []
+            _write(study_folder, study, [*entries, *map(manifest_entry, new)])
+
+
+def _unknown(runs: Sequence[PlannedRun], manifest: dict[str, Any] | None) -> list[PlannedRun]:
+    known = {entry["run_id"] for entry in manifest["runs"]} if manifest else set()
+    return [run for run in runs if run.plan.run_id not in known]
+
+
+def _write(study_folder: Path, study: str, entries: list[dict[str, Any]]) -> None:
+    if len(entries) > MOST_RUNS:
+        raise ConfigError(
+            f"study.name={study}: {len(entries)} runs, more than the {MOST_RUNS} of one manifest; "
+            f"use another study.name"
         )
+    content = {"schema": SCHEMA_VERSION, "study": study, "sha256": _digest(entries)}
+    try:
+        write_json(study_folder / "manifest.json", {**content, "runs": entries})
+        sync_folder(study_folder.parent)
+    except OSError as error:
+        raise StorageError(f"{study_folder}: cannot be written ({error.strerror})") from None

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.lock import hold, is_held
+from train.lock import Holder, hold, is_held, read_holder
 from train.records import STATES, append_jsonl, read_json, read_jsonl, write_json
 
 ARCHIVE = "archive"
@@ -88,13 +88,13 @@ class RunFolder:
         """status.json, or nothing before the first start or when it is unreadable."""
         try:
             return read_json(self.status)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return {}
 
     def write_status(self, state: str, **facts: Any) -> None:  # noqa: ANN401
         """Replace the status; `facts` are the step, the reason and what else is known."""
         assert state in STATES
-        write_json(self.status, {"state": state, **facts, "heartbeat": utc_now()})
+        write_json(self.status, {"state": state, **facts, "heartbeat": utc_now()}, sync=False)
 
     def attempt_number(self) -> int:
         """How many times a process has started this run, archived starts included.
@@ -129,6 +129,10 @@ class RunFolder:
     def is_locked(self) -> bool:
         """Whether a live process holds the run."""
         return is_held(self.lock)
+
+    def holder(self) -> Holder | None:
+        """Who trains the run, or trained it last."""
+        return read_holder(self.lock)
 
     def archive(self) -> Path:
         """Move what the run has written to `archive/<n>/`, so that it starts anew; return that.

@@ -1,73 +1,42 @@
 """`python -m train.status study=NAME`: a study's state, from its manifest and run folders."""
 
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from train.errors import ConfigError, WindTunnelError, did_you_mean
 from train.manifest import read_manifest
-from train.records import FINISHED_STATES, read_jsonl
-from train.rundir import RunFolder
+from train.retries import name_stops
+from train.run_status import RunStatus, run_status
 
+OPTIONS = ("study", "runs")
 
-@dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """One run of a study, as its folder tells it."""
+HELP = """\
+python -m train.status study=NAME [runs=DIR]
 
-    run_id: str
-    rung: str
-    state: str
-    """A state of records.STATES, or `stale`: recorded as running, and no process holds it."""
-    reason: str
-    step: int
-    total_steps: int
-    flops: int
-    """Planned C of the whole run."""
-    seconds: float
-    """Training time so far."""
-    loss: float | None
-    """Newest validation loss."""
-    exit_code: int | None
+Prints every run of a study: its state, what is done of it, its cost C in FLOPs, its newest
+validation loss, the time left, the attempts that were cut short by cause, and what is odd about it.
+States: planned running preempted completed diverged failed, and stale (recorded as running, and no
+process holds it: the study's command goes on with it).
 
-    @property
-    def share(self) -> float:
-        """Share of the run's steps that is done."""
-        return 1.0 if self.state in FINISHED_STATES else self.step / self.total_steps
+  study=NAME   the study, as in configs/study/NAME.yaml
+  runs=DIR     where studies lie (default: runs)
+"""
 
 
 def study_status(study_folder: Path) -> list[RunStatus]:
-    """Every run of the study's manifest, in its order; empty before it was planned."""
+    """Every run of the study's manifest, in its order; empty before it was planned.
+
+    Raises:
+        DataError, StorageError: The manifest is damaged or cannot be read.
+    """
     manifest = read_manifest(study_folder)
-    return [_run_status(study_folder, entry) for entry in manifest["runs"]] if manifest else []
-
-
-def _run_status(study_folder: Path, entry: dict[str, Any]) -> RunStatus:
-    folder = RunFolder(study_folder / entry["run_id"])
-    status = folder.read_status()
-    state = status.get("state", "planned")
-    if state == "running" and not folder.is_locked():
-        state = "stale"
-    reason = (status.get("reason") or "").split("\n", 1)[0] if state != "completed" else ""
-    try:
-        evals = read_jsonl(folder.evals)
-    except ValueError as error:  # said, not raised: one damaged file must not hide the other runs
-        evals, reason = [], str(error)
-    return RunStatus(
-        run_id=entry["run_id"],
-        rung=entry["plan"]["rung"],
-        state=state,
-        reason=reason,
-        step=status.get("step", 0),
-        total_steps=entry["plan"]["steps"],
-        flops=entry["plan"]["flops"],
-        seconds=status.get("seconds", 0.0),
-        loss=evals[-1]["loss"] if evals else None,
-        exit_code=status.get("exit_code"),
-    )
+    return [run_status(study_folder, entry) for entry in manifest["runs"]] if manifest else []
 
 
 def find_study(runs_root: Path, name: str) -> Path:
@@ -83,45 +52,60 @@ def find_study(runs_root: Path, name: str) -> Path:
     raise ConfigError(f"study={name}: no such study in {runs_root}/{did_you_mean(name, others)}")
 
 
-def status_table(runs: list[RunStatus]) -> Table:
+def status_table(runs: Sequence[RunStatus]) -> Table:
     """One row a run."""
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "state", "done", "C", "loss"):
+    for name in ("run", "state", "done", "C", "loss", "left"):
         table.add_column(
             name, no_wrap=True, justify="left" if name in ("run", "state") else "right"
         )
-    table.add_column("reason", overflow="fold")
+    for name in ("cut short", "notes"):
+        table.add_column(name, overflow="fold")
     for run in runs:
-        loss = f"{run.loss:.4f}" if run.loss is not None else ""
-        done = f"{run.share:.0%}"
-        table.add_row(run.run_id, run.state, done, f"{run.flops:.3g}", loss, run.reason)
+        cells = (
+            run.run_id,
+            run.state,
+            f"{run.share:.0%}",
+            f"{run.flops:.3g}",
+            f"{run.loss:.4f}" if run.loss is not None else "",
+            f"{run.seconds_left:.0f} s" if run.seconds_left is not None else "",
+            name_stops(run.stops),
+            run.reason,
+        )
+        table.add_row(*map(Text, cells))  # what a file says is never markup
     return table
 
 
-def summary(runs: list[RunStatus]) -> str:
-    """Counts by state, the share of FLOPs done, and the time left at the rate so far."""
+def summary(runs: Sequence[RunStatus]) -> str:
+    """Counts by state, the share of FLOPs done, the time left, and attempts cut short by cause."""
     states = sorted({run.state for run in runs})
     counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
     total = sum(run.flops for run in runs)
     done = sum(run.flops * run.share for run in runs)
-    line = f"{len(runs)} runs: {counts}; {done / total:.0%} of {total:.3g} FLOPs"
+    line = f"{len(runs)} runs: {counts}; {done / max(1, total):.0%} of {total:.3g} FLOPs"
     spent = sum(run.seconds for run in runs)
     running = sum(run.state == "running" for run in runs)
     if running and 0 < done < total and spent > 0:
         left = spent * (total - done) / done / running
         line += f"; about {left:.0f} s left at the rate so far, {running} at a time"
+    if stops := sum((Counter(run.stops) for run in runs), Counter[str]()):
+        attempts = sum(run.attempts for run in runs)
+        line += f"; {attempts} attempts, cut short: {name_stops(stops)}"
     return line
 
 
 def main(words: list[str]) -> int:
     """Print one study's table; return the exit code."""
+    if {"--help", "-h", "help"} & set(words):
+        sys.stdout.write(HELP)
+        return 0
     console = Console(width=None if sys.stdout.isatty() else 160)
     options = {"runs": "runs"}
     try:
         for word in words:
             key, equals, value = word.partition("=")
-            if not equals or key not in ("study", "runs"):
-                raise ConfigError(f"{word}: unknown option{did_you_mean(key, ('study', 'runs'))}")
+            if not equals or key not in OPTIONS:
+                raise ConfigError(f"{word}: unknown option{did_you_mean(key, OPTIONS)}")
             options[key] = value
         if "study" not in options:
             raise ConfigError("study=NAME is missing: python -m train.status study=NAME [runs=DIR]")
@@ -130,7 +114,7 @@ def main(words: list[str]) -> int:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     console.print(status_table(runs))
-    console.print(summary(runs), highlight=False, soft_wrap=True)
+    console.print(summary(runs), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -1,25 +1,34 @@
 """A study from its grid to its finished runs: plan everything, then launch what is not done."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from train.compose import explain, is_config_failure, to_config
-from train.errors import ConfigError, PreemptedError, WindTunnelError
+from train.config import SCRATCH
+from train.errors import ConfigError, InterruptedByUserError, PreemptedError, WindTunnelError
 from train.grid import expand_grid
-from train.manifest import PlannedRun, register_runs
+from train.jobs import Job, JobEnd
+from train.lock import hold, refuse_if_held
+from train.manifest import PlannedRun, manifest_entry, register_runs
 from train.plan_report import print_plan
 from train.preflight import preflight
 from train.records import FINISHED_STATES
+from train.retries import name_stops
+from train.run_status import RunStatus, run_status
 from train.rundir import RunFolder
-from train.status import RunStatus, study_status
 from train.validate import validate
 
 Compose = Callable[[list[str]], DictConfig]
-Launch = Callable[[list[list[str]]], object]
+Launch = Callable[[Sequence[Job]], Mapping[str, JobEnd]]
+
+TASK = "is running this study"
+"""What the holder of a study's lock does."""
 
 
 def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, launch: Launch) -> None:
@@ -29,10 +38,11 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         arguments: Overrides of the command line, sweeps included.
         study: The composed `study` node.
         compose: Composes one run's tree from its overrides.
-        launch: Runs jobs, each a list of overrides, to their ends.
+        launch: Runs jobs to their ends and says how they ended, by run_id.
 
     Raises:
         ConfigError, DataError: Any run of the grid is refused; nothing has been trained.
+        LockedError: Another process runs this study; scratch is never locked.
         StudyIncompleteError: Some runs are neither completed nor diverged.
     """
     blocks = OmegaConf.to_container(study.grid, resolve=True)
@@ -48,12 +58,26 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     if config.dry_run:
         print_plan(runs)
         return
+    lock = folder / "study.lock"
+    is_named = config.study.name != SCRATCH
+    if is_named:
+        refuse_if_held(lock, task=TASK)  # before data are prepared, which may take long
     preflight(runs)
-    register_runs(folder, config.study.name, runs, extend=config.study.extend)
-    todo = [run for run in runs if _state(run) not in FINISHED_STATES]
-    todo.sort(key=lambda run: run.plan.flops_exact, reverse=True)  # longest first packs best
-    launch([run.overrides for run in todo])
-    report_unfinished(folder, runs)
+    with hold(lock, task=TASK) if is_named else contextlib.nullcontext():
+        register_runs(folder, config.study.name, runs, extend=config.study.extend)
+        ends = launch([_job(run) for run in runs_to_start(runs)])
+        report_unfinished(folder, runs, ends)
+
+
+def runs_to_start(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Those that are not done, and with restart=true those that diverged; longest first."""
+    todo = []
+    for run in runs:
+        state = _job(run).folder.state()
+        is_again = run.config.restart and state == "diverged"
+        if state not in FINISHED_STATES or is_again:
+            todo.append(run)
+    return sorted(todo, key=lambda run: run.plan.flops_exact, reverse=True)  # packs best
 
 
 def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
@@ -82,16 +106,43 @@ def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
     return list(planned.values())
 
 
-def report_unfinished(folder: Path, runs: list[PlannedRun]) -> None:
-    """Say how many runs ended how; raise for those that did not end, with their reasons."""
-    statuses = {status.run_id: status for status in study_status(folder)}
-    mine = [statuses[run.plan.run_id] for run in runs]
-    counts = Counter(status.state for status in mine)
-    done = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    Console(stderr=True).print(f"{folder}: {done}", highlight=False, soft_wrap=True)
-    unfinished = [status for status in mine if status.state not in FINISHED_STATES]
+def report_unfinished(folder: Path, runs: Sequence[PlannedRun], ends: Mapping[str, JobEnd]) -> None:
+    """Say how many runs ended how; raise for those that did not end, with their reasons.
+
+    Args:
+        folder: The study's.
+        runs: Those of this launch.
+        ends: How the last process of a run ended, where a launcher knows: it stands in for the
+            reason of a run whose folder gives none.
+    """
+    statuses = [run_status(folder, manifest_entry(run)) for run in runs]
+    counts = Counter(status.state for status in statuses)
+    line = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    stops: Counter[str] = Counter()
+    for status in statuses:
+        stops.update(status.stops)
+    if stops:
+        line += f"; attempts cut short: {name_stops(stops)}"
+    Console(stderr=True).print(f"{folder}: {line}", highlight=False, soft_wrap=True)
+    unfinished = [
+        _with_end(status, ends.get(status.run_id))
+        for status in statuses
+        if status.state not in FINISHED_STATES
+    ]
     if unfinished:
         raise StudyIncompleteError(unfinished)
+
+
+def _with_end(status: RunStatus, end: JobEnd | None) -> RunStatus:
+    """A run's status, with what its folder does not say: a job may die before it writes."""
+    if end is None or end.cause is None or (status.state == "failed" and status.reason):
+        return status
+    exit_code = end.exit_code if status.exit_code is None else status.exit_code
+    return replace(status, reason=status.reason or str(end), exit_code=exit_code)
+
+
+AGAIN = (PreemptedError.exit_code, InterruptedByUserError.exit_code)
+"""Exit codes of runs that the same command continues, with nothing to mend."""
 
 
 class StudyIncompleteError(WindTunnelError):
@@ -103,10 +154,11 @@ class StudyIncompleteError(WindTunnelError):
         super().__init__(
             "\n".join(["unfinished runs (the same command continues):", *lines, *more])
         )
-        codes = [run.exit_code for run in unfinished if run.state == "failed" and run.exit_code]
-        self.exit_code = codes[0] if codes else PreemptedError.exit_code
+        codes = [run.exit_code for run in unfinished if run.exit_code and run.exit_code > 0]
+        failures = [code for code in codes if code not in AGAIN]
+        self.exit_code = failures[0] if failures else PreemptedError.exit_code
 
 
-def _state(run: PlannedRun) -> str:
-    config = run.config
-    return RunFolder(Path(config.paths.runs) / config.study.name / run.plan.run_id).state()
+def _job(run: PlannedRun) -> Job:
+    folder = Path(run.config.paths.runs) / run.config.study.name / run.plan.run_id
+    return Job(overrides=tuple(run.overrides), folder=RunFolder(folder))

@@ -107,10 +107,10 @@ def test_the_hash_is_of_the_runs(tmp_path: Path, runs: list[PlannedRun]) -> None
 
 def test_a_manifest_that_is_not_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{torn", encoding="utf-8")
-    with pytest.raises(DataError, match=r"manifest.json: not JSON .* move the file away"):
+    with pytest.raises(DataError, match=r"manifest.json: not JSON .*; bring the file back"):
         read_manifest(tmp_path)
 
 
-def test_a_study_folder_that_cannot_be_made_is_a_storage_error() -> None:
-    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be made"):
-        register_runs(Path("/proc/nowhere/x"), "x", [], extend=False)
+def test_a_study_folder_that_cannot_be_made_is_a_storage_error(runs: list[PlannedRun]) -> None:
+    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be written"):
+        register_runs(Path("/proc/nowhere/x"), "x", runs, extend=False)

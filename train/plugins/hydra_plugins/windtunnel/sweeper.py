@@ -1,5 +1,6 @@
 """Hydra's door to train.study: expand the grid, plan it, launch what is not done."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
@@ -8,6 +9,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from train.jobs import Job, JobEnd, JobLauncher
 from train.study import run_study
 
 
@@ -50,9 +52,15 @@ class StudySweeper(Sweeper):
                 del tree["hydra"]
             return tree
 
+        def launch(jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
+            if isinstance(launcher, JobLauncher):
+                return launcher.launch_jobs(jobs)
+            launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+            return {}
+
         run_study(
             [f"{key}={value}" for key, value in self.params.items()] + list(arguments),
             study=master.study,
             compose=compose,
-            launch=lambda jobs: launcher.launch(jobs, initial_job_idx=0),
+            launch=launch,
         )
