@@ -1,9 +1,9 @@
 """Checkpoints: written beside their target, hashed, renamed, then the oldest pruned.
 
 `step_00000700/` holds model.pt, optim.pt, state.json and, written last, DONE.json with the size and
-SHA-256 of the others. A folder under that name is complete, because it is made under another one
-(`.partial`) and renamed; a kill at any moment leaves it, or the one before it, whole. The hashes
-guard against damage, not against an attacker; against code in a checkpoint guards
+SHA-256 of the others, and its own. A folder under that name is complete, because it is made under
+another one (`.partial`) and renamed; a kill at any moment leaves it, or the one before it, whole.
+The hashes guard against damage, not against an attacker; against code in a checkpoint guards
 `weights_only=True`, and this is the one place that loads tensors.
 """
 
@@ -146,12 +146,16 @@ def _seal(partial: Path, step: int) -> None:
     }
     for name in files:
         _fsync(partial / name)
-    write_json(partial / "DONE.json", {"schema": SCHEMA, "step": step, "files": files})
+    done = {"schema": SCHEMA, "step": step, "files": files}
+    write_json(partial / "DONE.json", {**done, "sha256": _digest(done)})
     _fsync(partial)
 
 
 def _load(folder: Path) -> Checkpoint:
     done = read_json(folder / "DONE.json")
+    digest = done.pop("sha256", None)  # versions before it are told by their schema alone
+    if digest != _digest(done) and (digest is not None or done["schema"] == SCHEMA):
+        raise ValueError("DONE.json is not what was written (its own SHA-256 differs)")
     if done["schema"] != SCHEMA:
         raise CheckpointError(
             f"{folder}: has schema {done['schema']}, and this version reads {SCHEMA}; finish the "
@@ -246,6 +250,10 @@ def _step_folders(root: Path) -> list[Path]:
     """Committed checkpoints, oldest first by step number, never by a clock."""
     named = [(STEP_FOLDER.fullmatch(path.name), path) for path in root.iterdir()]
     return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

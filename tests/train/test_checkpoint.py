@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from train import checkpoint
 from train.checkpoint import SCHEMA, load_newest, save_checkpoint, tensor_bytes
 from train.config import OptimizerConfig
 from train.errors import CheckpointError, StorageError
@@ -236,16 +237,7 @@ def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
 
 def _promise_again(folder: Path) -> None:
     """Write a DONE.json that vouches for the files as they are, as an attacker would."""
-    import hashlib
-
-    files = {
-        name: {
-            "bytes": (folder / name).stat().st_size,
-            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
-        }
-        for name in ("model.pt", "optim.pt", "state.json")
-    }
-    write_json(folder / "DONE.json", {"schema": SCHEMA, "step": 20, "files": files})
+    checkpoint._seal(folder, 20)
 
 
 def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
@@ -289,10 +281,16 @@ def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
 
 
 @pytest.mark.parametrize("schema", [1, SCHEMA + 1])
-def test_another_schema_is_refused_and_left_where_it_is(root: Path, schema: int) -> None:
-    folder = save(root, 10)
-    done = read_json(folder / "DONE.json")
-    write_json(folder / "DONE.json", {**done, "schema": schema})
+def test_another_schema_is_refused_and_left_where_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, schema: int
+) -> None:
+    with monkeypatch.context() as other_version:
+        other_version.setattr(checkpoint, "SCHEMA", schema)
+        folder = save(root, 10)
+    if schema == 1:  # which had no hash of its own
+        done = read_json(folder / "DONE.json")
+        del done["sha256"]
+        write_json(folder / "DONE.json", done)
     message = (
         rf"step_00000010: has schema {schema}, and this version reads {SCHEMA}; finish the run"
     )
