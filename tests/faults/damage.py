@@ -1,0 +1,110 @@
+"""A run that was killed, and what can happen to its checkpoints before it is started again."""
+
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from faults.patches import kill_after_step
+from faults.runner import run_child, run_folder
+from train.checkpoint import _load_tensors, _seal
+from train.config import Config
+from train.records import read_jsonl
+from train.rundir import RunFolder
+
+FILES = ("model.pt", "optim.pt", "state.json", "DONE.json")
+
+KILLED_AT, NEWEST, PREVIOUS = 30, 28, 21
+"""Steps: of the kill, and of the two checkpoints that are kept then."""
+
+
+def train_and_kill(config: Config) -> RunFolder:
+    """The folder of a run whose process was killed after KILLED_AT steps."""
+    outcome = run_child(config, kill_after_step(KILLED_AT))
+    assert outcome.exit_code == -signal.SIGKILL, outcome.stderr
+    assert names(outcome.folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
+    return outcome.folder
+
+
+def copy_of(killed: RunFolder, config: Config) -> RunFolder:
+    """The killed run's folder where `config` looks for it."""
+    folder = run_folder(config)
+    shutil.copytree(killed.path, folder.path)
+    return folder
+
+
+def step_name(step: int) -> str:
+    """The folder's name of a checkpoint."""
+    return f"step_{step:08d}"
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start_steps(folder: RunFolder) -> list[int]:
+    """Where each attempt of a run began."""
+    return [row["start_step"] for row in read_jsonl(folder.attempts) if row["event"] == "start"]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every byte below a folder, by relative path."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def flip_bit(path: Path, *, byte: int | None = None, bit: int = 4) -> None:
+    """Flip one bit, in the middle of the file when no byte is named."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if byte is None else byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def cut_to(size: Callable[[int], int]) -> Callable[[Path], None]:
+    """Return a truncation to `size` of the old size."""
+
+    def cut(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[: size(len(content))])
+
+    return cut
+
+
+TRUNCATIONS: Mapping[str, Callable[[Path], None]] = {
+    "empty": cut_to(lambda size: 0),
+    "one-byte": cut_to(lambda size: 1),
+    "half": cut_to(lambda size: size // 2),
+    "one-byte-short": cut_to(lambda size: size - 1),
+}
+
+DAMAGE: Mapping[str, Callable[[Path], None]] = {
+    **TRUNCATIONS,
+    "bit-flipped": flip_bit,
+    "missing": Path.unlink,
+}
+
+
+def vouch_again(checkpoint: Path, step: int) -> None:
+    """Write a DONE.json that is right for the files as they are, as an attacker would."""
+    _seal(checkpoint, step)
+
+
+def exponent_of_a_number(path: Path) -> int:
+    """A byte in the file that holds a number's exponent, in the middle of the largest tensor."""
+    content, largest = path.read_bytes(), max(tensors(_load_tensors(path)), key=Tensor.numel)
+    assert largest.dtype is torch.float32
+    return content.index(largest.numpy().tobytes()) + largest.numel() // 2 * 4 + 3
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested containers."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in tensors(item)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,266 @@
+"""Damaged checkpoints: rows C1 to C4 of the fault catalogue.
+
+C1 truncation, C2 a flipped bit, C3 missing files and stale remains, C4 no sound checkpoint left.
+Each control removes the protection and shows the harm.
+"""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults.conftest import tiny_config
+from faults.damage import (
+    DAMAGE,
+    FILES,
+    NEWEST,
+    PREVIOUS,
+    TRUNCATIONS,
+    contents,
+    copy_of,
+    exponent_of_a_number,
+    flip_bit,
+    names,
+    start_steps,
+    step_name,
+    train_and_kill,
+)
+from faults.runner import run_child
+from faults.same_run import assert_same_run
+from train import checkpoint, resume
+from train.checkpoint import load_newest
+from train.config import Config
+from train.errors import CheckpointError, StorageError
+from train.loop import train_run
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.validate import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
+
+Stopped = tuple[Config, RunFolder]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
+
+
+@pytest.fixture
+def stopped(killed: RunFolder, tiny: Callable[..., Config]) -> Stopped:
+    """A killed run of this test's own, with checkpoints of the steps 21 and 28."""
+    config = tiny()
+    return config, copy_of(killed, config)
+
+
+def resume_run(config: Config) -> None:
+    train_run(config, validate(config))
+
+
+def quarantined(folder: RunFolder, step: int) -> str:
+    """The reason on record of a checkpoint that lies in bad/."""
+    bad = folder.checkpoints / "bad"
+    assert (bad / step_name(step)).is_dir()
+    return str(read_json(bad / f"{step_name(step)}.json")["reason"])
+
+
+def test_c0_an_undamaged_run_resumes_at_its_newest_checkpoint(
+    stopped: Stopped, reference_run: RunFolder
+) -> None:
+    config, folder = stopped
+    resume_run(config)
+    assert start_steps(folder) == [0, NEWEST]
+    assert_same_run(reference_run, folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        ("empty", "model.pt"),
+        ("one-byte", "optim.pt"),
+        ("half", "state.json"),
+        ("one-byte", "DONE.json"),
+        ("half", "model.pt"),
+        *(("bit-flipped", name) for name in FILES),
+        ("missing", "DONE.json"),
+        ("missing", "optim.pt"),
+    ],
+)
+def test_c1_c2_c3_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
+    stopped: Stopped, reference_run: RunFolder, damage: str, file: str
+) -> None:
+    config, folder = stopped
+    DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
+    resume_run(config)
+    assert start_steps(folder) == [0, PREVIOUS]
+    assert file in quarantined(folder, NEWEST)
+    assert_same_run(reference_run, folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    # DONE.json's last byte is a line break, without which it says the same
+    sorted({*itertools.product(DAMAGE, FILES)} - {("one-byte-short", "DONE.json")}),
+)
+def test_c1_c2_c3_every_damage_to_every_file_is_found_and_named(
+    stopped: Stopped, damage: str, file: str
+) -> None:
+    _, folder = stopped
+    DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
+    damaged = contents(folder.checkpoints / step_name(NEWEST))
+    found = load_newest(folder.checkpoints)
+    assert found is not None
+    assert found.step == PREVIOUS
+    assert file in quarantined(folder, NEWEST)
+    assert contents(folder.checkpoints / "bad" / step_name(NEWEST)) == damaged  # for whoever looks
+
+
+@pytest.mark.parametrize("damage", TRUNCATIONS)
+def test_c1_control_without_going_back_a_truncated_checkpoint_ends_the_run(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    config, folder = stopped
+    TRUNCATIONS[damage](folder.checkpoints / step_name(NEWEST) / "model.pt")
+    monkeypatch.setattr(checkpoint, "DAMAGE", ())
+    with pytest.raises((ValueError, RuntimeError, EOFError)):
+        resume_run(config)
+    assert folder.state() == "failed"
+
+
+@pytest.mark.parametrize("file", ["model.pt", "optim.pt"])
+def test_c2_control_without_hashes_a_flipped_bit_is_trained_on(
+    stopped: Stopped, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    config, folder = stopped
+    path = folder.checkpoints / step_name(NEWEST) / file
+    flip_bit(path, byte=exponent_of_a_number(path))
+    believe_every_hash(monkeypatch)
+    with pytest.warns(UserWarning, match="rows that were computed twice differ"):  # too late
+        resume_run(config)
+    assert start_steps(folder) == [0, NEWEST]  # torch noticed nothing
+    assert folder.state() == "completed"
+    with pytest.raises(AssertionError):
+        assert_same_run(reference_run, folder)
+
+
+def believe_every_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take from DONE.json what is to be compared with it."""
+
+    def promised(path: Path) -> str:
+        done = path.with_name("DONE.json")
+        return str(read_json(done)["files"][path.name]["sha256"]) if done.exists() else "unknown"
+
+    monkeypatch.setattr(checkpoint, "_sha256", promised)
+
+
+def test_c2_no_bit_of_done_json_can_flip_unnoticed(tmp_path: Path) -> None:
+    """Two in each byte: it is found, or what comes back is right (a blank that is another)."""
+    saved = checkpoint.save_checkpoint(
+        tmp_path / "root", 7, model={"w": 1.5}, optimizer={"m": 2.5}, state={"s": 0.1}, keep=2
+    )
+    whole = (saved / "DONE.json").read_bytes()
+    unnoticed = []
+    for byte in range(len(whole)):
+        for bit in (byte % 8, (byte + 3) % 8):
+            flip_bit(saved / "DONE.json", byte=byte, bit=bit)
+            try:
+                found = checkpoint._load(saved)
+                values = (found.step, found.model, found.optimizer, found.state)
+                if values != (7, {"w": 1.5}, {"m": 2.5}, {"s": 0.1}):
+                    unnoticed.append((byte, bit))
+            except checkpoint.DAMAGE:
+                pass
+            finally:
+                (saved / "DONE.json").write_bytes(whole)
+    assert unnoticed == []
+
+
+def test_c3_remains_of_a_write_that_was_cut_short_are_cleaned_up(
+    stopped: Stopped, reference_run: RunFolder
+) -> None:
+    config, folder = stopped
+    stale = [f"{step_name(35)}.partial", f"{step_name(14)}.partial"]
+    for name in stale:
+        shutil.copytree(folder.checkpoints / step_name(NEWEST), folder.checkpoints / name)
+        (folder.checkpoints / name / "DONE.json").unlink()
+    resume_run(config)
+    assert start_steps(folder) == [0, NEWEST]
+    assert names(folder.checkpoints) == [step_name(56), step_name(60)]
+    assert_same_run(reference_run, folder)
+
+
+def test_c3_control_a_name_that_does_not_tell_remains_from_checkpoints(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were a write to begin under its final name, its remains would be the newest checkpoint."""
+    config, folder = stopped
+    begun = folder.checkpoints / step_name(35)
+    begun.mkdir()
+    (begun / "model.pt").write_bytes(b"half")
+    monkeypatch.setattr(checkpoint, "DAMAGE", ())
+    with pytest.raises(StorageError, match=r"DONE\.json"):
+        resume_run(config)
+
+
+def damage_all(folder: RunFolder) -> None:
+    flip_bit(folder.checkpoints / step_name(NEWEST) / "model.pt")
+    (folder.checkpoints / step_name(PREVIOUS) / "state.json").unlink()
+
+
+def test_c4_without_a_sound_checkpoint_the_run_stops_and_says_why(stopped: Stopped) -> None:
+    config, folder = stopped
+    damage_all(folder)
+    saved = contents(folder.checkpoints)
+    records = {path: path.read_bytes() for path in (folder.metrics, folder.evals, folder.run)}
+    for _ in range(2):  # nor does the second start begin from zero
+        outcome = run_child(config)
+        assert outcome.exit_code == 4
+        assert "no usable checkpoint" in outcome.stderr
+        assert f"{step_name(NEWEST)}: model.pt is not what was written" in outcome.stderr
+        assert f"{step_name(PREVIOUS)}: " in outcome.stderr
+        assert "state.json" in outcome.stderr
+        assert "restart=true" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        bad = contents(folder.checkpoints / "bad")
+        assert {name: bad[name] for name in saved} == saved
+        assert {path: path.read_bytes() for path in records} == records
+    assert (folder.state(), folder.read_status()["exit_code"]) == ("failed", 4)
+    ends = [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
+    assert ends == ["checkpoint", "checkpoint"]
+
+
+def test_c4_a_restart_archives_what_there_was_and_begins_at_zero(
+    stopped: Stopped, tiny: Callable[..., Config], reference_run: RunFolder
+) -> None:
+    config, folder = stopped
+    damage_all(folder)
+    with pytest.raises(CheckpointError):
+        resume_run(config)
+    before = contents(folder.path)
+    resume_run(tiny(restart=True))
+    assert start_steps(folder) == [0]
+    assert_same_run(reference_run, folder)
+    archived = contents(folder.path / "archive" / "1")
+    for name in ("metrics.jsonl", "evals.jsonl", f"checkpoints/bad/{step_name(NEWEST)}/model.pt"):
+        assert archived[name] == before[name]
+    resume_run(tiny(restart=True))  # a completed run is left alone, whatever is asked
+    assert names(folder.path / "archive") == ["1"]
+
+
+def test_c4_control_a_silent_start_from_zero_would_look_like_success(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = stopped
+    damage_all(folder)
+
+    def or_from_zero(root: Path) -> checkpoint.Checkpoint | None:
+        try:
+            return load_newest(root)
+        except CheckpointError:
+            return None
+
+    monkeypatch.setattr(resume, "load_newest", or_from_zero)
+    resume_run(config)
+    assert (folder.state(), start_steps(folder)) == ("completed", [0, 0])
