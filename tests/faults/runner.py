@@ -15,13 +15,20 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import train.run
+from train.__main__ import main
 from train.config import Config
+from train.loop import train_run
+from train.records import read_jsonl
 from train.rundir import RunFolder
 from train.validate import validate
 
@@ -147,6 +154,27 @@ def run_child(
         child.close()
 
 
+def killed(config: Config, *faults: Patch) -> RunFolder:
+    """The folder of a run that one of `faults` killed by SIGKILL; any other end is a failure."""
+    outcome = run_child(config, *faults)
+    assert outcome.exit_code == -signal.SIGKILL, outcome
+    return outcome.folder
+
+
+def run_here(config: Config) -> RunFolder:
+    """Train `config` in this process, where a test may have monkeypatched the product."""
+    with warnings.catch_warnings():  # someone who commits while the tests run is no fault
+        warnings.filterwarnings("ignore", r"[^:]*: changed since its last attempt: git [^,]*$")
+        train_run(config, validate(config))
+    return run_folder(config)
+
+
+def start_steps(folder: RunFolder) -> list[int]:
+    """The step that each attempt of a run went on from."""
+    rows = read_jsonl(folder.attempts)
+    return [row["start_step"] for row in rows if row["event"] == "start"]
+
+
 def run_folder(config: Config) -> RunFolder:
     """The folder that the job writes to."""
     return RunFolder(Path(config.paths.runs) / config.study.name / validate(config).run_id)
@@ -204,15 +232,17 @@ def _run_command(
         descriptor = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1 if name == "stdout" else 2)
         os.close(descriptor)
-    import torch
-
-    from train.__main__ import main
-
     torch.set_num_threads(1)
+    skip_peak_measurement()
     for patch in patches:
         patch()
     sys.argv = ["train", *words]
     sys.exit(main())
+
+
+def skip_peak_measurement() -> None:
+    """Leave out what takes 0.2 s of every start and only scales the column mfu."""
+    train.run.measure_peak_flops = lambda compute: 1e11
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,118 @@
+"""K1: SIGKILL after any step costs at most the work since the last checkpoint, and nothing else.
+
+Each control removes a protection and shows that the harm then really happens. Random numbers have
+none: training draws none (there is no dropout). The kill storm, K2, is in test_kill_storm.py.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from faults.conftest import CHECKPOINT_STEPS, STEPS
+from faults.patches import At, Kill, kill_after_step
+from faults.runner import killed, run_child, run_here, start_steps
+from faults.same_run import assert_same_run
+from train.batches import Batches
+from train.config import Config
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+
+Tiny = Callable[..., Config]
+
+BEFORE_THE_RESULT = At("train.loop:complete", Kill())
+BEFORE_THE_STATUS = At("train.rundir:RunFolder.write_status", Kill(), mentions="completed")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [0, 1, CHECKPOINT_STEPS - 1, CHECKPOINT_STEPS, CHECKPOINT_STEPS + 1, STEPS // 2, STEPS - 1],
+)
+def test_k1_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
+    tiny: Tiny, reference_run: RunFolder, step: int
+) -> None:
+    folder = killed(tiny(), kill_after_step(step))
+    assert [row["step"] for row in read_jsonl(folder.metrics)] == list(range(1, step + 1))
+    committed = step - step % CHECKPOINT_STEPS
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(folder) == [0, committed]
+    assert read_json(folder.result)["replayed"]["differing"] == 0
+    evals = sum(committed < row["step"] <= step for row in read_jsonl(folder.evals))
+    assert read_json(folder.result)["replayed"]["rows"] == step - committed + evals
+    run_here(tiny())  # finished: nothing more happens
+    assert start_steps(folder) == [0, committed]
+
+
+def test_k1_the_same_command_is_enough_to_go_on(tiny: Tiny, reference_run: RunFolder) -> None:
+    folder = killed(tiny(), kill_after_step(31))
+    again = run_child(tiny())
+    assert again.exit_code == 0, again.stderr
+    assert f"{folder.path}: completed" in again.stdout
+    assert_same_run(reference_run, folder)
+
+
+def test_k1_a_run_killed_after_its_last_step_repeats_none(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    folder = killed(tiny(), BEFORE_THE_RESULT)
+    assert not folder.result.exists()
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(folder) == [0, STEPS]
+
+
+def test_k1_a_run_killed_between_result_and_status_is_not_trained_again(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    folder = killed(tiny(), BEFORE_THE_STATUS)
+    assert folder.state() == "running"
+    result = folder.result.read_bytes()
+    assert_same_run(reference_run, run_here(tiny()))
+    assert folder.result.read_bytes() == result
+    assert start_steps(folder) == [0]
+
+
+def test_k1_control_without_a_look_at_the_result_the_run_starts_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed(tiny(), BEFORE_THE_STATUS)
+    elsewhere = property(lambda self: self.path / "elsewhere.json")
+    monkeypatch.setattr(RunFolder, "result", elsewhere)
+    run_here(tiny())
+    assert start_steps(folder) == [0, STEPS]
+
+
+def test_k1_control_without_the_rewind_rows_come_twice(
+    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tiny(), kill_after_step(10))
+    monkeypatch.setattr("train.resume.set_aside", lambda folder, sizes: 0)
+    folder = run_here(tiny())
+    steps = [row["step"] for row in read_jsonl(folder.metrics)]
+    assert [step for step in steps if steps.count(step) == 2] == [8, 9, 10, 8, 9, 10]
+    with pytest.raises(AssertionError, match="holds steps"):
+        assert_same_run(reference_run, folder)
+
+
+def test_k1_control_without_the_optimizer_the_curve_is_another(
+    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tiny(), kill_after_step(10))
+    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", lambda self, state: None)
+    with pytest.warns(UserWarning, match="computed twice differ, first at step"):
+        folder = run_here(tiny())
+    with pytest.raises(
+        AssertionError, match="metrics of step 9"
+    ):  # 8 is measured before its update
+        assert_same_run(reference_run, folder)
+
+
+def test_k1_control_without_the_data_position_the_curve_is_another(
+    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tiny(), kill_after_step(10))
+    real = Batches.train
+    monkeypatch.setattr(Batches, "train", lambda self, step: real(self, step - CHECKPOINT_STEPS))
+    with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
+        folder = run_here(tiny())
+    with pytest.raises(AssertionError, match="metrics of step 8"):
+        assert_same_run(reference_run, folder)

@@ -1,0 +1,160 @@
+"""K3 and K5: SIGKILL at any point of writing or pruning a checkpoint leaves it or the one before.
+
+Each control removes the protection and shows that the harm then really happens.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faults.conftest import CHECKPOINT_STEPS
+from faults.patches import At, Kill, Replace
+from faults.runner import killed, run_here, start_steps
+from faults.same_run import assert_same_run
+from train import checkpoint
+from train.checkpoint import Checkpoint
+from train.config import Config
+from train.records import read_json
+from train.rundir import RunFolder
+
+Tiny = Callable[..., Config]
+
+FIRST, SECOND, THIRD = (CHECKPOINT_STEPS * n for n in (1, 2, 3))
+PARTIAL = f"step_{SECOND:08d}.partial"
+
+
+def steps_on_disk(folder: RunFolder) -> list[int]:
+    """Steps of the checkpoints under their final names."""
+    return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step_????????"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "resumes_at"),
+    [
+        (At("torch:save", Kill(), mentions=f"step_{FIRST:08d}.partial/optim.pt"), 0),
+        (At("torch:save", Kill(), mentions=f"{PARTIAL}/model.pt", when="after"), FIRST),
+        (At("torch:save", Kill(), mentions=f"{PARTIAL}/optim.pt", when="after"), FIRST),
+        (At("train.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE.json"), FIRST),
+        (
+            At("train.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE", when="after"),
+            FIRST,
+        ),
+        (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} "), FIRST),
+        (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} ", when="after"), SECOND),
+    ],
+    ids=[
+        "first-checkpoint",
+        "after-model.pt",
+        "after-optim.pt",
+        "before-DONE",
+        "after-DONE",
+        "before-rename",
+        "after-rename",
+    ],
+)
+def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
+    tiny: Tiny, reference_run: RunFolder, fault: At, resumes_at: int
+) -> None:
+    folder = killed(tiny(), fault)
+    assert steps_on_disk(folder) == [step for step in (FIRST, SECOND) if step <= resumes_at]
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(folder) == [0, resumes_at]
+    assert not list(folder.checkpoints.glob("*.partial"))
+    assert not (folder.checkpoints / "bad").exists()
+
+
+def save_in_place(
+    root: Path,
+    step: int,
+    *,
+    model: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """A checkpoint as it must not be written: over the last one, under its final name."""
+    del keep
+    root.mkdir(exist_ok=True)
+    torch.save(dict(model), root / "model.pt")
+    torch.save(dict(optimizer), root / "optim.pt")
+    (root / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
+    return root
+
+
+def load_unverified(root: Path) -> Checkpoint | None:
+    """Whatever lies there, as it is."""
+    if not root.exists():
+        return None
+    state = read_json(root / "state.json")
+    model, optimizer = (checkpoint._load_tensors(root / name) for name in ("model.pt", "optim.pt"))
+    return Checkpoint(step=state["step"], model=model, optimizer=optimizer, state=state)
+
+
+def kill_amid_second_save_in_place() -> None:
+    Replace("train.recording:save_checkpoint", save_in_place)()
+    At("torch:save", Kill(), mentions="optim.pt", call=2)()
+
+
+def kill_amid_first_save_in_place() -> None:
+    Replace("train.recording:save_checkpoint", save_in_place)()
+    At("torch:save", Kill(), mentions="optim.pt")()
+
+
+def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
+    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed(tiny(), kill_amid_second_save_in_place)
+    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
+        run_here(tiny())  # the weights of step 14 with the moments of step 7, and no complaint
+    assert start_steps(folder) == [0, FIRST]
+    with pytest.raises(AssertionError, match="metrics of step 8"):
+        assert_same_run(reference_run, folder)
+
+
+def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(tiny(), kill_amid_first_save_in_place)
+    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    with pytest.raises(Exception, match=r"state\.json"):
+        run_here(tiny())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        At("pathlib:Path.replace", Kill(), mentions=f"step_{FIRST:08d}.old.partial", when="after"),
+        At("os:unlink", Kill(), mentions="optim.pt", when="after"),
+    ],
+    ids=["nothing-deleted", "half-deleted"],
+)
+def test_k5_a_kill_during_pruning_leaves_two_and_the_rest_is_pruned_later(
+    tiny: Tiny, reference_run: RunFolder, fault: At
+) -> None:
+    folder = killed(tiny(), fault)
+    assert steps_on_disk(folder) == [SECOND, THIRD]
+    assert list(folder.checkpoints.glob("*.partial"))
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(folder) == [0, THIRD]
+    assert not list(folder.checkpoints.glob("*.partial"))
+
+
+def prune_before_saving(root: Path, step: int, **parts: Any) -> Path:
+    """The order that must not be: the old ones go before the new one is in place."""
+    for old in root.glob("step_*"):
+        checkpoint._discard(old)
+    if step == SECOND:
+        Kill()()
+    return checkpoint.save_checkpoint(root, step, **parts)
+
+
+def test_k5_control_pruning_before_the_new_one_is_in_place_loses_all(tiny: Tiny) -> None:
+    folder = killed(tiny(), Replace("train.recording:save_checkpoint", prune_before_saving))
+    assert steps_on_disk(folder) == []
+    run_here(tiny())
+    assert start_steps(folder) == [0, 0]

@@ -1,0 +1,98 @@
+"""K4: SIGKILL between a row, its evaluation and its checkpoint, or in a row, loses none of them.
+
+Each control removes the protection and shows that the harm then really happens.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.conftest import STEPS
+from faults.patches import At, Kill, kill_after_step
+from faults.runner import killed, run_here, start_steps
+from faults.same_run import assert_same_run
+from train import loop, recording
+from train.config import Config
+from train.records import read_jsonl
+from train.run import Run
+from train.rundir import RunFolder
+
+Tiny = Callable[..., Config]
+
+
+def test_k4_an_evaluation_whose_checkpoint_was_lost_comes_once(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    config = tiny(machine__checkpoint_steps=5)  # step 15 is evaluated, logged and saved
+    folder = killed(config, At("train.recording:save_checkpoint", Kill(), call=3))
+    assert read_jsonl(folder.evals)[-1]["step"] == 15
+    assert_same_run(reference_run, run_here(config))
+    assert start_steps(folder) == [0, 10]
+
+
+def test_k4_a_row_whose_evaluation_was_lost_comes_once(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    config = tiny(machine__checkpoint_steps=5)
+    folder = killed(config, At("train.loop:log_evaluation", Kill(), call=3))
+    assert read_jsonl(folder.metrics)[-1]["step"] == 15
+    assert read_jsonl(folder.evals)[-1]["step"] == 4
+    assert_same_run(reference_run, run_here(config))
+
+
+def save_then_evaluate() -> None:
+    """The order that must not be: a checkpoint before the evaluation of its step."""
+
+    def log_evaluation(run: Run) -> None:
+        recording.save(run)
+        if run.step == 15:
+            Kill()()
+        recording.log_evaluation(run)
+
+    loop.log_evaluation = log_evaluation
+
+
+def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    folder = killed(tiny(), save_then_evaluate)
+    run_here(tiny())
+    assert start_steps(folder) == [0, 15]
+    assert [row["step"] for row in read_jsonl(folder.evals)] == [1, 4, STEPS]
+    with pytest.raises(AssertionError, match="evals: 4 rows against 3"):
+        assert_same_run(reference_run, folder)
+
+
+def tear_last_row(path: Path) -> None:
+    """Cut the last row in half, as a crash in the middle of a write does."""
+    *_, last = path.read_bytes().splitlines(keepends=True)
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size - len(last) // 2)
+
+
+@pytest.mark.parametrize("name", ["metrics", "evals"])
+def test_k4_a_torn_row_is_written_again(tiny: Tiny, reference_run: RunFolder, name: str) -> None:
+    folder = killed(tiny(), kill_after_step(15))  # the evaluation of 15 is beyond checkpoint 14
+    tear_last_row(getattr(folder, name))
+    assert_same_run(reference_run, run_here(tiny()))
+
+
+def append_blindly(path: Path, rows: list[Mapping[str, Any]], *, sync: bool = False) -> None:
+    """Append without a look at what is there."""
+    del sync
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_k4_control_a_row_appended_to_a_torn_one_spoils_the_record(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed(tiny(), kill_after_step(10))
+    tear_last_row(folder.metrics)
+    monkeypatch.setattr("train.resume.set_aside", lambda folder, sizes: 0)
+    monkeypatch.setattr("train.recording.append_jsonl", append_blindly)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+        run_here(tiny())
