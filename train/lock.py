@@ -133,9 +133,9 @@ def _acquire(path: Path, patience: float) -> BaseFileLock:
     except OSError as error:  # Timeout is one too, without a number
         if error.errno not in NO_FLOCK:
             raise
-        warnings.warn(
-            f"{path.parent}: the file system has no flock ({error.strerror}); a lease of "
-            f"{LEASE_SECONDS:g} s stands in for it",
+        warnings.warn(  # the same words for every file, so that they are said once
+            f"the file system has no flock ({error.strerror}); leases of {LEASE_SECONDS:g} s "
+            f"stand in for its locks",
             stacklevel=2,
         )
         return _acquire_lease(path, patience)
