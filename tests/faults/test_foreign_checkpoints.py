@@ -1,0 +1,190 @@
+"""Checkpoints that are whole and of something else: rows C5 and C6 of the fault catalogue.
+
+C5 another config, data, tokenizer or numerics; C6 another version of the format.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.conftest import tiny_config
+from faults.damage import (
+    NEWEST,
+    PREVIOUS,
+    contents,
+    copy_of,
+    names,
+    start_steps,
+    step_name,
+    train_and_kill,
+    vouch_again,
+)
+from faults.runner import run_child, run_folder
+from faults.same_run import assert_same_run
+from train import checkpoint, resume
+from train.checkpoint import SCHEMA
+from train.config import Config, DataConfig, Source
+from train.errors import CheckpointError
+from train.loop import train_run
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.validate import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
+
+
+def resume_run(config: Config) -> None:
+    train_run(config, validate(config))
+
+
+def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(
+    killed: RunFolder, tiny: Callable[..., Config]
+) -> None:
+    config = tiny(seed=1, optimizer__lr=0.02, model__d_model=48)
+    folder = copy_of(killed, config)
+    before = contents(folder.checkpoints)
+    for _ in range(2):
+        outcome = run_child(config)
+        assert outcome.exit_code == 4
+        for line in (
+            "seed: 0 in the checkpoint, 1 asked for",
+            "optimizer.lr: 0.01 in the checkpoint, 0.02 asked for",
+            "model.d_model: 32 in the checkpoint, 48 asked for",
+            "n_params: 31008 in the checkpoint, ",
+        ):
+            assert f"\n  {line}" in outcome.stderr
+        assert outcome.stderr.count(" in the checkpoint, ") == 4
+        assert "Traceback" not in outcome.stderr
+        assert contents(folder.checkpoints) == before  # not quarantined, not deleted
+
+
+@pytest.mark.parametrize("field", ["numerics_version", "tokenizer_sha256", "data_sha256"])
+def test_c5_each_fact_of_a_run_s_identity_is_compared(
+    killed: RunFolder, tiny: Callable[..., Config], field: str
+) -> None:
+    config = tiny()
+    folder = copy_of(killed, config)
+    newest = folder.checkpoints / step_name(NEWEST)
+    state = read_json(newest / "state.json")
+    here, state["identity"][field] = state["identity"][field], "another"
+    (newest / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    vouch_again(newest, NEWEST)
+    with pytest.raises(CheckpointError) as refused:
+        resume_run(config)
+    assert f"\n  {field}: 'another' in the checkpoint, {here!r} asked for\n" in str(refused.value)
+    assert names(folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
+
+
+def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config is the same to the letter, and so are the text's length and the token count."""
+    text, data = tmp_path / "text.jsonl", tmp_path / "data"
+    config = tiny(
+        data=DataConfig(
+            name="own", source=Source.files, files=[str(text)], seq_len=32, validation_tokens=4_000
+        ),
+        paths__data=str(data),
+    )
+    write_text(text, "abcdefghij")
+    monkeypatch.setattr("train.loop.train_step", stops_at(10))
+    with pytest.raises(Interruption):
+        resume_run(config)
+    monkeypatch.undo()
+    shutil.rmtree(data)
+    write_text(text, "klmnopqrst")
+    with pytest.raises(CheckpointError, match=r"another run:\n  data_sha256: '\w+' in the .*") as e:
+        resume_run(config)
+    assert str(e.value).count(" in the checkpoint, ") == 1
+    resume_run(tiny(data=config.data, paths__data=str(data), restart=True))
+    assert start_steps(run_folder(config)) == [0]
+
+
+class Interruption(Exception):
+    """Some error in the middle of a run."""
+
+
+def stops_at(call: int) -> Callable[..., Any]:
+    from train.step import train_step
+
+    calls = itertools.count(1)
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            raise Interruption
+        return train_step(*args, **kwargs)
+
+    return patched
+
+
+def write_text(path: Path, letters: str) -> None:
+    """80 documents of 500 letters; other letters make another text of the same length."""
+    lines = (letters[i % 10 :] + letters[: i % 7] for i in range(8_000))
+    text = "".join(lines)
+    with path.open("w", encoding="utf-8") as file:
+        for start in range(0, 40_000, 500):
+            file.write(json.dumps({"text": text[start : start + 500]}) + "\n")
+
+
+def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(
+    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(optimizer__lr=0.02)
+    folder = copy_of(killed, config)
+    monkeypatch.setattr(resume, "_differences", lambda *values: iter(()))
+    with pytest.warns(UserWarning, match="rows that were computed twice differ"):  # too late
+        resume_run(config)
+    assert folder.state() == "completed"
+    lrs = [row["lr"] for row in read_jsonl(folder.metrics)]
+    assert lrs[NEWEST] > 1.5 * lrs[NEWEST - 1]  # half of the record is another run's
+
+
+def as_version_one_wrote_it(folder: RunFolder) -> None:
+    """The first schema: less in state.json, and no hash in DONE.json of its own content."""
+    for step in (PREVIOUS, NEWEST):
+        saved = folder.checkpoints / step_name(step)
+        state = read_json(saved / "state.json")
+        old = {key: state[key] for key in ("seconds", "window", "loss_train")}
+        old["data_sha256"] = state["identity"]["data_sha256"]
+        (saved / "state.json").write_text(json.dumps(old), encoding="utf-8")
+        vouch_again(saved, step)
+        done = read_json(saved / "DONE.json")
+        del done["sha256"]
+        (saved / "DONE.json").write_text(json.dumps({**done, "schema": 1}), encoding="utf-8")
+
+
+def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
+    killed: RunFolder, tiny: Callable[..., Config], reference_run: RunFolder
+) -> None:
+    config = tiny()
+    folder = copy_of(killed, config)
+    as_version_one_wrote_it(folder)
+    before = contents(folder.checkpoints)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=rf"has schema 1, and this .* reads {SCHEMA}"):
+            resume_run(config)
+        assert contents(folder.checkpoints) == before
+    resume_run(tiny(restart=True))
+    assert_same_run(reference_run, folder)
+
+
+def test_c6_control_without_the_version_it_is_half_loaded(
+    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    folder = copy_of(killed, config)
+    as_version_one_wrote_it(folder)
+    monkeypatch.setattr(checkpoint, "SCHEMA", 1)
+    monkeypatch.setattr(checkpoint, "_digest", lambda facts: None)
+    with pytest.raises(KeyError, match="identity"):  # deep inside, and no word on versions
+        resume_run(config)
