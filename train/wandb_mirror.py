@@ -1,4 +1,4 @@
-"""The mirror's process: `python -m train.wandb_mirror FOLDER`, started by train/tracker.py.
+"""The mirror's process: `python -m train.wandb_mirror FOLDER`, started by train/mirror.py.
 
 It reads a MirrorRequest from standard input, mirrors the folder's rows, and on the trainer's last
 line {"state", "summary"} closes the W&B run and prints one line: {"mode", "rows", "reason"?}. An
@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from train.mirror import MirrorRequest
 from train.tail import RunTail
-from train.tracker import MirrorRequest
 from train.wandb_run import ENVIRONMENT, close_run, load_wandb, log_row, open_run
 
 CONNECT_SECONDS = 12.0
@@ -188,10 +188,11 @@ def _work(
 
 
 def _in_words(error: BaseException) -> str:
-    """One line, without the key."""
+    """The first sentence, on one line, without the key."""
     words = f"{type(error).__name__}: {error}"
     key = os.environ.get("WANDB_API_KEY")
-    return " ".join((words.replace(key, "(key)") if key else words).split()).rstrip(".")
+    words = " ".join((words.replace(key, "(key)") if key else words).split())
+    return words.partition(". ")[0].rstrip(".")
 
 
 def _warn(text: str) -> None:
@@ -206,7 +207,7 @@ def main(folder: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT, XDG_CACHE_HOME=str(folder.resolve() / "wandb" / "cache"))
     trainer = Trainer(requests)
     line = None
     while line is None:

@@ -2,10 +2,9 @@
 
 What leaves the machine, online: the id, name, group, project and entity; the science part of the
 config; the rows of metrics and evaluations under the names below; at the end the state and the row
-of the runs table, which names the device; and what wandb itself adds to every run: the time, the
-versions of Python and wandb, and the key's own user. Not sent: code, git state, command line,
-console output, package list, host name, hardware, system statistics, error reports to wandb's
-makers.
+of the runs table, which names the device; and what wandb adds to every run: times, the versions of
+Python and wandb, the kind of system, and the key's own user. Not sent: code, git state, command
+line, console output, package list, host name, hardware, system statistics, error reports.
 """
 
 import math
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.tracker import MirrorRequest
+from train.mirror import MirrorRequest
 
 ENVIRONMENT = {
     "WANDB_SILENT": "true",
@@ -29,6 +28,8 @@ PRIVATE = {
     "save_code": False,
     "console": "off",
     "silent": True,
+    "host": "",
+    "program": "train",
     "x_disable_stats": True,
     "x_disable_meta": True,
     "x_disable_machine_info": True,

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from train import wandb_mirror
+from train.mirror import MirrorRequest
 from train.records import append_jsonl
-from train.tracker import MirrorRequest
 from train.wandb_mirror import Mirror, Trainer
 
 FAKE = Path(__file__).parent / "fake_wandb"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from train.tracker import MirrorRequest
+from train.mirror import MirrorRequest
 from train.wandb_run import PRIVATE, close_run, log_row, open_run
 
 METRICS = {

@@ -1,0 +1,93 @@
+"""Reads the .wandb file of an offline run back: LevelDB's log format around wandb's own protobuf.
+
+wandb's package writes this format and no longer reads it, so the framing is read here; the records
+are parsed by wandb's classes.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MAGIC = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
+BLOCK = 32_768
+HEADER = struct.Struct("<IHB")  # checksum, length, kind
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class OfflineRun:
+    """What a W&B run came to."""
+
+    id: str = ""
+    name: str = ""
+    group: str = ""
+    project: str = ""
+    host: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+
+
+def read_offline_run(folder: Path, run_id: str) -> OfflineRun:
+    """The one offline record of `run_id` below a run folder."""
+    (path,) = folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
+    return parse(path)
+
+
+def parse(path: Path) -> OfflineRun:
+    """Rows, config and summary of a .wandb file, as far as it is whole."""
+    from wandb.proto import wandb_internal_pb2
+
+    run = OfflineRun()
+    for content in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found = record.run
+            run.id, run.name, run.group = found.run_id, found.display_name, found.run_group
+            run.project, run.host = found.project, found.host
+            run.config.update(_items(found.config.update))
+        elif kind == "history":
+            run.history.append(_items(record.history.item))
+        elif kind == "summary":
+            run.summary.update(_items(record.summary.update))
+        elif kind == "metric":
+            name = record.metric.glob_name or record.metric.name
+            run.axes[name] = record.metric.step_metric
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    return run
+
+
+def _items(items: Any) -> dict[str, Any]:
+    return {
+        item.key or ".".join(item.nested_key): json.loads(item.value_json)
+        for item in items
+        if item.value_json
+    }
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    assert data.startswith(MAGIC), "not a .wandb file"
+    at, parts = len(MAGIC), b""
+    while at + HEADER.size <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER.size:
+            at += left
+            continue
+        _checksum, length, kind = HEADER.unpack_from(data, at)
+        at += HEADER.size
+        piece = data[at : at + length]
+        if kind == 0 or len(piece) < length:
+            return  # a torn tail
+        parts += piece
+        at += length
+        if kind in (FULL, LAST):
+            yield parts
+            parts = b""
