@@ -5,11 +5,13 @@ depends on the tokens alone, not on when, where or by which path they were made.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.data.token_file import DTYPES
 from train.errors import DataError
 from train.identity import canonical_json
 from train.records import read_json, write_json
@@ -19,6 +21,7 @@ NAME = "manifest.json"
 TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
+TOKEN_FILE = re.compile(r"train-[0-9]{5,}\.bin|validation\.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json.
 
     Raises:
-        DataError: It is missing, damaged, or of another schema.
+        DataError: It is missing, damaged, of another schema, or describes what cannot be.
     """
     path = folder / NAME
     remedy = f"delete the folder {folder} and run again"
@@ -116,20 +119,66 @@ def read_manifest(folder: Path) -> Manifest:
     if value.get("schema") != SCHEMA:
         raise DataError(f"{path}: schema {value.get('schema')!r}, expected {SCHEMA}; {remedy}")
     try:
-        manifest = Manifest(
-            spec=value["spec"],
-            dtype=value["dtype"],
-            vocab_size=value["vocab_size"],
-            tokenizer_sha256=value["tokenizer_sha256"],
-            shards=tuple(ShardFacts(**shard) for shard in value["shards"]),
-            splits={name: SplitFacts(**value["splits"][name]) for name in SPLITS},
-            source=value["source"],
-        )
+        manifest = _parse(value)
+        if manifest.sha256 != value.get("sha256"):
+            raise ValueError(
+                f"content hashes to {manifest.sha256}, recorded is {value.get('sha256')}"
+            )
+        _refuse_impossible(manifest)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest ({error!r}); {remedy}") from None
-    if manifest.sha256 != value.get("sha256"):
-        raise DataError(
-            f"{path}: content hashes to {manifest.sha256}, recorded is {value.get('sha256')}; "
-            f"{remedy}"
-        )
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {remedy}") from None
     return manifest
+
+
+def _parse(value: Mapping[str, Any]) -> Manifest:
+    """Build a manifest of JSON values.
+
+    Raises:
+        KeyError, TypeError, AttributeError: A field is missing, unknown or of another type.
+    """
+    manifest = Manifest(
+        spec=value["spec"],
+        dtype=value["dtype"],
+        vocab_size=value["vocab_size"],
+        tokenizer_sha256=value["tokenizer_sha256"],
+        shards=tuple(ShardFacts(**shard) for shard in value["shards"]),
+        splits={name: SplitFacts(**value["splits"][name]) for name in SPLITS},
+        source=value["source"],
+    )
+    facts = (manifest, *manifest.shards, *manifest.splits.values())
+    for record in facts:
+        for name, wanted in record.__annotations__.items():
+            found = getattr(record, name)
+            if wanted in (int, str) and type(found) is not wanted:
+                raise TypeError(f"{name} is no {wanted.__name__}: {found!r}")
+    if not isinstance(manifest.spec, dict) or not isinstance(manifest.source, dict):
+        raise TypeError("spec and source are objects")
+    return manifest
+
+
+def _refuse_impossible(manifest: Manifest) -> None:
+    """Refuse what no preparation writes: names that lead elsewhere, sums that do not add up.
+
+    Raises:
+        ValueError: Says what.
+    """
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {manifest.dtype!r}, expected uint16 or uint32")
+    width = DTYPES[manifest.dtype].itemsize
+    if not 0 < manifest.vocab_size <= 1 << 8 * width:
+        raise ValueError(f"vocab_size {manifest.vocab_size} does not fit {manifest.dtype}")
+    for shard in manifest.shards:
+        if shard.split not in SPLITS or not TOKEN_FILE.fullmatch(shard.name):
+            raise ValueError(f"{shard.name!r} of {shard.split!r} is no token file of a split")
+        if shard.tokens < 0 or shard.bytes != shard.tokens * width:
+            raise ValueError(f"{shard.name} has {shard.tokens} tokens in {shard.bytes} bytes")
+    if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
+        raise ValueError("a token file is named twice")
+    for name, facts in manifest.splits.items():
+        found = sum(shard.tokens for shard in manifest.of(name))
+        if found != facts.tokens:
+            raise ValueError(f"{name} has {facts.tokens} tokens, and its files have {found}")
+        if found == 0:
+            raise ValueError(f"{name} is empty")

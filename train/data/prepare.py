@@ -7,35 +7,28 @@ under a lock and renamed as the last act.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.config import DataConfig, Source, TokenizerKind
-from train.data import enwik8, manifest, sources, synthetic, tokenizer
-from train.data.manifest import TRAIN, VALIDATION, Manifest
-from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes, Split
-from train.data.writer import SplitWriter, dtype_name
+from train.config import DataConfig, Source
+from train.data import sources, synthetic, tokenizer
+from train.data.build import build_tokens
+from train.data.manifest import Manifest, read_manifest, write_manifest
+from train.data.overlap import refuse_overlap
+from train.data.source_files import refuse_changed_files
 from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json
+from train.lock import hold, is_held, read_holder
+from train.records import sync_folder
 
 PREPARATION_VERSION = 1
 """Raised by every change that alters the tokens of some configuration."""
 
-BATCH_DOCUMENTS = 64
-"""Documents tokenised at once, the only ones held beside the validation set."""
-
-BPE_SAMPLE_BYTES = 16 << 20
-"""Text that a BPE is trained on, or half of it all where that is less."""
-
-TOKENIZER_FILE = "tokenizer.json"
+WITHOUT_END = -1.0
+"""Patience of a process that waits for another to prepare the same data."""
 
 
 def prepared_folder(data: DataConfig, root: Path) -> Path:
@@ -80,19 +73,17 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
     """
     check(data)
     folder = prepared_folder(data, root)
-    if not folder.exists():
-        if data.source is Source.files:
-            sources.files(data.files)  # a wrong path is found before anything is written
-        try:
+    try:
+        if not folder.exists():
+            if data.source is Source.files:
+                sources.files(data.files)  # a wrong path is found before anything is written
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f"{folder.name}.lock"):
-                if not folder.exists():
-                    _build(data, root, folder, progress=progress)
-        except OSError as error:
-            raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
-    made = manifest.read_manifest(folder)
-    _refuse_foreign(data, made, folder)
-    _refuse_stale(data, root, made, folder)
+            _build_once(data, root, folder, progress=progress)
+        made = read_manifest(folder)
+        _refuse_foreign(data, made, folder)
+        refuse_changed_files(data, made, folder)
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
     return folder
 
 
@@ -121,148 +112,32 @@ def _refuse_foreign(data: DataConfig, made: Manifest, folder: Path) -> None:
             )
 
 
-def _refuse_stale(data: DataConfig, root: Path, made: Manifest, folder: Path) -> None:
-    """Refuse a folder whose files have changed since; files that are gone are not missed."""
-    prepared = made.source.get("files_bytes")
-    if prepared is None:
-        return
-    try:
-        present = sources.source_bytes(data, root)
-    except DataError:
-        return
-    if present != prepared:
-        raise DataError(
-            f"data.files hold {present} bytes, but {folder} was made of {prepared}; delete that "
-            f"folder and run again, or use another data.name"
+def _build_once(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
+    """Build the folder, or wait until another process has."""
+    lock = root / f"{folder.name}.lock"
+    if progress and is_held(lock):
+        holder = read_holder(lock) or "another process"
+        Console(stderr=True).print(
+            f"{folder.name}: waiting for {holder}, which is preparing it",
+            highlight=False,
+            soft_wrap=True,
         )
+    with hold(lock, task=f"is preparing {folder.name}", patience=WITHOUT_END):
+        if not folder.exists():
+            _build(data, root, folder, progress=progress)
 
 
 def _build(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
-    """Build in a folder beside, and rename it."""
+    """Build in a folder beside, and rename it once all of it is on disk."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that died
     partial.mkdir()
     try:
-        with _progress(progress) as bar:
-            if data.source is Source.synthetic:
-                facts = _build_synthetic(data, partial, bar)
-            else:
-                facts = _build_text(data, root, partial, bar)
-        manifest.write_manifest(partial, facts)
+        made = build_tokens(data, root, partial, spec=token_spec(data), progress=progress)
+        refuse_overlap(partial, made, remedy="take one of the two out of the text")
+        write_manifest(partial, made)  # and with it the names of all files
         partial.rename(folder)
+        sync_folder(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _build_synthetic(data: DataConfig, partial: Path, bar: Progress) -> Manifest:
-    """Generate the chain; its documents are pieces of it, and its beginning is held out."""
-    source = synthetic.markov_source(data.synthetic, data.vocab_size)
-    task = bar.add_task("generating tokens", total=data.synthetic.tokens)
-
-    def pieces() -> Iterator[Encoded]:
-        for number, tokens in enumerate(synthetic.documents(data.synthetic, source)):
-            bar.advance(task, len(tokens))
-            yield Encoded(b"", number, tokens, len(tokens))
-
-    identity = hashlib.sha256(b"windtunnel synthetic: ids are drawn, one byte each").hexdigest()
-    facts = {"entropy_rate": source.entropy_rate}
-    return _write(data, partial, pieces(), FirstTokens(data.validation_tokens), identity, facts)
-
-
-def _build_text(data: DataConfig, root: Path, partial: Path, bar: Progress) -> Manifest:
-    """Tokenise the documents of a text source."""
-    facts: dict[str, Any] = {}
-    if data.source is Source.enwik8:
-        task = bar.add_task("fetching enwik8", total=None)
-        enwik8.fetch(root)
-        bar.remove_task(task)
-        facts["raw_sha256"] = enwik8.SHA256
-    else:
-        facts["files_bytes"] = sources.source_bytes(data, root)
-    split = LowestHashes(data.validation_tokens)
-    if data.tokenizer is TokenizerKind.bytes:
-        coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
-        documents = _encode(_read(data, root, bar, "tokenising"), coder)
-        return _write(data, partial, documents, split, coder.sha256, facts)
-    sample = HighestHashes(BPE_SAMPLE_BYTES)
-    sample.take(_read(data, root, bar, "choosing text for the tokenizer"))
-    trained = tokenizer.train_bpe(sample.texts(), data.vocab_size)
-    trained.save(partial / TOKENIZER_FILE)
-    documents = _encode(_read(data, root, bar, "tokenising"), trained)
-    written = _write(data, partial, documents, split, trained.sha256, facts)
-    if split.validation()[-1].hash >= sample.lowest():
-        raise DataError(
-            f"data.validation_tokens={data.validation_tokens} is too much of this text: documents "
-            f"that trained the tokenizer would be held out; use "
-            f"data.validation_tokens={max(1, data.validation_tokens // 4)}"
-        )
-    return written
-
-
-def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[str]:
-    """Yield the documents' texts and move the bar."""
-    task = bar.add_task(what, total=sources.source_bytes(data, root))
-    for document in sources.documents(data, root):
-        yield document.text
-        bar.advance(task, document.read_bytes)
-
-
-def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[Encoded]:
-    """Yield the documents as tokens; those without text are left out."""
-    number = 0
-    remaining = iter(texts)
-    while batch := list(islice(remaining, BATCH_DOCUMENTS)):
-        kept = [text for text in batch if text.strip()]
-        for text, ids in zip(kept, coder.encode(kept), strict=True):
-            plain = tokenizer.text_bytes(text)
-            yield Encoded(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
-            number += 1
-
-
-def _write(
-    data: DataConfig,
-    partial: Path,
-    documents: Iterable[Encoded],
-    split: Split,
-    tokenizer_sha256: str,
-    facts: dict[str, Any],
-) -> Manifest:
-    """Write both splits and return the manifest.
-
-    Raises:
-        DataError: All text would be held out.
-    """
-    with SplitWriter(partial, TRAIN, vocab_size=data.vocab_size) as train:
-        for document in split.training(documents):
-            train.write(document)
-        train_shards, train_facts = train.finish()
-    with SplitWriter(partial, VALIDATION, vocab_size=data.vocab_size) as held:
-        for document in split.validation():
-            held.write(document)
-        held_shards, held_facts = held.finish()
-    if not train_facts.tokens:
-        raise DataError(
-            f"data.validation_tokens={data.validation_tokens} leaves nothing to train on: the text "
-            f"has {held_facts.tokens} tokens in {held_facts.documents} documents, which are held "
-            f"out whole; use data.validation_tokens={max(1, held_facts.tokens // 20)}, or more "
-            f"and shorter documents"
-        )
-    return Manifest(
-        spec=token_spec(data),
-        dtype=dtype_name(data.vocab_size),
-        vocab_size=data.vocab_size,
-        tokenizer_sha256=tokenizer_sha256,
-        shards=(*train_shards, *held_shards),
-        splits={TRAIN: train_facts, VALIDATION: held_facts},
-        source=facts,
-    )
-
-
-@contextmanager
-def _progress(show: bool) -> Iterator[Progress]:
-    """Yield a progress bar on standard error, or one that stays invisible."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not show, transient=True) as bar:
-        yield bar

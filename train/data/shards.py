@@ -1,11 +1,9 @@
 """Open a prepared folder: verify it once, then read windows of tokens from memory maps.
 
 Invariant: nothing is read from a file whose presence, size, hash and ids were not checked against
-the manifest, unless the caller says `verify=False`.
+the manifest (verify.py), unless the caller says `verify=False`.
 """
 
-import contextlib
-import hashlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.manifest import SPLITS, Manifest, ShardFacts, read_manifest
+from train.data.manifest import SPLITS, Manifest, read_manifest
+from train.data.token_file import DTYPES, map_tokens
+from train.data.verify import verify_files
 from train.errors import DataError, did_you_mean
-from train.records import read_json, write_json
-
-DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-VERIFIED = "verified.json"
-"""Remembers size and modification time of shards that passed, so that later opens are cheap."""
-_CHUNK_TOKENS = 1 << 23
 
 
 class Dataset:
@@ -34,7 +28,7 @@ class Dataset:
         self._edges: dict[str, list[int]] = {}
         for split in SPLITS:
             shards = [shard for shard in manifest.of(split) if shard.tokens]
-            self._arrays[split] = [_map(folder / shard.name, dtype) for shard in shards]
+            self._arrays[split] = [map_tokens(folder / shard.name, dtype) for shard in shards]
             edges = [0]
             for shard in shards:
                 edges.append(edges[-1] + shard.tokens)
@@ -118,90 +112,16 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
 
     Args:
         folder: The prepared folder.
-        verify: Whether to check every file against the manifest. The hash of a file is computed
-            once and remembered with its size and modification time.
+        verify: Whether to check every file against the manifest, as verify.py does.
 
     Raises:
-        DataError: A file is missing, superfluous, cut, changed, or holds an id that is too large.
+        DataError: A file is missing, superfluous, cut, changed, or holds an id that is too large;
+            or a validation document is in the training split too.
     """
     manifest = read_manifest(folder)
-    if manifest.dtype not in DTYPES:
-        raise DataError(f"{folder}: unknown dtype {manifest.dtype!r}, expected uint16 or uint32")
     if verify:
-        _verify(folder, manifest)
+        verify_files(folder, manifest)
     return Dataset(folder, manifest)
-
-
-def _verify(folder: Path, manifest: Manifest) -> None:
-    """Check the files against the manifest and remember those that passed."""
-    remedy = f"delete the folder {folder} and run again"
-    _check_names(folder, manifest, remedy)
-    seen = _read_verified(folder)
-    passed: dict[str, Any] = {}
-    for shard in manifest.shards:
-        path = folder / shard.name
-        facts = path.stat()
-        if facts.st_size != shard.bytes:
-            raise DataError(f"{path}: expected {shard.bytes} bytes, got {facts.st_size}; {remedy}")
-        passed[shard.name] = [facts.st_size, facts.st_mtime_ns, shard.sha256, manifest.vocab_size]
-        if seen.get(shard.name) != passed[shard.name]:
-            _check_content(path, shard, manifest, remedy)
-    if passed != seen:
-        _write_verified(folder, passed)
-
-
-def _check_names(folder: Path, manifest: Manifest, remedy: str) -> None:
-    """Refuse missing shards and shards that the manifest does not know."""
-    expected = {shard.name for shard in manifest.shards}
-    present = {path.name for path in folder.glob("*.bin")}
-    if missing := sorted(expected - present):
-        raise DataError(f"{folder / missing[0]} is missing; {remedy}")
-    if extra := sorted(present - expected):
-        raise DataError(f"{folder / extra[0]} is not in the manifest; {remedy}")
-
-
-def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: str) -> None:
-    """Read one shard and check its hash and its ids."""
-    dtype = DTYPES[manifest.dtype]
-    digest = hashlib.sha256()
-    too_large: str | None = None
-    with path.open("rb") as file:
-        position = 0
-        while block := file.read(_CHUNK_TOKENS * dtype.itemsize):
-            digest.update(block)
-            ids = np.frombuffer(block, dtype=dtype)
-            if too_large is None and int(ids.max()) >= manifest.vocab_size:
-                first = int(np.argmax(ids >= manifest.vocab_size))
-                too_large = (
-                    f"token id {int(ids[first])} at position {position + first} of {shard.name} "
-                    f"is not below vocab_size {manifest.vocab_size}; {remedy}"
-                )
-            position += len(ids)
-    if digest.hexdigest() != shard.sha256:
-        raise DataError(
-            f"{path}: expected sha256 {shard.sha256}, got {digest.hexdigest()}; {remedy}"
-        )
-    if too_large is not None:
-        raise DataError(too_large)
-
-
-def _read_verified(folder: Path) -> dict[str, Any]:
-    """Return what passed before; nothing when that cannot be read."""
-    try:
-        return read_json(folder / VERIFIED)
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_verified(folder: Path, passed: dict[str, Any]) -> None:
-    """Remember what passed; a folder that cannot be written is verified anew each time."""
-    with contextlib.suppress(OSError):  # read-only, or another job is writing the same
-        write_json(folder / VERIFIED, passed)
-
-
-def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a read-only memory map as a plain array, whose slices are cheap."""
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def _check_split(split: str) -> None:

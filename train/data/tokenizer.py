@@ -18,8 +18,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.config import TokenizerKind
 from train.errors import ConfigError, DataError
+from train.records import write_text
 
 SEPARATOR = "<|document|>"
+SEPARATOR_ID = 0
+"""In both: byte 0, and the first token that a BPE is given."""
 BYTES_VOCAB_SIZE = 256
 SMALLEST_BPE = BYTES_VOCAB_SIZE + 1
 """All bytes and the separator."""
@@ -87,8 +90,8 @@ class BpeTokenizer:
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json."""
-        path.write_text(self._json, encoding="utf-8")
+        """Write tokenizer.json, on disk when this returns."""
+        write_text(path, self._json)
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:

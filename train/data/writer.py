@@ -9,17 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.manifest import TRAIN, VALIDATION, ShardFacts, SplitFacts
-from train.data.shards import DTYPES
 from train.data.split import Encoded
+from train.data.token_file import DTYPES, dtype_name
 from train.errors import DataError
 
 SHARD_TOKENS = 64 << 20
 """Tokens per training shard."""
-
-
-def dtype_name(vocab_size: int) -> str:
-    """Return the narrowest type that holds every id below `vocab_size`."""
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 class SplitWriter:

@@ -13,7 +13,7 @@ import pytest
 
 from train.config import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import prepare as preparation
-from train.data import sources
+from train.data import sources, synthetic
 from train.data.manifest import TRAIN, VALIDATION, read_manifest
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
@@ -98,7 +98,8 @@ def test_files_that_changed_are_noticed_and_files_that_are_gone_are_not_missed(
     size = corpus.stat().st_size
     with corpus.open("a") as file:
         file.write('{"text": "one more"}\n')
-    with pytest.raises(DataError, match=rf"hold {size + 21} bytes, but .* was made of {size}; del"):
+    message = rf"corpus\.jsonl: has {size + 21} bytes, and .* made when it had {size}; delete"
+    with pytest.raises(DataError, match=message):
         prepare(config(corpus), tmp_path / "data")
     corpus.unlink()
     assert prepare(config(corpus), tmp_path / "data") == folder
@@ -141,8 +142,8 @@ def test_synthetic_manifest_states_the_exact_entropy_rate(tmp_path: Path) -> Non
     assert dataset.bytes_per_token(TRAIN) == 1.0
     rate = dataset.manifest.entropy_rate
     assert rate == pytest.approx(ENTROPY_RATE, abs=1e-12)
-    source = preparation.synthetic.markov_source(SYNTHETIC.synthetic, 97)
-    chain = np.concatenate(list(preparation.synthetic.generate(source, tokens=20_000, seed=0)))
+    source = synthetic.markov_source(SYNTHETIC.synthetic, 97)
+    chain = np.concatenate(list(synthetic.generate(source, tokens=20_000, seed=0)))
     assert np.concatenate(dataset.shards(VALIDATION)).tolist() == chain[:3000].tolist()
     assert np.concatenate(dataset.shards(TRAIN)).tolist() == chain[3000:].tolist()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import shards
+from train.data import token_file, verify
 from train.data.manifest import (
     TRAIN,
     VALIDATION,
@@ -17,7 +17,8 @@ from train.data.manifest import (
 )
 from train.data.shards import open_dataset
 from train.data.split import Encoded
-from train.data.writer import SplitWriter, dtype_name
+from train.data.token_file import dtype_name
+from train.data.writer import SplitWriter
 from train.errors import DataError
 
 
@@ -160,7 +161,7 @@ def test_ids_beyond_the_vocabulary_are_refused_at_write(tmp_path: Path) -> None:
 def test_ids_beyond_the_vocabulary_are_refused_at_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_CHUNK_TOKENS", 10)
+    monkeypatch.setattr(token_file, "BLOCK_TOKENS", 10)
     folder = build(tmp_path / "d", [1] * 17 + [300], [1], vocab=301)
     manifest = read_manifest(folder)
     facts = {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
@@ -176,7 +177,7 @@ def test_files_that_passed_are_not_read_again_until_they_change(
     folder = build(tmp_path / "d", list(range(100)), [1])
     open_dataset(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_check_content", lambda *_: pytest.fail("read again"))
+        patch.setattr(verify, "_check_content", lambda *_: pytest.fail("read again"))
         open_dataset(folder)
     path = folder / "train-00000.bin"
     content = path.read_bytes()
