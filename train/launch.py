@@ -27,6 +27,8 @@ from train.study_progress import StudyProgress
 STUDY_JOB = "WINDTUNNEL_STUDY_JOB"
 """Set for jobs that a study launched: they write their output to their run's job.log."""
 
+JOB_COMMAND = (sys.executable, "-m", "train")
+
 POLL_SECONDS = 0.2
 HELD_SECONDS = 5.0
 """How long a run is left alone whose job was refused its lock, or was found to be held."""
@@ -126,7 +128,7 @@ class _Launch:
     def _start(self, job: Job) -> None:
         slot, rows_before = self.free.pop(0), job.rows()
         process = subprocess.Popen(
-            [sys.executable, "-m", "train", *self.extra, *job.overrides],
+            [*JOB_COMMAND, *self.extra, *job.overrides],
             env={**os.environ, **slot, STUDY_JOB: "1"},
             stdin=subprocess.DEVNULL,
         )
