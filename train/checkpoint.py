@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.device import is_device_lost, is_out_of_memory
 from train.errors import CheckpointError, StorageError, as_storage_error
 from train.records import read_json, write_json
 
@@ -80,6 +81,7 @@ def save_checkpoint(
     final = root / f"step_{step:08d}"
     partial = root / f"{final.name}.partial"
     tensors = {"model.pt": _compact(model), "optim.pt": _compact(optimizer)}
+    refused = None
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -95,8 +97,9 @@ def save_checkpoint(
         refused = _cannot_be_written(partial, tensors, error)
         if refused is None:
             raise
+    if refused is not None:  # only here: the error holds torch's file open, which keeps its space
         shutil.rmtree(partial, ignore_errors=True)
-        raise refused from None
+        raise refused
     for old in _step_folders(root)[:-keep]:
         _discard(old)
     return final
@@ -211,8 +214,11 @@ def _cannot_be_written(
     partial: Path, tensors: Mapping[str, Any], error: OSError | RuntimeError
 ) -> StorageError | None:
     """What the disk refused, in the user's terms; torch.save says it by a RuntimeError."""
-    is_storage = isinstance(error, RuntimeError) or as_storage_error(error) is not None
-    if not is_storage or not tensors:
+    if isinstance(error, OSError):
+        is_storage = as_storage_error(error) is not None
+    else:
+        is_storage = not (is_out_of_memory(error) or is_device_lost(error))
+    if not is_storage:
         return None
     first_line = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
     needed, place = tensor_bytes(tensors), partial.parent
