@@ -7,6 +7,7 @@ end in a torn line after a crash, which readers drop. What is read may come from
 its size and nesting are limited and its run ids cannot lead out of the study's folder.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -92,13 +93,23 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)  # of a process that died; a link there is not followed
-    with partial.open("x", encoding="utf-8") as file:
+    with _naming(path), partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
     if sync:
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error say which file it is about: a write to an open one does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,7 +154,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = 
     if lines and max(map(len, lines)) > LARGEST_LINE_BYTES:
         raise ValueError(f"{path}: a row of over {LARGEST_LINE_BYTES} bytes cannot be read back")
     text = "".join(lines)
-    with path.open("ab") as file:
+    with _naming(path), path.open("ab") as file:
         file.truncate(_whole_bytes(path))
         file.write(text.encode())
         file.flush()
