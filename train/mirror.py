@@ -40,8 +40,8 @@ class MirrorRequest:
     entity: str | None
     mode: str
     """auto (online, and offline when that fails), online or offline."""
-    resume: str | None = "never"
-    """wandb's word for an id that exists: never refuses it, null overwrites it."""
+    resume: str = "never"
+    """wandb's word for an id that exists: never refuses it, allow adds the rows that it lacks."""
     config: Mapping[str, Any]
     start_step: int
     """Rows after this step are mirrored."""

@@ -23,7 +23,14 @@ from typing import Any
 
 from train.mirror import MirrorRequest
 from train.tail import RunTail
-from train.wandb_run import ENVIRONMENT, close_run, load_wandb, log_row, open_run
+from train.wandb_run import (
+    ENVIRONMENT,
+    close_run,
+    count_rows,
+    load_wandb,
+    log_row,
+    open_run,
+)
 
 CONNECT_SECONDS = 12.0
 """A connection that takes longer counts as none; the rest of the limit is for going offline."""
@@ -171,15 +178,17 @@ def _work(
         pipe.send(("opening", None))
         run = open_run(wandb, request, mode=mode, folder=folder, connect_seconds=CONNECT_SECONDS)
         pipe.send(("open", None))
-        tail, count = RunTail(folder, start_step=request.start_step), 0
+        tail, n_rows = RunTail(folder, start_step=request.start_step), 0
+        n_known = count_rows(run) if request.resume == "allow" else 0
         ending = None
         while ending is None:
             ending = pipe.recv() if pipe.poll(POLL_SECONDS) else None
             for name, row in tail.rows(is_over=ending is not None):
-                log_row(run, name, row)
-                count += 1
+                n_rows += 1
+                if n_rows > n_known:
+                    log_row(run, name, row)
         close_run(run, ending["state"], ending["summary"])
-        pipe.send(("closed", count))
+        pipe.send(("closed", max(0, n_rows - n_known)))
     except BaseException as error:
         with contextlib.suppress(OSError):
             pipe.send(("failed", _in_words(error)))

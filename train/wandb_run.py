@@ -98,6 +98,11 @@ def log_row(run: Any, file_name: str, row: Mapping[str, Any]) -> None:  # noqa: 
     run.log({named[key]: value for key, value in row.items() if key in named and _is_value(value)})
 
 
+def count_rows(run: Any) -> int:  # noqa: ANN401
+    """Rows that a resumed W&B run has: each is one of wandb's own steps, counted from zero."""
+    return int(run.starting_step)
+
+
 def close_run(run: Any, state: str, summary: Mapping[str, Any]) -> None:  # noqa: ANN401
     """Write the summary and wait until W&B has, or the disk holds, everything."""
     known = {key: value for key, value in summary.items() if _is_value(value)}
