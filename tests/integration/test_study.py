@@ -90,14 +90,17 @@ def killed_and_finished(workplace: Path) -> Path:
     return study
 
 
-def _wait_for_a_job(study: Path, launcher: "subprocess.Popen[str]") -> int:
-    """The pid of a job that has logged its first rows."""
+def _wait_for_a_job(study: Path, launcher: "subprocess.Popen[str]", jobs: int = 1) -> int:
+    """Wait until jobs have logged their first rows; return the pid of one."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and launcher.poll() is None:
+        pids = []
         for metrics in study.glob("*/metrics.jsonl"):
             status = read_json(metrics.parent / "status.json")
             if status["state"] == "running":
-                return int(read_jsonl(metrics.parent / "attempts.jsonl")[-1]["pid"])
+                pids.append(int(read_jsonl(metrics.parent / "attempts.jsonl")[-1]["pid"]))
+        if len(pids) >= jobs:
+            return pids[0]
         time.sleep(0.02)
     launcher.kill()
     raise AssertionError(f"no job of {study} started to train: {launcher.communicate()[1]}")
@@ -241,6 +244,31 @@ def test_a_stop_is_passed_on_and_the_command_continues(
     again = train("-m", *words, root=workplace)
     assert again.returncode == 0, again.stderr
     assert [run.state for run in study_status(study)] == ["completed"] * 2
+
+
+def test_jobs_of_a_killed_launcher_go_on_and_the_command_waits_for_them(
+    workplace: Path, killed_and_finished: Path
+) -> None:
+    del killed_and_finished  # the data it prepared is used again
+    study = workplace / "runs" / "orphaned"
+    words = ["study=tiny", "study.name=orphaned", "budget.flops=8e9", "model.d_model=8,12"]
+    words.append("machine.workers=2")
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "train", "--config-dir", str(workplace / "conf"), "-m", *words],
+        cwd=workplace,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_a_job(study, launcher, jobs=2)
+    launcher.kill()
+    launcher.communicate()
+    again = train("-m", *words, root=workplace)
+    assert again.returncode == 0, again.stderr
+    runs = study_status(study)
+    assert [(run.state, run.attempts, dict(run.stops)) for run in runs] == [
+        ("completed", 1, {})
+    ] * 2
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(workplace: Path) -> None:

@@ -1,0 +1,103 @@
+"""Stands in for `python -m train` under a launcher: the real lock and the real records, no torch.
+
+    python fake_job.py folder=runs/s/r acts=killed,completed
+
+Each start does the next act: completed, killed (SIGKILL in mid-run), raised, exited (SystemExit),
+infrastructure, preempted, diverged, dead (an import error: before any row), vanished (its folder is
+removed under it), or `wait:PATH` (trains until PATH is gone, then completes).
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from train.errors import (
+    DivergedError,
+    InfrastructureError,
+    PreemptedError,
+    WindTunnelError,
+    as_storage_error,
+)
+from train.records import write_json
+from train.rundir import RunFolder
+
+STEPS = 10
+STARTED = "started"
+"""File beside the run folders with a line per start: `<run_id> <act>`."""
+
+ERRORS = {
+    "raised": ZeroDivisionError("a bug"),
+    "exited": SystemExit(7),
+    "infrastructure": InfrastructureError("the device failed; the same command continues"),
+    "preempted": PreemptedError("stopped by SIGTERM; the same command continues"),
+    "diverged": DivergedError("step 4: loss nan"),
+}
+
+
+def run(folder: RunFolder, act: str) -> None:
+    """Train, as far as the act lets it."""
+    if folder.state() in ("completed", "diverged"):
+        return
+    attempt = folder.attempt_number() + 1
+    folder.log_attempt("start", attempt=attempt)
+    folder.write_status("running", step=4, total_steps=STEPS, seconds=1.0)
+    name, _, argument = act.partition(":")
+    try:
+        if name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "vanished":
+            shutil.rmtree(folder.path)
+        while name == "wait" and Path(argument).exists():
+            time.sleep(0.01)
+        if name in ERRORS:
+            raise ERRORS[name]
+        write_json(folder.result, {"row": {"loss": 2.0}})
+    except BaseException as error:
+        fail(folder, attempt, error)
+        raise
+    folder.log_attempt("end", attempt=attempt, state="completed", cause=None)
+    folder.write_status("completed", step=STEPS, total_steps=STEPS, seconds=2.0)
+
+
+def fail(folder: RunFolder, attempt: int, error: BaseException) -> None:
+    """Write down an end as the loop does."""
+    known = as_storage_error(error) if isinstance(error, OSError) else error
+    cause = known.cause if isinstance(known, WindTunnelError) else "bug"
+    state = {"preempted": "preempted", "diverged": "diverged"}.get(cause, "failed")
+    code = known.exit_code if isinstance(known, WindTunnelError) else 1
+    if folder.path.exists():
+        folder.write_status(state, reason=str(known), step=4, seconds=1.0, exit_code=code)
+        folder.log_attempt("end", attempt=attempt, state=state, cause=cause)
+
+
+def main() -> int:
+    """One start."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    folder, acts = RunFolder(Path(words["folder"])), words["acts"].split(",")
+    log = folder.path.parent / STARTED
+    earlier = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    n_before = sum(line.split()[0] == folder.path.name for line in earlier)
+    act = acts[min(n_before, len(acts) - 1)]
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{folder.path.name} {act}\n")
+    if act == "dead":
+        raise ImportError("no module named torch")
+    try:
+        with folder.locked():
+            run(folder, act)
+    except WindTunnelError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        storage = as_storage_error(error)
+        assert storage is not None
+        sys.stderr.write(f"error: {storage}\n")
+        return storage.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

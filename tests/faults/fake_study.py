@@ -1,0 +1,116 @@
+"""A study whose jobs are fake_job.py: the real planning, locks, launcher, records and report."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from faults import fake_job
+from faults.overrides import changed
+from train import launch, study, study_progress
+from train.config import Config
+from train.errors import WindTunnelError
+from train.jobs import Job, JobEnd
+from train.rundir import RunFolder
+from train.status import study_status
+from train.validate import validate
+
+REPO = Path(__file__).resolve().parents[2]
+
+Acts = Mapping[int, str]
+"""What each start of a run does, by the run's seed; see fake_job.py."""
+
+
+def use_fake_jobs(put: Callable[[object, str, object], object] = setattr) -> None:
+    """Point the launcher at fake jobs, and let it look often."""
+    put(launch, "JOB_COMMAND", (sys.executable, str(Path(fake_job.__file__))))
+    put(launch, "POLL_SECONDS", 0.02)
+    put(launch, "HELD_SECONDS", 0.1)
+    put(study_progress, "LOOK_SECONDS", 0.1)
+    put(study_progress, "LINE_SECONDS", 0.1)
+
+
+def run_fake_study(
+    config: Config, acts: Acts, *, words: Sequence[str] = (), workers: int = 2
+) -> None:
+    """Run one job a seed through train.study and train.launch; raises as the command would."""
+    config = changed(config, {"machine.workers": workers})
+    base = OmegaConf.structured(config)
+
+    def compose(overrides: list[str]) -> DictConfig:
+        tree = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
+        assert isinstance(tree, DictConfig)
+        return tree
+
+    def launch_fakes(jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
+        return launch.launch_local([_fake(job, acts) for job in jobs], _hydra_config(config))
+
+    seeds = f"seed={','.join(map(str, acts))}"
+    tree = compose(list(words))
+    study.run_study([seeds, *words], study=tree.study, compose=compose, launch=launch_fakes)
+
+
+def _fake(job: Job, acts: Acts) -> Job:
+    """The same run, with the fake's words."""
+    (seed,) = [word.removeprefix("seed=") for word in job.overrides if word.startswith("seed=")]
+    return replace(job, overrides=(f"folder={job.folder.path}", f"acts={acts[int(seed)]}"))
+
+
+def _hydra_config(config: Config) -> DictConfig:
+    groups = {"machine": config.machine, "paths": config.paths, "study": config.study}
+    runtime = {"hydra": {"runtime": {"config_sources": []}}}
+    return OmegaConf.create({**groups, **runtime})
+
+
+def start_launcher(config: Config, acts: Acts, errors: Path, *patches: object) -> ForkServerProcess:
+    """Run the study in a process of its own, which can be killed; its standard error in a file."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_launcher, args=(config, dict(acts), errors, patches), daemon=False
+    )
+    process.start()
+    return process
+
+
+def _launcher(config: Config, acts: Acts, errors: Path, patches: tuple[object, ...]) -> None:
+    os.setpgid(0, 0)
+    descriptor = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 2)
+    os.environ["PYTHONPATH"] = str(REPO)
+    use_fake_jobs()
+    for patch in patches:
+        assert callable(patch)
+        patch()
+    try:
+        run_fake_study(config, acts)
+    except WindTunnelError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def folder_of(config: Config, seed: int) -> RunFolder:
+    """The run of one seed."""
+    config = changed(config, {"seed": seed})
+    return RunFolder(study_folder(config) / validate(config).run_id)
+
+
+def study_folder(config: Config) -> Path:
+    """Where the study's runs lie."""
+    return Path(config.paths.runs) / config.study.name
+
+
+def states(config: Config) -> list[str]:
+    """The state of every run of the manifest; none before there is one."""
+    return [run.state for run in study_status(study_folder(config))]
+
+
+def starts(config: Config, seeds: Sequence[int]) -> dict[int, list[str]]:
+    """The acts that each run's starts did, doomed ones included."""
+    log = study_folder(config) / fake_job.STARTED
+    lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    names = {seed: folder_of(config, seed).path.name for seed in seeds}
+    return {seed: [act for run_id, act in lines if run_id == name] for seed, name in names.items()}

@@ -1,0 +1,199 @@
+"""H1, H2, H4, O3, E5: jobs that die, studies that are done, heartbeats of long ago.
+
+Jobs are fake_job.py where the launcher is what is tested, and real ones in children elsewhere.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from faults.fake_study import (
+    REPO,
+    folder_of,
+    run_fake_study,
+    starts,
+    states,
+    study_folder,
+    use_fake_jobs,
+)
+from faults.patches import At, Fail
+from faults.runner import Child, run_child, run_here
+from faults.same_run import assert_same_run
+from train import launch, run_status, study
+from train.config import Config
+from train.records import read_jsonl, write_json
+from train.rundir import RunFolder
+from train.status import study_status
+from train.study import StudyIncompleteError
+
+Tiny = Callable[..., Config]
+Started = Callable[..., Child]
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    use_fake_jobs(monkeypatch.setattr)
+
+
+DEATHS = {
+    "raised": ("bug", 1, ": failed a bug"),
+    "exited": ("bug", 1, ": failed 7"),
+    "killed": ("killed", 75, ": stale killed by SIGKILL"),
+    "dead": ("bug", 1, ": planned bug (exit 1)"),
+    "infrastructure": ("infrastructure", 75, ": failed the device failed"),
+    "preempted": ("preempted", 75, ": preempted stopped by SIGTERM"),
+}
+"""By what a job does at every start: the cause, the study's exit code, the words for the run."""
+
+STARTS = {"killed": 3, "infrastructure": 3}
+"""Starts of such a job in one launch; of any other, one."""
+
+
+# H1, O3, E5: one job dies
+
+
+@pytest.mark.usefixtures("fake_jobs")
+@pytest.mark.parametrize("death", DEATHS)
+def test_h1_a_job_that_dies_costs_no_other_and_its_cause_is_named(
+    tiny: Tiny, capfd: pytest.CaptureFixture[str], death: str
+) -> None:
+    config = tiny()
+    cause, exit_code, words = DEATHS[death]
+    with pytest.raises(StudyIncompleteError) as raised:
+        run_fake_study(config, {0: "completed", 1: death, 2: "completed"}, workers=1)
+    assert raised.value.exit_code == exit_code
+    victim = folder_of(config, 1)
+    assert f"  {victim.path.name}{words}" in str(raised.value)
+    assert [states(config)[index] for index in (0, 2)] == ["completed"] * 2
+    n_starts = STARTS.get(death, 1)
+    assert starts(config, range(3)) == {0: ["completed"], 1: [death] * n_starts, 2: ["completed"]}
+    errors = capfd.readouterr().err
+    assert "2 completed, 1 " in errors
+    if death != "dead":  # it left no row
+        assert f"; attempts cut short: {n_starts} {cause}" in errors
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_h1_control_a_launcher_that_stops_at_a_death_leaves_runs_behind(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(self: object, started: object, exit_code: int) -> None:
+        if exit_code:
+            raise RuntimeError("a job failed")
+        self.free.append(started.slot)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(launch._Launch, "_collect", give_up)
+    with pytest.raises(RuntimeError):
+        run_fake_study(tiny(), {0: "completed", 1: "raised", 2: "completed"}, workers=1)
+    assert states(tiny()) == ["completed", "failed", "planned"]
+
+
+@pytest.mark.usefixtures("fake_jobs")
+@pytest.mark.parametrize("death", ["killed", "infrastructure"])
+def test_o3_e5_a_job_that_is_killed_or_loses_its_device_is_started_again(
+    tiny: Tiny, capfd: pytest.CaptureFixture[str], death: str
+) -> None:
+    config = tiny()
+    run_fake_study(config, {0: f"{death},{death},completed", 1: "completed"})
+    assert states(config) == ["completed"] * 2
+    assert starts(config, [0, 1]) == {0: [death, death, "completed"], 1: ["completed"]}
+    errors = capfd.readouterr().err
+    name = folder_of(config, 0).path.name
+    for number in (1, 2):
+        assert f"{name}: {death}" in errors
+        assert f"; starting it again ({number} of 2)" in errors
+    assert f"2 completed; attempts cut short: 2 {death}" in errors
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_o3_control_without_a_retry_the_run_stays_unfinished(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "RETRIES", {})
+    with pytest.raises(StudyIncompleteError):
+        run_fake_study(tiny(), {0: "killed,completed", 1: "completed"})
+    assert states(tiny()) == ["stale", "completed"]
+
+
+LOST = RuntimeError("CUDA error: unspecified launch failure")
+
+
+def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(
+    tiny: Tiny, reference_run: RunFolder
+) -> None:
+    lost = run_child(tiny(), At("train.loop:train_step", Fail(LOST), call=31))
+    assert lost.exit_code == 75, lost
+    assert "the device failed" in lost.stderr
+    assert "Traceback" not in lost.stderr
+    assert read_jsonl(lost.folder.attempts)[-1]["cause"] == "infrastructure"
+    assert_same_run(reference_run, run_here(tiny()))
+
+
+def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny: Tiny) -> None:
+    lost = run_child(tiny(), At("train.loop:train_step", Fail(RuntimeError("odd")), call=31))
+    assert lost.exit_code == 1, lost
+    assert "Traceback" in lost.stderr
+    assert read_jsonl(lost.folder.attempts)[-1]["cause"] == "bug"
+
+
+# H2: a finished study
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_h2_a_finished_study_is_done_in_seconds_and_trains_nothing(tiny: Tiny) -> None:
+    config, acts = tiny(), dict.fromkeys(range(20), "completed")
+    run_fake_study(config, acts, workers=4)
+    before = {path: path.read_bytes() for path in study_folder(config).glob("*/*")}
+    began = time.monotonic()
+    run_fake_study(config, acts, workers=4)
+    assert time.monotonic() - began < 5.0
+    assert {path: path.read_bytes() for path in study_folder(config).glob("*/*")} == before
+    assert starts(config, acts) == {seed: ["completed"] for seed in acts}
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_h2_control_a_study_that_does_not_look_starts_its_jobs_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_fake_study(tiny(), {0: "completed"})
+    monkeypatch.setattr(study, "FINISHED_STATES", ())
+    with contextlib.suppress(StudyIncompleteError):
+        run_fake_study(tiny(), {0: "completed"})
+    assert starts(tiny(), [0]) == {0: ["completed"] * 2}
+
+
+# H4: a heartbeat of long ago
+
+
+def beat_long_ago(folder: RunFolder) -> None:
+    """A status of an hour ago that says running."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    old = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
+    write_json(folder.status, {"state": "running", "step": 3, "heartbeat": old})
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_h4_a_run_that_nobody_trains_is_stale_and_one_that_is_held_is_not(tiny: Tiny) -> None:
+    config = tiny()
+    run_fake_study(config, {0: "completed", 1: "completed"})
+    for seed in (0, 1):
+        beat_long_ago(folder_of(config, seed))
+    with folder_of(config, 1).locked():
+        runs = study_status(study_folder(config))
+    assert [run.state for run in runs] == ["stale", "running"]
+    assert runs[1].reason == "no row for 3600 s, though its process lives"
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_h4_control_without_the_lock_the_record_alone_says_running(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    run_fake_study(config, {0: "completed"})
+    beat_long_ago(folder_of(config, 0))
+    monkeypatch.setattr(run_status.RunFolder, "is_locked", lambda folder: True)
+    assert states(config) == ["running"]
