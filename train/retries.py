@@ -45,14 +45,17 @@ def cause_of_end(rows: Sequence[Mapping[str, Any]], exit_code: int) -> str | Non
         rows: The rows of attempts.jsonl that the job wrote; a job that ends early writes none.
         exit_code: Of its process; negative for a signal.
     """
+    if exit_code < 0:  # whatever it had written: it may have been on its way to more
+        return "killed"
     last = rows[-1] if rows else {}
-    if last.get("event") == "end" and last.get("cause") in RETRIES:
-        return str(last["cause"])
+    cause = last.get("cause")
+    if last.get("event") == "end" and isinstance(cause, str) and cause in RETRIES:
+        return cause
     if exit_code == 0:
         return None
     if exit_code in CAUSE_OF_EXIT:
         return CAUSE_OF_EXIT[exit_code]
-    return "killed" if exit_code < 0 or last.get("event") == "start" else "bug"
+    return "killed" if last.get("event") == "start" else "bug"
 
 
 def describe_end(cause: str, exit_code: int) -> str:
