@@ -4,34 +4,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.data.prepare import prepare, prepared_folder
-from train.data.shards import open_dataset
+from train.data.shards import Dataset, open_dataset
 from train.device import select_device
+from train.disk_space import refuse_full_disk
 from train.manifest import PlannedRun
 from train.tracker import require_tracker
 from train.validate import check_enough_tokens
 
 
 def preflight(runs: Sequence[PlannedRun]) -> None:
-    """Find the device and the mirror, prepare and verify the data, and check that it is enough.
+    """Find the device, the mirror and room for checkpoints; prepare, verify and measure the data.
 
     Raises:
         MissingExtraError: The mirror's package is not installed.
         ConfigError: The device is not there, or a run asks for more tokens than its data has.
-        DataError: Text cannot be fetched, or its shards are damaged.
+        StorageError: The disk has no room for the checkpoints of the runs that are not done.
+        DataError: Text cannot be fetched, its shards are damaged, or it is shorter than a window.
     """
     for machine in {run.config.machine.device: run.config.machine for run in runs}.values():
         select_device(machine)
     for tracker in {run.config.tracker.kind: run.config.tracker for run in runs}.values():
         require_tracker(tracker)
-    n_tokens: dict[Path, int] = {}
+    refuse_full_disk(runs)
+    opened: dict[Path, Dataset] = {}
     for run in runs:
         data, root = run.config.data, Path(run.config.paths.data)
         folder = prepared_folder(data, root)
-        if folder not in n_tokens:
-            n_tokens[folder] = open_dataset(prepare(data, root, progress=True)).n_tokens("train")
+        if folder not in opened:
+            opened[folder] = open_dataset(prepare(data, root, progress=True))
+        opened[folder].refuse_shorter_than(data.seq_len + 1)
         check_enough_tokens(
             run.plan,
-            n_tokens=n_tokens[folder],
+            n_tokens=opened[folder].n_tokens("train"),
             seq_len=data.seq_len,
             allow_repeat=data.allow_repeat,
             name=data.name,

@@ -66,9 +66,14 @@ def memory_bytes(config: Config, plan: RunPlan) -> int:
     return 16 * plan.params.total + activation_bytes(plan.shape, seqs=seqs)
 
 
+def checkpoint_bytes(plan: RunPlan) -> int:
+    """One checkpoint: weights and two moments in float32."""
+    return 12 * plan.params.total
+
+
 def disk_bytes(config: Config, plan: RunPlan) -> int:
-    """Checkpoints (weights and two moments in float32), one more than kept while it is written."""
-    return 12 * plan.params.total * (config.machine.checkpoint_keep + 1)
+    """Checkpoints of a run, one more than kept while it is written."""
+    return checkpoint_bytes(plan) * (config.machine.checkpoint_keep + 1)
 
 
 def _time_step(config: Config, plan: RunPlan, compute: ComputeDevice) -> float:

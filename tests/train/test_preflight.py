@@ -1,9 +1,11 @@
-"""Before any run's first update: the device, every dataset, and enough tokens."""
+"""Before any run's first update: the device, room, every dataset, and enough tokens."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from train.config import (
     TrackerConfig,
     TrackerKind,
 )
-from train.errors import ConfigError, DataError, MissingExtraError
+from train.errors import ConfigError, DataError, MissingExtraError, StorageError
 from train.manifest import PlannedRun
 from train.planning import plan_run
 from train.preflight import preflight
@@ -72,3 +74,25 @@ def test_a_missing_mirror_is_found_before_data_is_made(
     with pytest.raises(MissingExtraError, match=r"-e '\.\[wandb\]'"):
         preflight([planned(config)])
     assert not Path(config.paths.data).exists()
+
+
+def test_a_disk_without_room_is_found_before_data_is_made(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    config = make_config()
+    with pytest.raises(
+        StorageError, match=r"needs \S+ MB for 3 checkpoints .*; 0\.001 MB are free"
+    ):
+        preflight([planned(config)])
+    assert not Path(config.paths.data).exists()
+
+
+def test_validation_text_shorter_than_a_window_is_found(make_config: MakeConfig) -> None:
+    config = make_config()
+    config.data.seq_len = 16_384
+    config.optimizer.batch_tokens = 16_384
+    config.budget.tokens = 16_384
+    message = "validation has 4000 tokens, fewer than one window of 16385; use data.seq_len=3999 or"
+    with pytest.raises(DataError, match=message):
+        preflight([planned(config)])

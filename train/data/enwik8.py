@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from train.errors import DataError
+from train.records import sync_folder
 
 SIZE = 100_000_000
 SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
@@ -71,6 +73,8 @@ def fetch(root: Path) -> Path:
             _check_file(target)
             return target
         reasons = []
+        for stale in target.parent.glob("fetch-*"):  # of a process that died
+            shutil.rmtree(stale, ignore_errors=True)
         for name, route in ROUTES.items():
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as work:
                 try:
@@ -201,13 +205,14 @@ def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
 
 
 def _store(target: Path, raw: bytes) -> None:
-    """Write beside, sync, rename."""
+    """Write beside, sync, rename, sync the name."""
     partial = target.with_name(target.name + ".partial")
     with partial.open("wb") as file:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
+    sync_folder(target.parent)
 
 
 def _first_line(error: BaseException) -> str:

@@ -75,18 +75,31 @@ class Dataset:
             DataError: The split is shorter than one window.
             IndexError: A window reaches outside the split, which is our mistake.
         """
+        self._refuse_short(split, length)
         total = self.n_tokens(split)
-        if total < length:
-            raise DataError(
-                f"{self.folder.name}: {split} has {total} tokens, fewer than one window of "
-                f"{length}; use a smaller data.seq_len or more text"
-            )
         out_BT = np.empty((len(starts), length), dtype=np.int64)
         for row, start in enumerate(starts.tolist()):
             if not 0 <= start <= total - length:
                 raise IndexError(f"window at {start} of {length} tokens in {split} of {total}")
             self._read(split, start, out_BT[row])
         return out_BT
+
+    def refuse_shorter_than(self, length: int) -> None:
+        """Refuse data of which a split does not hold one window of `length` tokens.
+
+        Raises:
+            DataError: Names the split.
+        """
+        for split in SPLITS:
+            self._refuse_short(split, length)
+
+    def _refuse_short(self, split: str, length: int) -> None:
+        total = self.n_tokens(split)
+        if total < length:
+            raise DataError(
+                f"{self.folder.name}: {split} has {total} tokens, fewer than one window of "
+                f"{length}; use data.seq_len={max(1, total - 1)} or less, or more text"
+            )
 
     def shards(self, split: str) -> list[NDArray[Any]]:
         """Return the split's memory maps in order, read-only, of dtype `dtype`."""

@@ -54,6 +54,19 @@ def test_the_first_route_that_works_is_used_once(
     assert sorted(file.name for file in path.parent.iterdir()) == ["enwik8", "enwik8.lock"]
 
 
+def test_what_a_killed_fetch_left_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = tmp_path / "raw" / "fetch-abcd"
+    stale.mkdir(parents=True)
+    (stale / "archive.tar.gz").write_bytes(b"torn")
+    (tmp_path / "raw" / "enwik8.partial").write_bytes(RAW + b"torn")
+    use(monkeypatch, hub=lambda _: RAW)
+    assert enwik8.fetch(tmp_path).read_bytes() == RAW
+    left = sorted(file.name for file in (tmp_path / "raw").iterdir())
+    assert left == ["enwik8", "enwik8.lock"]
+
+
 def test_when_no_route_works_each_reason_and_the_way_by_hand_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

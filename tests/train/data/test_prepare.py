@@ -1,24 +1,25 @@
 import dataclasses
-import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from train.config import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import prepare as preparation
-from train.data import sources, synthetic
-from train.data.manifest import TRAIN, VALIDATION, read_manifest
+from train.data.manifest import TRAIN
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
-from train.data.tokenizer import BytesTokenizer, load_bpe
+from train.data.split import Encoded, LowestHashes
 from train.errors import ConfigError, DataError, StorageError
+from train.lock import hold
 
 
 @pytest.fixture
@@ -51,36 +52,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_document_is_in_exactly_one_split(corpus: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(prepare(config(corpus), tmp_path / "data"))
-    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
-    parts = {
-        split: BytesTokenizer().decode(np.concatenate(dataset.shards(split))).split("\n")[:-1]
-        for split in (TRAIN, VALIDATION)
-    }
-    assert sorted(parts[TRAIN] + parts[VALIDATION]) == sorted(texts)
-    assert dataset.n_tokens(VALIDATION) >= 1000
-    assert dataset.manifest.splits[VALIDATION].documents == len(parts[VALIDATION])
-    total = sum(len(text.encode()) + 1 for text in texts)
-    assert dataset.n_tokens(TRAIN) + dataset.n_tokens(VALIDATION) == total
-    assert dataset.bytes_per_token(TRAIN) == dataset.bytes_per_token(VALIDATION) == 1.0
-
-
 def test_preparation_gives_the_same_bytes_anywhere(corpus: Path, tmp_path: Path) -> None:
     one = prepare(config(corpus), tmp_path / "a")
     two = prepare(config(corpus), tmp_path / "b")
     assert one.name == two.name == prepared_folder(config(corpus), tmp_path).name
     assert contents(one) == contents(two)
-
-
-def test_validation_does_not_depend_on_document_order(corpus: Path, tmp_path: Path) -> None:
-    before = np.concatenate(
-        open_dataset(prepare(config(corpus), tmp_path / "a")).shards(VALIDATION)
-    )
-    lines = corpus.read_text().splitlines(keepends=True)
-    corpus.write_text("".join(reversed(lines)))
-    after = np.concatenate(open_dataset(prepare(config(corpus), tmp_path / "b")).shards(VALIDATION))
-    assert before.tolist() == after.tolist()
 
 
 def test_a_second_call_does_nothing(
@@ -122,54 +98,6 @@ def test_folder_name_follows_what_determines_the_tokens(corpus: Path, tmp_path: 
     assert len(names | {base.name[-8:]}) == 7
 
 
-def test_byte_pairs_are_trained_on_training_documents_alone(corpus: Path, tmp_path: Path) -> None:
-    data = config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
-    folder = prepare(data, tmp_path / "data")
-    dataset = open_dataset(folder)
-    bpe = load_bpe(folder / "tokenizer.json")
-    assert dataset.manifest.tokenizer_sha256 == bpe.sha256
-    assert dataset.bytes_per_token(TRAIN) > 1.5
-    texts = {json.loads(line)["text"] for line in corpus.read_text().splitlines()}
-    assert set(bpe.decode(np.concatenate(dataset.shards(VALIDATION))).split("\n")[:-1]) < texts
-    with pytest.raises(DataError, match=r"trained the tokenizer would be held out; use .*=400"):
-        prepare(dataclasses.replace(data, validation_tokens=1600), tmp_path / "data")
-
-
-def test_synthetic_manifest_states_the_exact_entropy_rate(tmp_path: Path) -> None:
-    dataset = open_dataset(prepare(SYNTHETIC, tmp_path))
-    assert dataset.n_tokens(VALIDATION) == 3000
-    assert dataset.n_tokens(TRAIN) == 17_000
-    assert dataset.bytes_per_token(TRAIN) == 1.0
-    rate = dataset.manifest.entropy_rate
-    assert rate == pytest.approx(ENTROPY_RATE, abs=1e-12)
-    source = synthetic.markov_source(SYNTHETIC.synthetic, 97)
-    chain = np.concatenate(list(synthetic.generate(source, tokens=20_000, seed=0)))
-    assert np.concatenate(dataset.shards(VALIDATION)).tolist() == chain[:3000].tolist()
-    assert np.concatenate(dataset.shards(TRAIN)).tolist() == chain[3000:].tolist()
-
-
-ENTROPY_RATE = 3.1392499229230038
-"""Nats per token of the default source with 97 tokens; printed from its manifest."""
-
-
-def test_copies_do_not_straddle_the_splits(tmp_path: Path) -> None:
-    path = tmp_path / "copies.jsonl"
-    rows = [{"text": f"text {n % 40}"} for n in range(200)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    dataset = open_dataset(prepare(config(path, validation_tokens=100), tmp_path / "data"))
-    train = set(BytesTokenizer().decode(np.concatenate(dataset.shards(TRAIN))).split("\n"))
-    held = set(BytesTokenizer().decode(np.concatenate(dataset.shards(VALIDATION))).split("\n"))
-    assert train & held == {""}
-
-
-def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    rows = [{"text": text} for text in ("one", "", " \n", "two", "three")]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    manifest = read_manifest(prepare(config(path, validation_tokens=1), tmp_path / "data"))
-    assert sum(facts.documents for facts in manifest.splits.values()) == 3
-
-
 def test_many_jobs_at_once_build_it_once(tmp_path: Path) -> None:
     root = tmp_path / "data"
     script = (
@@ -200,12 +128,6 @@ def test_a_failure_leaves_nothing_behind(corpus: Path, tmp_path: Path) -> None:
     assert [path.suffix for path in root.iterdir()] in ([], [".lock"])
 
 
-def test_too_much_validation_is_refused_with_numbers(corpus: Path, tmp_path: Path) -> None:
-    message = r"validation_tokens=99999 leaves nothing .* has (\d+) tokens in 200 documents"
-    with pytest.raises(DataError, match=message):
-        prepare(config(corpus, validation_tokens=99_999), tmp_path / "data")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -221,6 +143,62 @@ def test_contradictions_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         prepare(config(corpus, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_everything_is_on_disk_before_the_name_is(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def note_sync(descriptor: int) -> None:
+        acts.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        acts.append(f"rename to {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    data = config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
+    folder = prepare(data, tmp_path / "data")
+    last = acts.index(f"rename to {folder.name}")
+    files = ("tokenizer.json.partial", "train-00000.bin", "validation.bin", "manifest.json.partial")
+    assert set(files) < set(acts[:last])
+    assert acts[last - 1 :] == [f"{folder.name}.partial", f"rename to {folder.name}", "data"]
+
+
+def test_a_split_that_leaks_is_refused_before_the_folder_has_its_name(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LowestHashes, "training", all_of_them)
+    message = r"is in the training split too, at token \d+: .*; take one of the two out of the text"
+    with pytest.raises(DataError, match=message):
+        prepare(config(corpus), tmp_path / "data")
+    assert [path.suffix for path in (tmp_path / "data").iterdir()] == [".lock"]
+
+
+def all_of_them(split: LowestHashes, documents: Iterable[Encoded]) -> Iterator[Encoded]:
+    """A split that forgets to hold its validation documents back."""
+    known = list(documents)
+    list(TRAINING(split, known))
+    yield from known
+
+
+TRAINING = LowestHashes.training
+
+
+def test_who_waits_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = tmp_path / f"{prepared_folder(SYNTHETIC, tmp_path).name}.lock"
+    with ThreadPoolExecutor() as pool:
+        with hold(lock, task="is preparing it"):
+            waiting = pool.submit(prepare, SYNTHETIC, tmp_path, progress=True)
+            while "waiting" not in (said := capsys.readouterr().err):
+                assert not waiting.done()
+        waiting.result(timeout=20)
+    holder = rf"process {os.getpid()} on \S+ \(since \S+, \d+ s ago\)"
+    assert re.search(rf"chain-bytes-\w{{8}}: waiting for {holder}, which is preparing it", said)
 
 
 def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
@@ -253,16 +231,6 @@ def test_a_damaged_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
         prepare(SYNTHETIC, tmp_path)
     shutil.rmtree(folder)
     assert prepare(SYNTHETIC, tmp_path) == folder
-
-
-def test_one_long_text_file_can_be_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PIECE_CHARACTERS", 400)
-    text = "".join(f"Paragraph {n}.\n\n" for n in range(300))
-    path = tmp_path / "book.txt.gz"
-    path.write_bytes(gzip.compress(text.encode()))
-    dataset = open_dataset(prepare(config(path, validation_tokens=500), tmp_path / "data"))
-    assert 500 <= dataset.n_tokens(VALIDATION) < 1000
-    assert dataset.n_tokens(TRAIN) > 3000
 
 
 def test_a_folder_of_other_settings_under_the_name_is_refused(corpus: Path, tmp_path: Path) -> None:

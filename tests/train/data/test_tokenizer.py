@@ -33,7 +33,7 @@ def test_bpe_reads_back_every_text_and_ends_documents() -> None:
     unseen = "\u65e5\u672c\t  new\n\nwords \U0001f680"
     ids, empty = bpe.encode([unseen, ""])
     assert bpe.decode(ids[:-1]) == unseen
-    assert ids[-1] == 0
+    assert ids[-1] == tokenizer.SEPARATOR_ID == 0
     assert empty.tolist() == [0]
     assert bpe.vocab_size <= 300
     assert max(ids) < 300
