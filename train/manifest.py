@@ -92,7 +92,9 @@ def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
     for entry in manifest["runs"]:
         plan = entry.get("plan")
         numbers = [plan.get(key) for key in ("steps", "flops")] if isinstance(plan, dict) else []
-        if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+        if not numbers or not all(
+            isinstance(number, int) and 0 < number < 1e300 for number in numbers
+        ):
             raise ValueError(f"{path}: {entry['run_id']} has no plan of steps and FLOPs")
 
 

@@ -83,8 +83,10 @@ def stops_by_cause(rows: Sequence[Mapping[str, Any]], *, is_running: bool) -> Co
             is_open = True
         elif row.get("event") == "end":
             is_open = False
-            if row.get("cause") is not None:
-                causes[str(row["cause"])[:40]] += 1
+            cause = row.get("cause")
+            if cause is not None:
+                is_word = isinstance(cause, str) and cause.isidentifier()
+                causes[cause if is_word else "unknown"] += 1
     causes["killed"] += is_open and not is_running
     return +causes
 

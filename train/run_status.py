@@ -11,6 +11,9 @@ from train.records import FINISHED_STATES, STATES, read_json, read_jsonl
 from train.retries import stops_by_cause
 from train.rundir import RunFolder
 
+LARGEST_NUMBER = 1e300
+"""A number of a run folder beyond it is not one."""
+
 STALE_SECONDS = 600.0
 """Age of a heartbeat that says nothing any more. A run beats at every row of metrics.jsonl."""
 
@@ -77,7 +80,7 @@ def run_status(study_folder: Path, entry: Mapping[str, Any]) -> RunStatus:
         run_id=entry["run_id"],
         rung=str(entry["plan"]["rung"]),
         state=state,
-        reason="; ".join(note for note in notes if note),
+        reason=_printable("; ".join(note for note in notes if note)),
         step=int(_number(status.get("step")) or 0),
         total_steps=entry["plan"]["steps"],
         flops=entry["plan"]["flops"],
@@ -154,7 +157,13 @@ def _what_is_wrong(path: Path, error: OSError | ValueError) -> str:
     return str(error).removeprefix(f"{path.parent}/")
 
 
+def _printable(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def _number(value: object) -> float | None:
-    """A finite number, or None: these come from files that anything may have happened to."""
-    is_number = isinstance(value, int | float) and abs(value) < float("inf")
-    return float(value) if is_number else None  # type: ignore[arg-type]
+    """A number, or None: these come from files that anything may have happened to."""
+    if isinstance(value, int | float) and abs(value) < LARGEST_NUMBER:
+        return float(value)
+    return None

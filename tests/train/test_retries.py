@@ -88,6 +88,12 @@ def test_rows_that_are_no_attempts_count_for_nothing() -> None:
     assert stops_by_cause([{"event": "other"}, {}, {"cause": "killed"}], is_running=False) == {}
 
 
+def test_a_cause_that_is_no_word_is_unknown() -> None:
+    """Whatever was written there, it goes to a terminal."""
+    rows = [{"event": "end", "cause": cause} for cause in ("\x1b[31m", ["list"], 7)]
+    assert stops_by_cause(rows, is_running=False) == {"unknown": 3}
+
+
 def test_the_most_frequent_stop_is_named_first() -> None:
     assert name_stops({"bug": 1, "killed": 3, "data": 1}) == "3 killed, 1 bug, 1 data"
     assert name_stops({}) == ""

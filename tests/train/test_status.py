@@ -1,7 +1,7 @@
 """A study's state as its folders tell it, with every state, and the command's exit codes."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from train.errors import ConfigError, DivergedError
 from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.planning import plan_run
-from train.records import append_jsonl, read_json
+from train.records import read_json
+from train.run_status import RunStatus
 from train.rundir import RunFolder
-from train.status import RunStatus, find_study, study_status, summary
+from train.status import find_study, study_status, summary
 
 MakeConfig = Callable[..., Config]
 
@@ -38,37 +39,19 @@ def folders(study: Path) -> list[RunFolder]:
     return made
 
 
-def test_every_state_is_told(study: Path) -> None:
-    _, running, stale, completed, diverged, failed = folders(study)
-    running.write_status("running", step=10, seconds=2.0)
-    stale.write_status("running", step=20, seconds=4.0)
-    completed.write_status("completed", step=40, seconds=8.0)
-    append_jsonl(completed.evals, [{"step": 4, "loss": 3.0}, {"step": 40, "loss": 2.5}])
-    diverged.write_status("diverged", step=3, reason="step 4: loss nan", exit_code=5)
-    failed.write_status("failed", step=0, reason="no space\nand more", exit_code=3)
-    with running.locked():
-        runs = study_status(study)
-    assert [run.state for run in runs] == [
-        "planned",
-        "running",
-        "stale",
-        "completed",
-        "diverged",
-        "failed",
-    ]
-    assert [run.share for run in runs] == [0.0, 0.25, 0.5, 1.0, 1.0, 0.0]
-    assert [run.loss for run in runs] == [None, None, None, 2.5, None, None]
-    assert [run.exit_code for run in runs] == [None, None, None, None, 5, 3]
-    assert [run.reason for run in runs][4:] == ["step 4: loss nan", "no space"]
-    assert {run.total_steps for run in runs} == {40}
-    assert {run.rung for run in runs} == {"d32l2"}
-
-
 def test_a_study_that_was_not_planned_has_no_runs(tmp_path: Path) -> None:
     assert study_status(tmp_path / "none") == []
 
 
-def run_status(state: str, *, step: int, flops: int, seconds: float) -> RunStatus:
+def run_status(
+    state: str,
+    *,
+    step: int,
+    flops: int,
+    seconds: float,
+    attempts: int = 1,
+    stops: Mapping[str, int] | None = None,
+) -> RunStatus:
     return RunStatus(
         run_id="r",
         rung="d8l2",
@@ -80,6 +63,8 @@ def run_status(state: str, *, step: int, flops: int, seconds: float) -> RunStatu
         seconds=seconds,
         loss=None,
         exit_code=None,
+        attempts=attempts,
+        stops=stops or {},
     )
 
 
@@ -94,6 +79,15 @@ def test_the_summary_counts_states_flops_and_time_left_by_hand() -> None:
         "3 runs: 1 completed, 1 planned, 1 running; 50% of 1.6e+10 FLOPs; "
         "about 80 s left at the rate so far, 1 at a time"
     )
+
+
+def test_the_summary_counts_attempts_that_were_cut_short_by_cause() -> None:
+    runs = [
+        run_status("completed", step=100, flops=6, seconds=1.0, attempts=3, stops={"killed": 2}),
+        run_status("failed", step=4, flops=4, seconds=1.0, stops={"bug": 1}),
+        run_status("completed", step=100, flops=6, seconds=1.0),
+    ]
+    assert summary(runs).endswith("FLOPs; 5 attempts, cut short: 2 killed, 1 bug")
 
 
 def test_runs_that_ended_keep_their_seconds_for_the_rate(make_config: MakeConfig) -> None:
@@ -141,6 +135,44 @@ def test_the_command_prints_every_run(
         assert run.run_id in printed
     assert "because" in printed
     assert "6 runs: 1 failed, 5 planned; 2% of" in printed  # 4 of 240 steps
+
+
+def test_the_command_shows_time_left_stops_and_notes(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders(study)[0]
+    folder.log_attempt("start", attempt=1)
+    folder.log_attempt("start", attempt=2)
+    folder.write_status("running", step=10, seconds=5.0)
+    with folder.locked():
+        assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
+    line, *_ = [line for line in capsys.readouterr().out.splitlines() if "running" in line]
+    assert line.split()[1:3] == ["running", "25%"]
+    assert line.split()[4:] == ["15", "s", "1", "killed"]  # 30 of 40 steps, 10 took 5 s
+
+
+def test_what_a_file_says_is_never_markup(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(study)[0].write_status("failed", reason="[/red] [bold]x", step=0)
+    assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
+    assert "[/red] [bold]x" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "help"])
+def test_help_is_printed_and_ends_well(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([word, "study=nope"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("python -m train.status study=NAME [runs=DIR]\n")
+    assert printed.err == ""
+
+
+def test_a_damaged_manifest_ends_with_exit_2_and_its_name(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study / "manifest.json").write_text("{torn", encoding="utf-8")
+    assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {study / 'manifest.json'}: not JSON")
 
 
 @pytest.mark.parametrize(
