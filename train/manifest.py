@@ -83,7 +83,10 @@ def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
     Raises:
         ValueError: The message names the file and what is wrong.
     """
-    digest = _digest(manifest["runs"])
+    try:
+        digest = _digest(manifest["runs"])
+    except (ValueError, RecursionError) as error:  # infinity, or nesting beyond reason
+        raise ValueError(f"{path}: edited or damaged: {error}") from None
     if manifest.get("sha256") != digest:
         raise ValueError(
             f"{path}: edited or damaged: its runs hash to {digest[:12]}, and it promises "
@@ -99,11 +102,7 @@ def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _digest(entries: list[dict[str, Any]]) -> str:
-    """SHA-256 (hex) of the runs.
-
-    Raises:
-        ValueError: They hold a number that JSON does not.
-    """
+    """SHA-256 (hex) of the runs."""
     return hashlib.sha256(canonical_json(entries).encode()).hexdigest()
 
 
