@@ -116,7 +116,9 @@ class Mirror:
         """Mirror until the trainer has ended and the W&B run is closed, or cannot be."""
         while True:
             listens = [self._trainer.descriptor] if self._ending is None else []
-            ready = wait([self._worker.pipe, *listens], timeout=POLL_SECONDS)
+            patience = min(self._ends_by, self._opens_by) - time.monotonic()
+            timeout = max(0.0, min(POLL_SECONDS, patience))
+            ready = wait([self._worker.pipe, *listens], timeout=timeout)
             if self._ending is None:
                 is_ready = self._trainer.descriptor in ready
                 self._ending = self._trainer.line(is_ready=is_ready)
@@ -147,9 +149,9 @@ class Mirror:
             return {"mode": self._mode, "rows": value, **reason}
         elif word == "failed":
             return self._give_up(value)
-        if now > self._ends_by:
+        if now >= self._ends_by:
             return {"mode": "off", "reason": "wandb did not end in time"}
-        if now > self._opens_by:
+        if now >= self._opens_by:
             return self._give_up(f"no connection within {CONNECT_SECONDS:g} s")
         return None
 
