@@ -1,7 +1,6 @@
 """A run that was killed, and what can happen to its checkpoints before it is started again."""
 
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 
 from faults.patches import kill_after_step
-from faults.runner import run_child, run_folder
+from faults.runner import killed, run_folder
 from train.checkpoint import _load_tensors, _seal
 from train.config import Config
-from train.records import read_jsonl
 from train.rundir import RunFolder
 
 FILES = ("model.pt", "optim.pt", "state.json", "DONE.json")
@@ -24,16 +22,15 @@ KILLED_AT, NEWEST, PREVIOUS = 30, 28, 21
 
 def train_and_kill(config: Config) -> RunFolder:
     """The folder of a run whose process was killed after KILLED_AT steps."""
-    outcome = run_child(config, kill_after_step(KILLED_AT))
-    assert outcome.exit_code == -signal.SIGKILL, outcome.stderr
-    assert names(outcome.folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
-    return outcome.folder
+    folder = killed(config, kill_after_step(KILLED_AT))
+    assert names(folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
+    return folder
 
 
-def copy_of(killed: RunFolder, config: Config) -> RunFolder:
+def copy_of(stopped: RunFolder, config: Config) -> RunFolder:
     """The killed run's folder where `config` looks for it."""
     folder = run_folder(config)
-    shutil.copytree(killed.path, folder.path)
+    shutil.copytree(stopped.path, folder.path)
     return folder
 
 
@@ -45,11 +42,6 @@ def step_name(step: int) -> str:
 def names(folder: Path) -> list[str]:
     """What lies in a folder."""
     return sorted(path.name for path in folder.iterdir())
-
-
-def start_steps(folder: RunFolder) -> list[int]:
-    """Where each attempt of a run began."""
-    return [row["start_step"] for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -15,23 +15,19 @@ from faults.damage import (
     NEWEST,
     PREVIOUS,
     copy_of,
-    start_steps,
     step_name,
     tensors,
     train_and_kill,
     vouch_again,
 )
-from faults.runner import run_folder
+from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train import checkpoint
 from train.checkpoint import load_newest, save_checkpoint, tensor_bytes
 from train.config import Config
-from train.loop import train_run
 from train.records import read_json
 from train.rundir import RunFolder
 from train.validate import validate
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
 
 
 def most_bytes(n_bytes: int, *, n_tensors: int) -> int:
@@ -42,10 +38,6 @@ def most_bytes(n_bytes: int, *, n_tensors: int) -> int:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
-
-
-def resume_run(config: Config) -> None:
-    train_run(config, validate(config))
 
 
 class Exploit:
@@ -77,7 +69,7 @@ def test_c7_code_in_a_checkpoint_is_refused_and_not_run(
 ) -> None:
     config, canary = tiny(), tmp_path / "executed"
     folder = with_code(killed, config, file, canary)
-    resume_run(config)
+    run_here(config)
     assert not canary.exists()
     assert start_steps(folder) == [0, PREVIOUS]
     reason = read_json(folder.checkpoints / "bad" / f"{step_name(NEWEST)}.json")["reason"]
@@ -98,7 +90,7 @@ def test_c7_control_the_usual_way_to_load_runs_the_code(
 
 def test_c8_a_tied_head_is_written_once_and_comes_back_tied(tiny: Callable[..., Config]) -> None:
     config = tiny(model__tie_head=True, budget__tokens=7 * 256)
-    resume_run(config)
+    run_here(config)
     found = load_newest(run_folder(config).checkpoints)
     assert found is not None
     head, embedding = found.model["head.weight"], found.model["embedding.weight"]

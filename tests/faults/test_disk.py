@@ -18,19 +18,15 @@ from typing import Any
 import pytest
 import torch
 
-from faults.damage import names, start_steps, step_name
+from faults.damage import names, step_name
 from faults.patches import At, Kill, Replace
-from faults.runner import run_child, run_folder
+from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.checkpoint import load_newest, save_checkpoint
 from train.config import Config, OnSaveError
 from train.errors import StorageError
-from train.loop import train_run
 from train.records import read_jsonl
 from train.rundir import RunFolder
-from train.validate import validate
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
 
 TOO_SMALL = 64 << 10
 """Bytes: more than all records have, less than the weights."""
@@ -63,10 +59,6 @@ def at_step(step: int, action: Callable[[], object]) -> At:
     return At("train.loop:train_step", action, call=step)
 
 
-def resume_run(config: Config) -> None:
-    train_run(config, validate(config))
-
-
 def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(
     tiny: Callable[..., Config], reference_run: RunFolder
 ) -> None:
@@ -81,7 +73,7 @@ def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(
     assert names(folder.checkpoints) == [step_name(7)]  # no stump
     assert (folder.state(), folder.read_status()["exit_code"]) == ("failed", 3)
     assert read_jsonl(folder.attempts)[-1]["cause"] == "storage"
-    resume_run(config)
+    run_here(config)
     assert start_steps(folder) == [0, 7]
     assert_same_run(reference_run, folder)
 
@@ -119,14 +111,14 @@ def test_d1_on_a_disk_that_is_really_full_nothing_committed_is_lost(
     """The sizes end within the second checkpoint, and within each part of the third."""
     config = tiny(paths__runs=str(small_disk(size)))
     with pytest.raises(StorageError, match=r"needs 0\.4 MB, and 0\.[0-3] MB are free") as refused:
-        resume_run(config)
+        run_here(config)
     assert refused.value.exit_code == 3
     folder = run_folder(config)
     kept = [step_name(7)] if size == "500k" else [step_name(7), step_name(14)]
     assert names(folder.checkpoints) == kept
     assert folder.state() == "failed"
     small_disk("16m")
-    resume_run(config)
+    run_here(config)
     assert start_steps(folder) == [0, 7 * len(kept)]
     assert_same_run(reference_run, folder)
 
@@ -151,7 +143,7 @@ def test_d1_killed_while_the_disk_is_full_a_run_goes_on_from_what_was_kept(
     outcome = run_child(config, at_step(20, LimitFiles(TOO_SMALL)), at_step(37, Kill()))
     assert outcome.exit_code == -signal.SIGKILL
     assert names(outcome.folder.checkpoints) == [step_name(7), step_name(14)]
-    resume_run(config)
+    run_here(config)
     assert start_steps(outcome.folder) == [0, 14]
     assert_same_run(reference_run, outcome.folder)
 
@@ -189,7 +181,7 @@ def test_d1_control_pruned_before_the_new_one_is_whole_all_are_lost(
         at_step(10, LimitFiles(TOO_SMALL)),
     )
     assert outcome.exit_code == 3
-    resume_run(config)
+    run_here(config)
     assert start_steps(outcome.folder) == [0, 0]
 
 

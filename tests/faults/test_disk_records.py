@@ -11,24 +11,16 @@ from typing import Any
 
 import pytest
 
-from faults.damage import names, start_steps, step_name
+from faults.damage import names, step_name
 from faults.patches import Replace
-from faults.runner import Outcome, run_child, run_folder
+from faults.runner import Outcome, run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.test_disk import LimitToNow, at_step
 from train import resume
 from train.checkpoint import save_checkpoint
 from train.config import Config
-from train.loop import train_run
 from train.records import read_jsonl
 from train.rundir import RunFolder
-from train.validate import validate
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
-
-
-def resume_run(config: Config) -> None:
-    train_run(config, validate(config))
 
 
 def fill_the_disk(config: Config, *patches: Replace) -> Outcome:
@@ -49,7 +41,7 @@ def test_d2_a_row_torn_by_a_full_disk_is_written_again_whole(
     assert not folder.metrics.read_bytes().endswith(b"\n")  # torn indeed
     assert read_jsonl(folder.metrics)[-1]["step"] == 19
     assert folder.state() == "failed"
-    resume_run(config)
+    run_here(config)
     assert start_steps(folder) == [0, 14]
     assert_same_run(reference_run, folder)  # every step once
     moved = [row["step"] for row in read_jsonl(folder.replayed) if row["file"] == "metrics.jsonl"]
@@ -68,7 +60,7 @@ def test_d2_control_rows_that_are_not_set_aside_come_twice(
     config = tiny()
     folder = fill_the_disk(config).folder
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
-    resume_run(config)
+    run_here(config)
     steps = [row["step"] for row in read_jsonl(folder.metrics)]
     assert len(steps) == 65
     assert len(set(steps)) == 60
@@ -82,7 +74,7 @@ def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
     monkeypatch.setattr("train.recording.append_jsonl", append_anyhow)
     with pytest.raises(ValueError, match="not JSON"):
-        resume_run(config)
+        run_here(config)
     with pytest.raises(ValueError, match="not JSON"):
         read_jsonl(folder.metrics)
 
@@ -113,7 +105,7 @@ def test_d5_all_that_is_renamed_was_made_beside_its_target(
     config = tiny()
     folder = run_folder(config)
     renames = refuse_other_devices(monkeypatch, folder.path)
-    resume_run(config)
+    run_here(config)
     assert {(pair[0].parent, pair[1].parent) for pair in renames} == {
         (folder.path, folder.path),
         (folder.checkpoints, folder.checkpoints),
@@ -144,5 +136,5 @@ def test_d5_control_written_elsewhere_a_checkpoint_cannot_be_put_in_place(
     refuse_other_devices(monkeypatch, run_folder(config).path)
     monkeypatch.setattr("train.recording.save_checkpoint", save_in_the_system_s_folder)
     with pytest.raises(OSError, match="Invalid cross-device link"):
-        resume_run(config)
+        run_here(config)
     assert names(run_folder(config).checkpoints) == []

@@ -19,32 +19,23 @@ from faults.damage import (
     contents,
     copy_of,
     names,
-    start_steps,
     step_name,
     train_and_kill,
     vouch_again,
 )
-from faults.runner import run_child, run_folder
+from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train import checkpoint, resume
 from train.checkpoint import SCHEMA
 from train.config import Config, DataConfig, Source
 from train.errors import CheckpointError
-from train.loop import train_run
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
-from train.validate import validate
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
-
-
-def resume_run(config: Config) -> None:
-    train_run(config, validate(config))
 
 
 def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(
@@ -80,7 +71,7 @@ def test_c5_each_fact_of_a_run_s_identity_is_compared(
     (newest / "state.json").write_text(json.dumps(state), encoding="utf-8")
     vouch_again(newest, NEWEST)
     with pytest.raises(CheckpointError) as refused:
-        resume_run(config)
+        run_here(config)
     assert f"\n  {field}: 'another' in the checkpoint, {here!r} asked for\n" in str(refused.value)
     assert names(folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
 
@@ -99,14 +90,14 @@ def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(
     write_text(text, "abcdefghij")
     monkeypatch.setattr("train.loop.train_step", stops_at(10))
     with pytest.raises(Interruption):
-        resume_run(config)
+        run_here(config)
     monkeypatch.undo()
     shutil.rmtree(data)
     write_text(text, "klmnopqrst")
     with pytest.raises(CheckpointError, match=r"another run:\n  data_sha256: '\w+' in the .*") as e:
-        resume_run(config)
+        run_here(config)
     assert str(e.value).count(" in the checkpoint, ") == 1
-    resume_run(tiny(data=config.data, paths__data=str(data), restart=True))
+    run_here(tiny(data=config.data, paths__data=str(data), restart=True))
     assert start_steps(run_folder(config)) == [0]
 
 
@@ -143,7 +134,7 @@ def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(
     folder = copy_of(killed, config)
     monkeypatch.setattr(resume, "_differences", lambda *values: iter(()))
     with pytest.warns(UserWarning, match="rows that were computed twice differ"):  # too late
-        resume_run(config)
+        run_here(config)
     assert folder.state() == "completed"
     lrs = [row["lr"] for row in read_jsonl(folder.metrics)]
     assert lrs[NEWEST] > 1.5 * lrs[NEWEST - 1]  # half of the record is another run's
@@ -172,9 +163,9 @@ def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
     before = contents(folder.checkpoints)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=rf"has schema 1, and this .* reads {SCHEMA}"):
-            resume_run(config)
+            run_here(config)
         assert contents(folder.checkpoints) == before
-    resume_run(tiny(restart=True))
+    run_here(tiny(restart=True))
     assert_same_run(reference_run, folder)
 
 
@@ -187,4 +178,4 @@ def test_c6_control_without_the_version_it_is_half_loaded(
     monkeypatch.setattr(checkpoint, "SCHEMA", 1)
     monkeypatch.setattr(checkpoint, "_digest", lambda facts: None)
     with pytest.raises(KeyError, match="identity"):  # deep inside, and no word on versions
-        resume_run(config)
+        run_here(config)

@@ -1,0 +1,233 @@
+"""Runs that diverge: rows N1 to N3 of the fault catalogue, and what a study makes of them.
+
+N1 a loss, N2 a gradient, N3 an evaluation that is not finite. Losses are spoilt by the test where
+the step matters, and honestly too large learning rates do it elsewhere.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analysis.intake.study import load_study
+from faults.damage import contents, names, step_name, tensors
+from faults.runner import run_child, run_folder, run_here
+from faults.same_run import assert_equal_state
+from faults.spoil import INFINITY, NAN, SpoiltStep, gradient_times, loss_times
+from train.checkpoint import _load_tensors
+from train.config import Config
+from train.errors import DivergedError
+from train.evaluate import evaluate
+from train.manifest import PlannedRun, register_runs
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.study import report_unfinished
+from train.validate import validate
+
+SPOILT = {
+    "loss-nan": loss_times(NAN),
+    "loss-inf": loss_times(INFINITY),
+    "gradient-nan": gradient_times(NAN),
+    "gradient-inf": gradient_times(-INFINITY),
+}
+
+
+def saved_tensors(folder: RunFolder) -> Iterator[torch.Tensor]:
+    """Every tensor of every checkpoint on disk, bad ones and unfinished ones included."""
+    files = list(folder.checkpoints.rglob("*.pt"))
+    assert files
+    for file in files:
+        yield from tensors(_load_tensors(file))
+
+
+def is_finite(*values: Any) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors(list(values)))
+
+
+def train_spoilt(
+    config: Config, monkeypatch: pytest.MonkeyPatch, kind: str, *, step: int = 30
+) -> SpoiltStep:
+    spoilt = SpoiltStep(step, SPOILT[kind])
+    monkeypatch.setattr("train.loop.train_step", spoilt)
+    with pytest.raises(DivergedError):
+        run_here(config)
+    return spoilt
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_n1_n2_a_run_stops_before_the_update_that_would_spoil_it(
+    tiny: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    reference_run: RunFolder,
+) -> None:
+    config = tiny()
+    spoilt = train_spoilt(config, monkeypatch, kind)
+    assert_equal_state("state", spoilt.before, spoilt.after())
+    folder = run_folder(config)
+    status = folder.read_status()
+    assert (status["state"], status["exit_code"]) == ("diverged", DivergedError.exit_code)
+    last = read_jsonl(reference_run.metrics)[28]
+    assert status["reason"].startswith("step 30: loss ")
+    assert f"last finite loss {last['loss']:.6g})" in status["reason"]
+    assert [row["step"] for row in read_jsonl(folder.metrics)] == list(range(1, 30))
+    assert names(folder.checkpoints) == [step_name(21), step_name(28)]
+    assert is_finite(*saved_tensors(folder))
+    assert not folder.result.exists()
+    assert read_jsonl(folder.attempts)[-1]["cause"] == "diverged"
+    before = contents(folder.path)
+    run_here(config)  # N6: a result, so there is nothing left to do
+    assert contents(folder.path) == {**before, "run.lock": contents(folder.path)["run.lock"]}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_n1_n2_control_an_update_would_have_spoilt_every_weight(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("train.step.freeze_if", lambda optimizer, is_bad: None)
+    spoilt = train_spoilt(tiny(), monkeypatch, kind)
+    assert is_finite(*spoilt.before)
+    assert not is_finite(*spoilt.after())
+
+
+def without_a_look_at_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is the update held back nor the loss looked at."""
+
+    def collect(run: Any, queued: list[Any]) -> None:
+        run.window += [(float(loss), float(grad_norm)) for loss, grad_norm in queued]
+        run.losses.last = 4.0  # some number, for the message
+        queued.clear()
+
+    monkeypatch.setattr("train.step.freeze_if", lambda optimizer, is_bad: None)
+    monkeypatch.setattr("train.loop._collect", collect)
+
+
+def test_n1_the_last_look_before_a_checkpoint_is_at_what_goes_into_it(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    without_a_look_at_losses(monkeypatch)
+    monkeypatch.setattr("train.loop.train_step", SpoiltStep(30, SPOILT["loss-nan"]))
+    with pytest.raises(DivergedError, match="step 35: a weight or moment is not finite"):
+        run_here(config)
+    assert is_finite(*saved_tensors(run_folder(config)))
+
+
+def test_n1_control_without_it_a_spoilt_state_is_committed(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    without_a_look_at_losses(monkeypatch)
+    monkeypatch.setattr("train.recording._refuse_non_finite", lambda *values: None)
+    train_spoilt(config, monkeypatch, "loss-nan")
+    assert not is_finite(*saved_tensors(run_folder(config)))
+
+
+@pytest.mark.parametrize(
+    ("lr", "reason"),
+    [
+        (300.0, r"step 10: loss [\d.]+, gradient norm nan"),  # the losses before it are finite
+        (1e4, r"step 6: loss [\d.]+, gradient norm nan"),
+        (1e10, r"step 3: loss nan, gradient norm nan"),
+        (1e30, r"step 2: loss 4\.57471, gradient norm nan"),
+    ],
+)
+def test_n1_learning_rates_far_too_large_end_as_diverged(
+    tiny: Callable[..., Config], lr: float, reason: str
+) -> None:
+    """Nothing is spoilt by the test; a checkpoint is due at every step."""
+    config = tiny(optimizer__lr=lr, machine__checkpoint_steps=1)
+    with pytest.raises(DivergedError, match=rf"{reason} \(learning rate .*, last finite loss [\d]"):
+        run_here(config)
+    assert run_folder(config).state() == "diverged"
+    assert is_finite(*saved_tensors(run_folder(config)))
+
+
+def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(
+    tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    runs = [plan(tiny(optimizer__lr=lr)) for lr in (0.01, 1e30, 0.02)]
+    folder = tmp_path / "runs" / "faults"
+    register_runs(folder, "faults", runs, extend=False)
+    run_here(runs[0].config)
+    outcome = run_child(runs[1].config)
+    assert outcome.exit_code == DivergedError.exit_code == 5
+    assert "error: step 2: loss" in outcome.stderr
+    run_here(runs[2].config)
+    assert run_child(runs[1].config).exit_code == 0  # N6, through the command
+    report_unfinished(folder, runs, {})  # which raises unless the study is done
+    table = load_study(tmp_path / "runs", "faults", where=None, allow_incomplete=False)
+    assert len(table.frame) == 2
+    assert [item.run_id for item in table.excluded] == [runs[1].plan.run_id]
+    assert table.excluded[0].reason == "diverged"
+    assert table.excluded[0].detail.startswith("step 2: loss")
+
+
+def plan(config: Config) -> PlannedRun:
+    return PlannedRun(overrides=[], config=config, plan=validate(config))
+
+
+def spoil_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The evaluation of this number, of four, is not finite."""
+    calls = itertools.count(1)
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        measured = evaluate(*args, **kwargs)
+        is_it = next(calls) == number
+        return replace(measured, loss=math.inf, bits_per_byte=math.inf) if is_it else measured
+
+    monkeypatch.setattr("train.recording.evaluate", spoilt)
+
+
+def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tiny()
+    spoil_evaluation(monkeypatch, 4)
+    register_runs(tmp_path / "runs" / "faults", "faults", [plan(config)], extend=False)
+    with pytest.raises(DivergedError, match="step 60: the validation loss is inf"):
+        run_here(config)
+    folder = run_folder(config)
+    assert folder.state() == "diverged"
+    assert not folder.result.exists()
+    row = read_jsonl(folder.evals)[-1]
+    assert (row["step"], row["loss"], row["bits_per_byte"]) == (60, None, None)
+    assert row["nonfinite"] == {"loss": "inf", "bits_per_byte": "inf"}
+    assert max(int(name[5:]) for name in names(folder.checkpoints)) < 60
+
+
+def test_n3_one_on_the_way_is_on_record_and_costs_the_run_nothing(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+) -> None:
+    config = tiny()
+    spoil_evaluation(monkeypatch, 3)
+    folder = run_here(config)
+    rows = read_jsonl(folder.evals)
+    assert [row["loss"] is None for row in rows] == [False, False, True, False]
+    assert rows[2]["nonfinite"] == {"loss": "inf", "bits_per_byte": "inf"}
+    assert folder.state() == "completed"
+    reference = read_json(reference_run.result)["row"]["loss"]
+    assert read_json(folder.result)["row"]["loss"] == reference
+
+
+def test_n3_control_json_of_the_standard_library_would_write_no_json(tmp_path: Path) -> None:
+    line = json.dumps({"loss": math.inf})
+    with pytest.raises(ValueError, match="Infinity"):
+        json.loads(line, parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
+
+
+def test_n3_control_unchecked_it_is_a_completed_run_without_a_loss(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    spoil_evaluation(monkeypatch, 4)
+    monkeypatch.setattr("train.loop.refuse_diverged_end", lambda run: None)
+    folder = run_here(config)
+    assert folder.state() == "completed"
+    assert read_json(folder.result)["row"]["loss"] is None

@@ -1,0 +1,153 @@
+"""Runs whose losses stay finite: rows N4 to N6 of the fault catalogue.
+
+N4 a spike that recovers, N5 an end above the start, N6 a diverged run that is started again. The
+learning rates are honest: 3 is a thousand times the rule's, and the run recovers; 30 does not.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from faults.damage import contents, names, step_name
+from faults.runner import run_child, run_folder, run_here, start_steps
+from faults.same_run import assert_same_run
+from faults.spoil import SpoiltStep, gradient_times, loss_times
+from train.config import Config
+from train.divergence import LossWatch
+from train.errors import DivergedError
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+
+
+def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(
+    tiny: Callable[..., Config],
+) -> None:
+    folder = run_here(tiny(optimizer__lr=3.0))
+    result = read_json(folder.result)
+    losses = [row["loss"] for row in read_jsonl(folder.metrics)]
+    assert result["state"] == folder.state() == "completed"
+    assert max(losses) > 10 * losses[0]  # a spike indeed
+    ratios = [loss / min(losses[:i]) for i, loss in enumerate(losses) if i]
+    assert result["divergence"]["max_loss_ratio"] == max(ratios)
+    assert result["divergence"]["loss_end"] < losses[0]
+
+
+def test_n4_one_high_batch_is_on_record_and_not_taken_for_divergence(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.loop.train_step", SpoiltStep(45, loss_times(3.0)))
+    folder = run_here(tiny())
+    assert folder.state() == "completed"
+    assert read_json(folder.result)["divergence"]["max_loss_ratio"] == pytest.approx(3.2, abs=0.1)
+
+
+def test_n4_control_were_the_highest_loss_judged_the_run_would_be_lost(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LossWatch, "has_diverged", lambda watch, above: watch.max_ratio > above)
+    with pytest.raises(DivergedError):
+        run_here(tiny(optimizer__lr=3.0))
+
+
+def test_n5_a_run_that_ends_above_its_start_is_diverged_by_the_stated_rule(
+    tiny: Callable[..., Config],
+) -> None:
+    config = tiny(optimizer__lr=30.0)
+    with pytest.raises(DivergedError) as diverged:
+        run_here(config)
+    folder = run_folder(config)
+    losses = [row["loss"] for row in read_jsonl(folder.metrics)]
+    end = sum(losses[-6:]) / 6
+    assert str(diverged.value) == folder.read_status()["reason"]
+    assert str(diverged.value).startswith(
+        f"step 60: the training loss ends at {end:.6g}, the mean of the last tenth, above "
+        f"study.diverged_above=1.01 times its start of {losses[0]:.6g} (learning rate 30)"
+    )
+    assert folder.state() == "diverged"
+    assert not folder.result.exists()
+
+
+@pytest.mark.parametrize(("above", "state"), [(0.8, "diverged"), (0.9, "completed")])
+def test_n5_the_threshold_is_the_study_s_and_is_in_the_result(
+    tiny: Callable[..., Config], reference_run: RunFolder, above: float, state: str
+) -> None:
+    """The undisturbed run ends at 0.854 of its start."""
+    config = tiny(study__diverged_above=above)
+    if state == "diverged":
+        with pytest.raises(DivergedError, match=rf"above study\.diverged_above={above} times"):
+            run_here(config)
+        assert run_folder(config).state() == "diverged"
+    else:
+        folder = run_here(config)
+        assert read_json(folder.result)["divergence"]["diverged_above"] == above
+        assert_same_run(reference_run, folder)  # plumbing: it judges, and changes nothing
+
+
+def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its start and its worst spike lie before the checkpoint, its tail on both sides of it."""
+    whole = LossWatch(total_steps=60)
+    resumed = LossWatch(total_steps=60)
+    for step in range(1, 61):
+        loss = 4.0 + 40.0 * (step == 20) - step / 100
+        whole.observe(step, loss)
+        if step in (30, 57):
+            resumed = LossWatch.from_state(resumed.to_state(), total_steps=60)
+        resumed.observe(step, loss)
+    assert resumed == whole
+    assert whole.facts() == {
+        "loss_start": 3.99,
+        "loss_end": pytest.approx(3.425),
+        "max_loss_ratio": pytest.approx(43.8 / 3.81),
+    }
+
+
+def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.loop.refuse_diverged_end", lambda run: None)
+    folder = run_here(tiny(optimizer__lr=30.0))
+    assert folder.state() == "completed"
+    assert read_json(folder.result)["row"]["loss"] > 100
+
+
+def diverged_at_30(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """By a fault that does not come again, so that another start would run through."""
+    with monkeypatch.context() as patched:
+        patched.setattr("train.loop.train_step", SpoiltStep(30, gradient_times(float("inf"))))
+        try:
+            run_here(config)
+        except DivergedError:
+            return run_folder(config)
+    raise AssertionError("the run did not diverge")
+
+
+def test_n6_a_diverged_run_is_left_alone_until_a_restart_is_asked_for(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+) -> None:
+    config = tiny()
+    folder = diverged_at_30(config, monkeypatch)
+    before = contents(folder.path)
+    outcome = run_child(config)
+    assert outcome.exit_code == 0
+    assert "diverged" in outcome.stdout
+    assert contents(folder.path) | {"run.lock": b""} == before | {"run.lock": b""}
+    run_here(tiny(restart=True))
+    assert start_steps(folder) == [0]
+    assert_same_run(reference_run, folder)
+    archived = contents(folder.path / "archive" / "1")
+    for name in ("status.json", "metrics.jsonl", f"checkpoints/{step_name(28)}/model.pt"):
+        assert archived[name] == before[name]
+    assert names(folder.path / "archive") == ["1"]
+
+
+def test_n6_control_taken_for_a_failure_it_would_be_trained_again(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    folder = diverged_at_30(config, monkeypatch)
+    monkeypatch.setattr("train.loop.FINISHED_STATES", ("completed",))
+    run_here(config)
+    assert start_steps(folder) == [0, 28]
+    assert folder.state() == "completed"  # and what diverged is among the losses of a fit
