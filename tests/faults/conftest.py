@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from faults.runner import Child, Patch, changed, run_folder, start_child
+from faults.overrides import changed
+from faults.runner import Child, Patch, run_folder, start_child
 from train.config import (
     BudgetConfig,
     Config,

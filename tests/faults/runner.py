@@ -7,7 +7,6 @@ are injected by patches (patches.py) which the child applies to product function
 the product has no hooks.
 """
 
-import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -16,15 +15,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import train.run
+from faults.overrides import as_overrides
 from train.__main__ import main
 from train.config import Config
 from train.loop import train_run
@@ -93,6 +91,11 @@ class Child:
                 self.kill()
                 raise AssertionError(f"not within {seconds:.0f} s; the child: {self.wait()}")
             time.sleep(0.002)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the child ends by itself in that time."""
+        self._process.join(seconds)
+        return self._process.exitcode is not None
 
     def send(self, number: signal.Signals, *, whole_group: bool = False) -> None:
         """Send a signal to the child, or to all that it started as well."""
@@ -178,46 +181,6 @@ def start_steps(folder: RunFolder) -> list[int]:
 def run_folder(config: Config) -> RunFolder:
     """The folder that the job writes to."""
     return RunFolder(Path(config.paths.runs) / config.study.name / validate(config).run_id)
-
-
-def as_overrides(config: Config) -> list[str]:
-    """Every setting of `config` as a word of the command line."""
-    return [f"{key}={_word(value)}" for key, value in _leaves("", config) if key != "study.grid"]
-
-
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys replaced, such as {"machine.log_every": 5}."""
-    for key, value in changes.items():
-        config = _replaced(config, key.split("."), value)
-    return config
-
-
-def _replaced(node: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    new = _replaced(getattr(node, name), rest, value) if rest else value
-    return dataclasses.replace(node, **{name: new})
-
-
-def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(f"{prefix}{field.name}.", value)
-        else:
-            yield prefix + field.name, value
-
-
-def _word(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, list):
-        return "[" + ",".join(_word(item) for item in value) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "\\'") + "'"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _run_command(

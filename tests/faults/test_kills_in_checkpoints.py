@@ -3,22 +3,19 @@
 Each control removes the protection and shows that the harm then really happens.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from faults.conftest import CHECKPOINT_STEPS
 from faults.patches import At, Kill, Replace
 from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
+from faults.unsafe import load_unverified, save_in_place
 from train import checkpoint
-from train.checkpoint import Checkpoint
 from train.config import Config
-from train.records import read_json
 from train.rundir import RunFolder
 
 Tiny = Callable[..., Config]
@@ -65,33 +62,6 @@ def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
     assert start_steps(folder) == [0, resumes_at]
     assert not list(folder.checkpoints.glob("*.partial"))
     assert not (folder.checkpoints / "bad").exists()
-
-
-def save_in_place(
-    root: Path,
-    step: int,
-    *,
-    model: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
-    state: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """A checkpoint as it must not be written: over the last one, under its final name."""
-    del keep
-    root.mkdir(exist_ok=True)
-    torch.save(dict(model), root / "model.pt")
-    torch.save(dict(optimizer), root / "optim.pt")
-    (root / "state.json").write_text(json.dumps({**state, "step": step}), encoding="utf-8")
-    return root
-
-
-def load_unverified(root: Path) -> Checkpoint | None:
-    """Whatever lies there, as it is."""
-    if not root.exists():
-        return None
-    state = read_json(root / "state.json")
-    model, optimizer = (checkpoint._load_tensors(root / name) for name in ("model.pt", "optim.pt"))
-    return Checkpoint(step=state["step"], model=model, optimizer=optimizer, state=state)
 
 
 def kill_amid_second_save_in_place() -> None:

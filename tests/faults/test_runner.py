@@ -11,8 +11,9 @@ import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from faults.overrides import as_overrides
 from faults.patches import At, Fail, Hold, Kill, Send, kill_after_step
-from faults.runner import Child, as_overrides, run_child
+from faults.runner import Child, run_child
 from faults.same_run import assert_equal_state, assert_same_run
 from train.checkpoint import load_newest, save_checkpoint
 from train.config import Config

@@ -1,0 +1,217 @@
+"""S1, S2, S3 and S6: a signal to stop saves at the next step and costs nothing.
+
+Each control removes the protection and shows that the harm then really happens. S5 is in
+test_preemption_of_groups.py, S4 in test_submitit.py, S7 in tests/scripts/test_slurm_job.py.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.conftest import CHECKPOINT_STEPS
+from faults.patches import At, Hold, Replace, Send
+from faults.runner import Child, Patch, run_child, run_here, start_steps
+from faults.same_run import assert_same_run
+from faults.unsafe import load_unverified, save_in_place
+from train.checkpoint import load_newest
+from train.config import Config
+from train.records import read_jsonl
+from train.rundir import RunFolder
+from train.signals import StopRequest
+
+Tiny = Callable[..., Config]
+Start = Callable[..., Child]
+
+TERM = Send(signal.SIGTERM)
+AT_STEP_11 = At("train.loop:train_step", TERM, call=11)
+
+
+def ended_by(folder: RunFolder, *, step: int, cause: str = "preempted") -> None:
+    """The folder says that its run was stopped after `step`, and holds a checkpoint of it."""
+    assert folder.state() == "preempted"
+    assert f"after step {step}" in folder.read_status()["reason"]
+    end = read_jsonl(folder.attempts)[-1]
+    assert (end["event"], end["cause"], end["step"]) == ("end", cause, step)
+    newest = load_newest(folder.checkpoints)
+    assert newest is not None
+    assert newest.step == step
+
+
+def install_nothing(handler: object) -> dict[signal.Signals, Any]:
+    """No handler at all."""
+    del handler
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "cause"),
+    [
+        (signal.SIGTERM, 75, "preempted"),
+        (signal.SIGUSR2, 75, "preempted"),
+        (signal.SIGHUP, 75, "preempted"),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_s1_s6_a_signal_saves_at_the_next_step(
+    tiny: Tiny,
+    started: Start,
+    reference_run: RunFolder,
+    tmp_path: Path,
+    number: signal.Signals,
+    exit_code: int,
+    cause: str,
+) -> None:
+    hold = tmp_path / "hold"
+    child = started(tiny(), At("train.loop:train_step", Hold(hold), call=11))
+    child.wait_for(hold.exists)
+    child.send(number)
+    hold.unlink()
+    outcome = child.wait()
+    assert outcome.exit_code == exit_code
+    assert outcome.stderr.splitlines()[-1] == (
+        f"error: stopped by {number.name} after step 11; the same command continues"
+    )
+    assert "Traceback" not in outcome.stderr
+    ended_by(outcome.folder, step=11, cause=cause)
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(outcome.folder) == [0, 11]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
+    tiny: Tiny, number: signal.Signals
+) -> None:
+    outcome = run_child(
+        tiny(),
+        Replace("train.signals:_install", install_nothing),
+        At("train.loop:train_step", Send(number), call=11),
+    )
+    assert outcome.exit_code in (-number, 130)
+    run_here(tiny())
+    assert start_steps(outcome.folder) == [0, CHECKPOINT_STEPS]
+
+
+@pytest.mark.parametrize(
+    ("faults", "step"),
+    [
+        ([At("train.run:Transformer.initialize", TERM)], 1),
+        ([At("train.loop:train_step", TERM)], 1),
+        ([At("train.loop:log_evaluation", TERM, call=3, when="before")], 16),
+        ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
+        (
+            [
+                At("train.loop:train_step", TERM, call=11),
+                At("train.loop:train_step", TERM, call=11),
+            ],
+            11,
+        ),
+        ([At("train.loop:train_step", TERM, call=11), At("torch:save", TERM, call=4)], 11),
+        ([At("train.loop:train_step", TERM, call=11), At("train.loop:close_attempt", TERM)], 11),
+    ],
+    ids=[
+        "start-up",
+        "first-step",
+        "evaluation",
+        "checkpoint",
+        "twice",
+        "again-while-saving",
+        "again-after-saving",
+    ],
+)
+def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(
+    tiny: Tiny, reference_run: RunFolder, faults: list[Patch], step: int
+) -> None:
+    outcome = run_child(tiny(), *faults)
+    assert outcome.exit_code == 75, outcome.stderr
+    ended_by(outcome.folder, step=step)
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(outcome.folder) == [0, step]
+
+
+def test_s2_a_signal_during_data_preparation_loses_nothing(
+    tiny: Tiny, reference_run: RunFolder, tmp_path: Path
+) -> None:
+    config = tiny(paths__data=str(tmp_path / "fresh"))
+    outcome = run_child(config, At("train.run:prepare", TERM, when="after"))
+    assert outcome.exit_code == 75, outcome.stderr
+    assert_same_run(reference_run, run_here(config))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_s2_a_signal_before_the_run_is_touched_ends_the_command_at_once(
+    tiny: Tiny, number: signal.Signals, code: int
+) -> None:
+    outcome = run_child(tiny(), At("train.__main__:preflight", Send(number)))
+    assert outcome.exit_code == code
+    assert "outside the training loop" in outcome.stderr
+    assert not outcome.folder.path.exists()
+
+
+def test_s2_control_without_the_commands_handler_a_signal_before_the_run_is_a_death(
+    tiny: Tiny,
+) -> None:
+    unheard = Replace("train.__main__:stops_at_once", contextlib.nullcontext)
+    outcome = run_child(tiny(), unheard, At("train.__main__:preflight", TERM))
+    assert outcome.exit_code == -signal.SIGTERM  # a scheduler would not start it again
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[StopRequest]:
+    """The loop hears no signal; the command's own handler, which raises, stays in place."""
+    yield StopRequest()
+
+
+def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_way(
+    tiny: Tiny,
+) -> None:
+    outcome = run_child(
+        tiny(),
+        Replace("train.loop:stop_requests", deaf),
+        At("torch:save", TERM, mentions="step_00000014.partial/optim.pt"),
+    )
+    assert outcome.exit_code == 75
+    run_here(tiny())
+    assert start_steps(outcome.folder) == [0, CHECKPOINT_STEPS]  # step 14 was never committed
+
+
+def killed_while_saving(start: Start, config: Config, hold: Path, *patches: Patch) -> RunFolder:
+    """SIGTERM after step 10, a slow save of step 11, and SIGKILL when the grace is over."""
+    child = start(
+        config,
+        *patches,
+        AT_STEP_11,
+        At("torch:save", Hold(hold), mentions="optim.pt", call=2),  # the first was of step 7
+    )
+    child.wait_for(hold.exists)
+    child.send(signal.SIGKILL)
+    assert child.wait().exit_code == -signal.SIGKILL
+    return child.folder
+
+
+def test_s3_a_save_that_outlasts_the_grace_leaves_the_checkpoint_before_it(
+    tiny: Tiny, started: Start, reference_run: RunFolder, tmp_path: Path
+) -> None:
+    folder = killed_while_saving(started, tiny(), tmp_path / "hold")
+    assert (folder.checkpoints / "step_00000011.partial").exists()
+    assert_same_run(reference_run, run_here(tiny()))
+    assert start_steps(folder) == [0, CHECKPOINT_STEPS]
+
+
+def test_s3_control_a_save_in_place_that_outlasts_the_grace_is_a_mixture(
+    tiny: Tiny,
+    started: Start,
+    reference_run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsafe = Replace("train.recording:save_checkpoint", save_in_place)
+    folder = killed_while_saving(started, tiny(), tmp_path / "hold", unsafe)
+    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
+        run_here(tiny())
+    with pytest.raises(AssertionError, match="metrics of step 8"):
+        assert_same_run(reference_run, folder)
