@@ -52,16 +52,16 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         raise ConfigError(
             f"the grid has {len(grid)} runs, more than study.max_runs={study.max_runs}"
         )
-    runs = plan_grid(grid, compose)
-    config = runs[0].config
+    config = plan_grid(grid[:1], compose)[0].config
     folder = Path(config.paths.runs) / config.study.name
+    lock = folder / "study.lock"
+    is_named = config.study.name != SCRATCH
+    if is_named and not config.dry_run:
+        refuse_if_held(lock, task=TASK)  # before the plan and the data, which may take long
+    runs = plan_grid(grid, compose)
     if config.dry_run:
         print_plan(runs)
         return
-    lock = folder / "study.lock"
-    is_named = config.study.name != SCRATCH
-    if is_named:
-        refuse_if_held(lock, task=TASK)  # before data are prepared, which may take long
     preflight(runs)
     with hold(lock, task=TASK) if is_named else contextlib.nullcontext():
         register_runs(folder, config.study.name, runs, extend=config.study.extend)

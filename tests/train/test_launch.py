@@ -1,0 +1,246 @@
+"""A launcher's slots, retries, stops and runs of others, on jobs without torch: fake_job.py.
+
+That other jobs survive a death, and what orphans come to, is in tests/faults.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from faults.fake_job import STARTED
+from faults.fake_study import REPO, use_fake_jobs
+from omegaconf import DictConfig, OmegaConf
+
+from train import launch
+from train.config import Device, MachineConfig
+from train.errors import InterruptedByUserError, PreemptedError, WindTunnelError
+from train.jobs import Job, JobEnd
+from train.launch import launch_local
+from train.retries import RETRIES
+from train.rundir import RunFolder
+
+DONE = JobEnd(cause=None, exit_code=0)
+
+
+@pytest.fixture(autouse=True)
+def _fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    use_fake_jobs(monkeypatch.setattr)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Jobs that wait for it end when it is removed."""
+    path = tmp_path / "gate"
+    path.touch()
+    return path
+
+
+def config(root: Path, *, workers: int = 2, sources: Sequence[dict[str, str]] = ()) -> DictConfig:
+    machine = MachineConfig(device=Device.cpu, workers=workers, threads=3)
+    return OmegaConf.create(
+        {
+            "machine": OmegaConf.structured(machine),
+            "paths": {"runs": str(root)},
+            "study": {"name": "s"},
+            "hydra": {"runtime": {"config_sources": list(sources)}},
+        }
+    )
+
+
+def jobs(root: Path, **acts: str) -> list[Job]:
+    made = []
+    for name, words in acts.items():
+        folder = RunFolder(root / "s" / name)
+        folder.path.mkdir(parents=True)
+        made.append(Job(overrides=(f"folder={folder.path}", f"acts={words}"), folder=folder))
+    return made
+
+
+def started(root: Path) -> list[str]:
+    path = root / "s" / STARTED
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+@contextlib.contextmanager
+def meanwhile(*steps: object) -> Iterator[None]:
+    """In a thread: call each step, waiting until it returns something true."""
+
+    def do() -> None:
+        deadline = time.monotonic() + 30
+        for step in steps:
+            assert callable(step)
+            while not step() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_every_job_ends_and_its_end_is_told(tmp_path: Path) -> None:
+    work = jobs(tmp_path, a="completed", b="diverged", c="raised", d="completed")
+    ends = launch_local(work, config(tmp_path))
+    assert ends == {
+        "a": DONE,
+        "b": JobEnd(cause="diverged", exit_code=5),
+        "c": JobEnd(cause="bug", exit_code=1),
+        "d": DONE,
+    }
+
+
+def test_no_jobs_are_no_work(tmp_path: Path) -> None:
+    assert launch_local([], config(tmp_path)) == {}
+
+
+def test_a_job_is_told_its_slot_and_where_the_user_s_configs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import json, os, sys; from pathlib import Path; "
+        "Path(sys.argv[-1]).write_text(json.dumps([sys.argv[1:], dict(os.environ)]))"
+    )
+    monkeypatch.setattr(launch, "JOB_COMMAND", (sys.executable, "-c", code))
+    told = tmp_path / "told.json"
+    job = Job(overrides=("seed=1", str(told)), folder=RunFolder(tmp_path / "s" / "r"))
+    sources = [
+        {"provider": "main", "path": "pkg://configs"},
+        {"provider": "command-line", "path": "/my/own"},
+    ]
+    launch_local([job], config(tmp_path, sources=sources))
+    words, environment = json.loads(told.read_text(encoding="utf-8"))
+    assert words == ["--config-dir", "/my/own", "seed=1", str(told)]
+    assert environment[launch.STUDY_JOB] == "1"
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_no_more_jobs_run_at_once_than_there_are_slots(tmp_path: Path, gate: Path) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
+    seen: list[list[str]] = []
+
+    def look() -> bool:
+        seen.append(started(tmp_path))
+        gate.unlink()
+        return True
+
+    both = lambda: [work[i].folder.state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+    with meanwhile(both, lambda: time.sleep(0.3) or True, look):
+        ends = launch_local(work, config(tmp_path, workers=2))
+    assert sorted(line.split()[0] for line in seen[0]) == ["a", "b"]
+    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+
+
+def test_a_job_that_is_tried_again_waits_for_its_turn(tmp_path: Path) -> None:
+    work = jobs(tmp_path, a="killed,completed", b="completed", c="completed")
+    ends = launch_local(work, config(tmp_path, workers=1))
+    assert started(tmp_path) == ["a killed", "b completed", "c completed", "a completed"]
+    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+
+
+def test_each_cause_has_its_own_limit_within_a_launch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = jobs(tmp_path, a="killed,infrastructure,killed,infrastructure,killed")
+    ends = launch_local(work, config(tmp_path, workers=1))
+    assert len(started(tmp_path)) == 1 + RETRIES["killed"] + RETRIES["infrastructure"]
+    assert ends == {"a": JobEnd(cause="killed", exit_code=-9)}
+    errors = capfd.readouterr().err
+    assert "a: killed by SIGKILL; starting it again (2 of 2)" in errors
+    assert "a: infrastructure (exit 75); starting it again (1 of 2)" in errors
+    launch_local(work, config(tmp_path, workers=1))  # the next launch counts from zero
+    assert len(started(tmp_path)) == 5 + 1 + RETRIES["killed"]
+
+
+def test_a_run_that_another_process_holds_is_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held, free = jobs(tmp_path, held="completed", free="completed")
+
+    def train_elsewhere() -> bool:
+        with held.folder.locked():
+            entered.set()
+            while free.folder.state() != "completed":
+                time.sleep(0.01)
+            time.sleep(0.3)
+            held.folder.write_status("completed", step=10)
+        return True
+
+    entered = threading.Event()
+    with meanwhile(train_elsewhere):
+        entered.wait()
+        ends = launch_local([held, free], config(tmp_path))
+    assert ends == {"free": DONE}
+    assert started(tmp_path) == ["free completed"]
+    assert held.folder.state() == "completed"
+    assert "1 run is trained by other processes" in capfd.readouterr().err
+
+
+def test_a_job_that_is_refused_its_lock_is_waited_for_and_not_counted_as_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the run between the launcher's look and the job's own."""
+    (job,) = jobs(tmp_path, held="completed")
+    looks, is_locked = [0], RunFolder.is_locked
+
+    def blind_at_first(folder: RunFolder) -> bool:
+        looks[0] += 1
+        return looks[0] > 1 and is_locked(folder)
+
+    def hold_until_refused() -> bool:
+        with job.folder.locked():
+            entered.set()
+            while not started(tmp_path):
+                time.sleep(0.01)
+            time.sleep(1.0)  # the job waits half a second for the lock
+        return True
+
+    monkeypatch.setattr(RunFolder, "is_locked", blind_at_first)
+    entered = threading.Event()
+    with meanwhile(hold_until_refused):
+        entered.wait()
+        ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["held completed"] * 2
+    assert ends == {"held": DONE}
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedByUserError)],
+)
+def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job(
+    tmp_path: Path, gate: Path, number: signal.Signals, error: type[WindTunnelError]
+) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
+    both = lambda: [work[i].folder.state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+
+    def stop() -> bool:
+        os.kill(os.getpid(), number)
+        return True
+
+    with meanwhile(both, stop), pytest.raises(error, match="with jobs under way"):
+        launch_local(work, config(tmp_path))
+    assert not any(job.folder.is_locked() for job in work)
+    assert [line.split()[0] for line in started(tmp_path)] in (["a", "b"], ["b", "a"])
+
+
+def test_an_error_of_the_launcher_leaves_no_job(
+    tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}")
+
+    def fail(progress: object, *, n_elsewhere: int, now: bool = False) -> None:
+        if work[0].folder.state() == "running":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(launch.StudyProgress, "refresh", fail)
+    with pytest.raises(ZeroDivisionError):
+        launch_local(work, config(tmp_path))
+    assert not work[0].folder.is_locked()
