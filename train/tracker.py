@@ -114,9 +114,18 @@ def build_tracker(
     return MirrorTracker(request, folder)
 
 
+WANDB_MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "off",
+}
+"""What wandb takes in its environment, and what it comes to here."""
+
+
 def resolve_mode(mode: WandbMode) -> str:
     """What auto comes to: `WANDB_MODE` in the environment wins over it, as wandb's users expect."""
-    from_environment = os.environ.get("WANDB_MODE", "")
-    if mode is not WandbMode.auto or from_environment not in ("online", "offline", "disabled"):
+    if mode is not WandbMode.auto:
         return mode.value
-    return "off" if from_environment == "disabled" else from_environment
+    return WANDB_MODES.get(os.environ.get("WANDB_MODE", ""), mode.value)

@@ -107,6 +107,8 @@ def test_wandb_disabled_by_the_environment_is_no_mirror(
         ("auto", "offline", "offline"),
         ("auto", "online", "online"),
         ("auto", "disabled", "off"),
+        ("auto", "dryrun", "offline"),
+        ("auto", "run", "online"),
         ("auto", "nonsense", "auto"),
         ("online", "offline", "online"),
         ("offline", "online", "offline"),

@@ -278,6 +278,23 @@ def test_a_trainer_that_was_killed_leaves_a_complete_mirror_marked_killed(
     assert calls_of(fake, "finish")[0]["named"] == {"exit_code": 1}
 
 
+def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(
+    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "hang"}))
+    write_rows(tmp_path, 1)
+    with start_process(tmp_path) as process:
+        assert process.stdin is not None
+        process.stdin.write(as_line(request(limit_seconds=1.0)))
+        process.stdin.flush()
+        wait_for(lambda: calls_of(fake, "log"))
+        began = time.monotonic()
+        process.communicate(b"", timeout=20)
+    assert 0.8 < time.monotonic() - began < 3.0
+    with pytest.raises(ProcessLookupError):
+        os.kill(calls_of(fake, "init")[0]["pid"], 0)
+
+
 def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe(
     tmp_path: Path, fake: Path
 ) -> None:
