@@ -1,5 +1,6 @@
 """Small prepared folders, written as preparation writes them, for tests of what reads them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from train.data.manifest import TRAIN, VALIDATION, Manifest, read_manifest, write_manifest
 from train.data.split import Encoded
-from train.data.token_file import dtype_name
+from train.data.token_file import DTYPES, dtype_name
 from train.data.writer import SplitWriter
 
 
@@ -47,3 +48,30 @@ def build(
 def rewrite_manifest(folder: Path, **changes: Any) -> None:
     """Change a manifest as someone who also corrects its hash would."""
     write_manifest(folder, replace(read_manifest(folder), **changes))
+
+
+def read_ids(folder: Path, name: str) -> list[int]:
+    """Every id of a token file."""
+    return np.fromfile(folder / name, dtype=DTYPES[read_manifest(folder).dtype]).tolist()
+
+
+def rewrite_ids(folder: Path, name: str, ids: Sequence[int]) -> None:
+    """Replace a token file, and make the manifest agree with it in every number and hash."""
+    known = read_manifest(folder)
+    content = np.array(ids, dtype=DTYPES[known.dtype]).tobytes()
+    (folder / name).write_bytes(content)
+    facts = {
+        "tokens": len(ids),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    shards = tuple(
+        replace(shard, **facts) if shard.name == name else shard for shard in known.shards
+    )
+    splits = {
+        split: replace(
+            known.splits[split], tokens=sum(s.tokens for s in shards if s.split == split)
+        )
+        for split in known.splits
+    }
+    rewrite_manifest(folder, shards=shards, splits=splits)

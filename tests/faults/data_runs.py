@@ -1,0 +1,89 @@
+"""Runs of eight steps on data of a test's own, and what it means that they were refused."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.runner import run_folder
+from train.config import Config, Source
+from train.data import shards
+from train.data.prepare import prepare, prepared_folder
+from train.data.shards import open_dataset
+from train.errors import DataError
+from train.loop import train_run
+from train.manifest import PlannedRun
+from train.preflight import preflight
+from train.records import read_json, read_jsonl
+from train.validate import validate
+
+TRAIN, HELD = "train-00000.bin", "validation.bin"
+
+STEPS = 8
+SHORT: dict[str, Any] = {"budget__tokens": STEPS * 256, "schedule__warmup_steps": 1}
+
+
+def on_a_chain(tiny: Callable[..., Config], prepared_data: Path, root: Path) -> Config:
+    """A run on a copy of the prepared chain, which has been verified."""
+    shutil.copytree(prepared_data, root / "data")
+    config = tiny(paths__data=str(root / "data"), **SHORT)
+    open_dataset(folder_of(config))
+    return config
+
+
+def on_text(tiny: Callable[..., Config], root: Path) -> Config:
+    """A run on 150 documents of one file, prepared and verified."""
+    path = root / "corpus.jsonl"
+    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}."} for n in range(150)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny(
+        paths__data=str(root / "data"),
+        data__source=Source.files,
+        data__files=[str(path)],
+        data__vocab_size=256,
+        data__validation_tokens=1_000,
+        **SHORT,
+    )
+    open_dataset(prepare(config.data, root / "data"))
+    return config
+
+
+def folder_of(config: Config) -> Path:
+    return prepared_folder(config.data, Path(config.paths.data))
+
+
+def refused(config: Config, message: str) -> None:
+    """Neither a launch nor a run of its own starts; what is wrong is said and recorded."""
+    with pytest.raises(DataError, match=message) as caught:
+        launch(config)
+    assert caught.value.exit_code == 2
+    with pytest.raises(DataError, match=message):
+        train_run(config, validate(config))
+    folder = run_folder(config)
+    status = read_json(folder.status)
+    assert (status["state"], status["exit_code"]) == ("failed", 2)
+    assert re.search(message, status["reason"])
+    assert read_jsonl(folder.attempts)[-1]["cause"] == "data"
+    assert not folder.metrics.exists()
+
+
+def losses(config: Config) -> list[float]:
+    """The losses of a run that nothing stopped."""
+    train_run(config, validate(config))
+    rows = read_jsonl(run_folder(config).metrics)
+    assert len(rows) == STEPS
+    return [row["loss"] for row in rows]
+
+
+def launch(config: Config) -> None:
+    """What a launch checks before any run starts."""
+    preflight([PlannedRun(overrides=[], config=config, plan=validate(config))])
+
+
+def unprotected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open folders without a look at their files."""
+    monkeypatch.setattr(shards, "verify_files", lambda *_: None)

@@ -1,0 +1,207 @@
+"""Which windows a run reads, and in what order: rows T5 and T7 of the fault catalogue.
+
+T5 more tokens than there are; T7 a resume in the middle of an epoch and at its border, in another
+division of the batch. The data have 64 windows, which is 8 steps of 8. Each control removes the
+protection and shows the harm.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from faults.data_runs import launch
+from faults.runner import run_folder, start_steps
+from train import batches, loop, preflight, run
+from train.config import Config
+from train.data import sampler
+from train.errors import ConfigError
+from train.loop import train_run
+from train.records import read_json, read_jsonl
+from train.validate import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
+
+WINDOWS, SEQ_LEN, PER_STEP = 64, 32, 8
+EPOCH = WINDOWS // PER_STEP
+"""Steps."""
+STEPS = 20
+"""Two epochs and a half."""
+
+Order = list[tuple[int, list[int]]]
+"""Steps and the windows that each read."""
+
+
+@pytest.fixture
+def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+    return tiny(
+        paths__data=str(tmp_path / "data"),
+        data__synthetic__tokens=4_000 + WINDOWS * SEQ_LEN + 1,
+        data__allow_repeat=True,
+        budget__tokens=STEPS * PER_STEP * SEQ_LEN,
+        machine__checkpoint_steps=4,
+    )
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> Order:
+    """What every step of this process's runs reads, while it runs."""
+    read: Order = []
+    real = batches.window_starts
+
+    def window_starts(**settings: Any) -> np.ndarray:
+        starts = real(**settings)
+        read.append((settings["step"], (starts // SEQ_LEN).tolist()))
+        return starts
+
+    monkeypatch.setattr(batches, "window_starts", window_starts)
+    return read
+
+
+class Crash(Exception):
+    """The process goes away."""
+
+
+def crash_after(step: int, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until `step` steps are done."""
+    real = loop.train_step
+    done: list[None] = []
+
+    def train_step(*arguments: Any, **settings: Any) -> Any:
+        if len(done) == step:
+            raise Crash
+        done.append(None)
+        return real(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", train_step)
+        with pytest.raises(Crash):
+            train_run(config, validate(config))
+
+
+def without_refusal(plan: Any, **settings: Any) -> float:
+    return sampler.epochs(plan.tokens, settings["n_tokens"], settings["seq_len"])
+
+
+def test_t5_more_tokens_than_there_are_must_be_asked_for(config: Config) -> None:
+    config.data.allow_repeat = False
+    plan = validate(config)
+    message = (
+        rf"run {plan.run_id} asks for 5120 tokens, and faults has 2048 in whole windows "
+        rf"\(2\.50 epochs\); ask for at most 2048, or allow repetition with data\.allow_repeat=true"
+    )
+    with pytest.raises(ConfigError, match=message) as caught:
+        launch(config)
+    assert caught.value.exit_code == 2
+    with pytest.raises(ConfigError, match=message):
+        train_run(config, plan)
+    assert not run_folder(config).metrics.exists()
+    config.budget.tokens = 2_048
+    launch(config)
+
+
+def test_t5_repetition_that_was_asked_for_is_recorded(config: Config) -> None:
+    train_run(config, validate(config))
+    folder = run_folder(config)
+    assert read_json(folder.run)["data"]["epochs"] == 2.5
+    row = read_json(folder.result)["row"]
+    assert (row["tokens"], row["unique_tokens"]) == (5_120, 2_048)
+
+
+def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(
+    config: Config, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.data.allow_repeat = False
+    for module in (preflight, run):
+        monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
+    launch(config)
+    train_run(config, validate(config))
+    first, again = (
+        {window for step, windows in order if step // EPOCH == epoch for window in windows}
+        for epoch in (0, 1)
+    )
+    assert first == again
+
+
+@pytest.mark.parametrize(("crash", "resumed_from"), [(6, 4), (8, 8), (10, 8), (17, 16)])
+def test_t7_a_resume_reads_on_where_the_order_was(
+    config: Config,
+    order: Order,
+    crash: int,
+    resumed_from: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crash_after(crash, config, monkeypatch)
+    assert [step for step, _ in order] == list(range(crash + 1))
+    before = dict(order)
+    order.clear()
+    train_run(config, validate(config))
+    assert start_steps(run_folder(config)) == [0, resumed_from]
+    assert [step for step, _ in order] == list(range(resumed_from, STEPS))
+    after = dict(order)
+    assert all(after[step] == before[step] for step in before.keys() & after.keys())
+    assert_each_window_once_an_epoch({**before, **after})
+
+
+def test_t7_control_a_position_that_starts_anew_reads_windows_twice(
+    config: Config, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash_after(6, config, monkeypatch)
+    before = {step: windows for step, windows in order if step < 4}
+    order.clear()
+    real = batches.window_starts
+    monkeypatch.setattr(
+        batches,
+        "window_starts",
+        lambda *, step, **settings: real(step=step - 4, **settings),  # resumed at 4: from zero
+    )
+    with pytest.warns(UserWarning, match="2 of 2 rows that were computed twice differ"):
+        train_run(config, validate(config))  # the replayed rows give it away too
+    after = {step + 4: windows for step, windows in order}
+    with pytest.raises(AssertionError):
+        assert_each_window_once_an_epoch({**before, **after})
+
+
+def assert_each_window_once_an_epoch(order: dict[int, list[int]]) -> None:
+    assert sorted(order) == list(range(STEPS))
+    for epoch in range(STEPS // EPOCH):
+        steps = range(epoch * EPOCH, (epoch + 1) * EPOCH)
+        read = [window for step in steps for window in order[step]]
+        assert sorted(read) == list(range(WINDOWS)), f"epoch {epoch} read {sorted(read)}"
+    rest = [window for step in range(STEPS // EPOCH * EPOCH, STEPS) for window in order[step]]
+    assert len(set(rest)) == len(rest)
+
+
+def test_t7_the_order_does_not_depend_on_the_micro_batch(config: Config, order: Order) -> None:
+    train_run(config, validate(config))
+    whole = list(order)
+    order.clear()
+    config.study.name = "halved"
+    config.machine.micro_batch_seqs = 2
+    train_run(config, validate(config))
+    rows = read_jsonl(run_folder(config).attempts)
+    assert rows[0]["micro_batch_seqs"] == 2
+    assert order == whole
+
+
+def starts(step: int, batch_seqs: int) -> list[int]:
+    n_tokens = WINDOWS * SEQ_LEN + 1
+    return sampler.window_starts(
+        seed=0, step=step, batch_seqs=batch_seqs, n_tokens=n_tokens, seq_len=SEQ_LEN
+    ).tolist()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_t7_processes_that_slice_a_batch_read_what_one_would(processes: int) -> None:
+    share = PER_STEP // processes
+    for step in range(STEPS):
+        slices = [starts(step, PER_STEP)[rank * share :][:share] for rank in range(processes)]
+        assert [start for part in slices for start in part] == starts(step, PER_STEP)
+
+
+def test_t7_control_processes_that_each_count_alone_read_the_same() -> None:
+    ranks = [starts(0, PER_STEP // 2) for _ in range(2)]
+    assert ranks[0] == ranks[1]
+    assert len({*ranks[0], *ranks[1]}) == PER_STEP // 2

@@ -1,0 +1,162 @@
+"""Preparation that is shared, killed or out of disk: row L5 of the fault catalogue.
+
+Two that prepare the same data at once: one builds, the other waits and finds the same bytes. A
+builder that dies, or whose disk is full, leaves nothing under the folder's name, and the next start
+builds it. Each control removes the protection and shows the harm.
+"""
+
+import contextlib
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.damage import contents
+from faults.data_runs import SHORT, folder_of, launch
+from faults.patches import At, Kill, Replace
+from faults.runner import run_child, run_here
+from train.config import Config, DataConfig
+from train.data import prepare as preparation
+from train.data.build import build_tokens
+from train.data.manifest import write_manifest
+from train.data.prepare import prepare, prepared_folder, token_spec
+from train.errors import DataError, StorageError
+
+
+@pytest.fixture
+def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+    return tiny(paths__data=str(tmp_path / "data"), **SHORT)
+
+
+def prepared(config: Config) -> Path:
+    return prepare(config.data, Path(config.paths.data))
+
+
+def assert_whole(config: Config, prepared_data: Path) -> None:
+    """The folder holds what an undisturbed preparation wrote, and nothing else is left."""
+    folder = folder_of(config)
+    sound = contents(prepared_folder(config.data, prepared_data))
+    left_out = ("verified.json",)  # times of this machine
+    found, wanted = (
+        {name: content for name, content in files.items() if name not in left_out}
+        for files in (contents(folder), sound)
+    )
+    assert found == wanted
+    assert names(config) == {folder.name, f"{folder.name}.lock"}
+
+
+def names(config: Config) -> set[str]:
+    return {path.name for path in Path(config.paths.data).iterdir()}
+
+
+def test_l5_one_builds_and_the_other_waits(
+    config: Config, prepared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_building, may_go_on = threading.Event(), threading.Event()
+    built: list[Path] = []
+
+    def build_slowly(data: DataConfig, root: Path, folder: Path, **options: Any) -> Any:
+        made = build_tokens(data, root, folder, **options)
+        built.append(folder)
+        is_building.set()
+        assert may_go_on.wait(20)
+        return made
+
+    monkeypatch.setattr(preparation, "build_tokens", build_slowly)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(prepared, config)
+        assert is_building.wait(20)
+        other = pool.submit(prepared, config)
+        with pytest.raises(TimeoutError):
+            other.result(timeout=0.2)
+        assert not folder_of(config).exists()
+        may_go_on.set()
+        assert one.result(20) == other.result(20) == folder_of(config)
+    assert len(built) == 1
+    assert_whole(config, prepared_data)
+
+
+def test_l5_control_without_the_lock_they_ruin_each_other(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[Path] = []
+
+    def build_beside_another(data: DataConfig, root: Path, folder: Path, **options: Any) -> Any:
+        made = build_tokens(data, root, folder, **options)
+        if not others:
+            others.append(folder)
+            prepare(data, root)
+        return made
+
+    monkeypatch.setattr(preparation, "build_tokens", build_beside_another)
+    monkeypatch.setattr(preparation, "hold", lambda *_, **__: contextlib.nullcontext())
+    with pytest.raises(StorageError, match="No such file"):
+        prepared(config)
+
+
+def build_in_place(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
+    """A preparation that writes under the final name from the start."""
+    folder.mkdir()
+    made = build_tokens(data, root, folder, spec=token_spec(data), progress=progress)
+    write_manifest(folder, made)
+
+
+KILLED = At("train.data.writer:SplitWriter.write", Kill(), call=30)
+IN_PLACE = Replace("train.data.prepare:_build", build_in_place)
+
+
+def test_l5_a_builder_that_was_killed_is_no_obstacle(config: Config, prepared_data: Path) -> None:
+    assert run_child(config, KILLED).exit_code == -signal.SIGKILL
+    name = folder_of(config).name
+    assert names(config) == {f"{name}.partial", f"{name}.lock"}
+    run_here(config)
+    assert_whole(config, prepared_data)
+
+
+def test_l5_control_built_in_place_half_a_folder_has_the_name(config: Config) -> None:
+    assert run_child(config, IN_PLACE, KILLED).exit_code == -signal.SIGKILL
+    assert folder_of(config).exists()
+    with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
+        launch(config)  # needs a person
+
+
+@contextlib.contextmanager
+def full_disk(largest_file: int) -> Iterator[None]:
+    """No file of this process grows beyond that many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 300, 9_000, 50_000])
+def test_l5_a_full_disk_stops_a_preparation_and_leaves_nothing(
+    config: Config, prepared_data: Path, room: int
+) -> None:
+    (Path(config.paths.data)).mkdir()
+    with full_disk(room), pytest.raises(StorageError, match="File too large") as caught:
+        launch(config)
+    assert caught.value.exit_code == 3
+    assert names(config) <= {f"{folder_of(config).name}.lock"}
+    launch(config)
+    assert_whole(config, prepared_data)
+
+
+def test_l5_control_built_in_place_a_full_disk_leaves_half_a_folder(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_build", build_in_place)
+    with full_disk(50_000), pytest.raises(StorageError, match="File too large"):
+        launch(config)
+    with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
+        launch(config)
+    shutil.rmtree(folder_of(config))
+    launch(config)
