@@ -40,6 +40,7 @@ def checkpoint_state(run: Run) -> dict[str, Any]:
         "val_loss": _or_none(run.val_loss),
         "bits_per_byte": _or_none(run.bits_per_byte),
         "micro_batch_seqs": run.micro_batch_seqs,
+        "eval_seqs": run.eval_seqs,
         "records": {
             path.name: path.stat().st_size
             for path in (run.folder.metrics, run.folder.evals)
@@ -78,8 +79,8 @@ def restore(run: Run, checkpoint: Checkpoint | None, *, may_choose_micro_batch: 
     Args:
         run: A run that was just built.
         checkpoint: What `find_checkpoint` found.
-        may_choose_micro_batch: Whether the checkpoint's micro-batch is taken over: its size moves
-            the rounding, and what is free on a device at a start must not decide that.
+        may_choose_micro_batch: Whether the checkpoint's micro-batches are taken over: their size
+            moves the rounding, and what is free on a device at a start must not decide that.
     """
     records: Mapping[str, int] = {}
     if checkpoint is not None:
@@ -100,7 +101,9 @@ def restore(run: Run, checkpoint: Checkpoint | None, *, may_choose_micro_batch: 
             cuda = torch.tensor(list(bytes.fromhex(state["rng"]["cuda"])), dtype=torch.uint8)
             torch.cuda.set_rng_state(cuda, run.compute.device)
         if may_choose_micro_batch:
-            run.micro_batch_seqs = state["micro_batch_seqs"]
+            run.micro_batch_seqs, run.eval_seqs = state["micro_batch_seqs"], state["eval_seqs"]
+            tokens = run.config.eval.tokens
+            run.validation = run.batches.validation(tokens, max_seqs=run.eval_seqs)
         records = state["records"]
     set_aside(run.folder, records)
 

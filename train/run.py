@@ -44,6 +44,8 @@ class Run:
     batches: Batches
     validation: list[tuple[Tensor, Tensor]]
     micro_batch_seqs: int
+    eval_seqs: int
+    """Windows per forward pass of an evaluation."""
     peak_flops: float
     epochs: float
     """How often the run reads the training split."""
@@ -115,6 +117,7 @@ def build_run(
         batches=batches,
         validation=batches.validation(config.eval.tokens, max_seqs=eval_seqs),
         micro_batch_seqs=micro_batch_seqs,
+        eval_seqs=eval_seqs,
         peak_flops=measure_peak_flops(compute),
         epochs=epochs,
         losses=LossWatch(total_steps=plan.steps),
