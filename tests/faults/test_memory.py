@@ -1,0 +1,251 @@
+"""Memory that does not suffice: rows O1 and O2 of the fault catalogue.
+
+O1 from the first step on, O2 in the middle of a run and of a step. The allocator's error is raised
+by the test, at a number of windows per forward pass; on CUDA it is the allocator's own.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from faults.damage import names, step_name
+from faults.runner import run_folder, run_here, start_steps
+from faults.same_run import assert_same_run
+from faults.small_memory import CPU_FULL, CUDA_FULL, Memory
+from train.checkpoint import Checkpoint
+from train.config import Config
+from train.errors import DeviceMemoryError
+from train.evaluate import Evaluation, evaluate
+from train.records import read_json, read_jsonl
+from train.resume import restore
+from train.run import Run
+from train.rundir import RunFolder
+
+TOLERANCE = 1e-5
+"""Between the losses of micro-batches and of whole ones, the measured rounding of 60 steps."""
+
+
+def micro_batches(folder: RunFolder) -> list[int]:
+    """What each attempt tried, as attempts.jsonl has it."""
+    rows = read_jsonl(folder.attempts)
+    return [row["micro_batch_seqs"] for row in rows if row["event"] == "start"]
+
+
+def causes(folder: RunFolder) -> list[str | None]:
+    return [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [row["loss"] for row in read_jsonl(folder.metrics)]
+
+
+def run_halving(config: Config) -> tuple[RunFolder, str]:
+    """Train, and return the folder and what was warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        folder = run_here(config)
+    return folder, "\n".join(str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize(("room", "tried"), [(4, [8, 4]), (3, [8, 4, 2]), (1, [8, 4, 2, 1])])
+def test_o1_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_is_not(
+    tiny: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    reference_run: RunFolder,
+    room: int,
+    tried: list[int],
+) -> None:
+    memory = Memory({1: room})
+    monkeypatch.setattr("train.loop.train_step", memory)
+    folder, messages = run_halving(tiny())
+    for windows, half in itertools.pairwise(tried):
+        assert f"{windows} windows at a time do not fit the memory" in messages
+        assert f"going on from the last checkpoint with {half}, the batch unchanged" in messages
+    assert micro_batches(folder) == tried
+    assert causes(folder) == ["out_of_memory"] * (len(tried) - 1) + [None]
+    assert set(map(tuple, memory.batches[len(tried) - 1 :])) == {(tried[-1],) * (8 // tried[-1])}
+    row, whole = (read_json(x.result)["row"] for x in (folder, reference_run))
+    assert (row["batch_tokens"], row["tokens"]) == (whole["batch_tokens"], whole["tokens"])
+    assert losses(folder) == pytest.approx(losses(reference_run), abs=TOLERANCE)
+    assert row["loss"] == pytest.approx(whole["loss"], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("error", [CPU_FULL, MemoryError()])
+def test_o1_the_cpu_s_allocator_is_understood_as_well(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr("train.loop.train_step", Memory({1: 4}, error=error))
+    folder, _ = run_halving(tiny(budget__tokens=7 * 256))
+    assert micro_batches(folder) == [8, 4]
+
+
+def test_o1_control_another_error_of_torch_is_not_taken_for_it(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    monkeypatch.setattr("train.loop.train_step", Memory({1: 4}, error=error))
+    config = tiny()
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_here(config)
+    assert causes(run_folder(config)) == ["bug"]
+
+
+def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bits what a run gives that was stopped there and went on with half by request."""
+    for windows in (4, 2):
+        clean = tiny(study__name="clean", machine__micro_batch_seqs=windows)
+        monkeypatch.setattr("train.run.EVAL_TOKENS_AT_ONCE", windows * 32)
+        if windows == 4:
+            interrupt(clean, monkeypatch, Memory({1: 8}))
+        else:
+            run_halving(clean)
+    # 4 of 8 from the start; at step 30 the second of two micro-batches fails, and 2 of 8 fit
+    monkeypatch.setattr("train.loop.train_step", Memory({1: 4, 30: 2}))
+    folder, messages = run_halving(tiny())
+    assert "4 windows at a time do not fit the memory" in messages
+    assert "going on from the last checkpoint with 2, the batch unchanged" in messages
+    assert micro_batches(folder) == [8, 4, 2]
+    assert start_steps(folder) == [0, 0, 28]
+    assert_same_run(run_folder(clean), folder)
+
+
+def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+) -> None:
+    def limited(model: nn.Module, batches: list[Any], *rest: Any, **options: Any) -> Evaluation:
+        if max(len(tokens_BT) for tokens_BT, _ in batches) > 4:
+            raise CUDA_FULL
+        return evaluate(model, batches, *rest, **options)
+
+    monkeypatch.setattr("train.recording.evaluate", limited)
+    folder, _ = run_halving(tiny())
+    assert micro_batches(folder) == [8, 4]
+    row, whole = (read_json(x.result)["row"] for x in (folder, reference_run))
+    assert row["loss"] == pytest.approx(whole["loss"], abs=TOLERANCE)
+
+
+class RetriedInPlace(Memory):
+    """What is tempting: try the same step again with half, upon the gradients that are there."""
+
+    def __call__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """One update."""
+        try:
+            return super().__call__(model, optimizer, *rest, **options)
+        except torch.OutOfMemoryError:
+            zero_grad, optimizer.zero_grad = optimizer.zero_grad, lambda set_to_none: None
+            half = {**options, "micro_batch_seqs": options["micro_batch_seqs"] // 2}
+            result = super().__call__(model, optimizer, *rest, **half)
+            optimizer.zero_grad = zero_grad
+            return result
+
+
+def test_o2_control_tried_again_in_place_a_partial_gradient_poisons_the_update(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+) -> None:
+    monkeypatch.setattr("train.loop.train_step", RetriedInPlace({1: 4, 30: 2}))
+    folder = run_here(tiny(machine__micro_batch_seqs=4))
+    assert folder.state() == "completed"
+    assert losses(folder)[:29] == pytest.approx(losses(reference_run)[:29], abs=TOLERANCE)
+    assert losses(folder)[30:] != pytest.approx(losses(reference_run)[30:], abs=100 * TOLERANCE)
+
+
+def test_o2_below_one_window_the_run_fails_with_advice(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+) -> None:
+    config = tiny()
+    with monkeypatch.context() as patched:
+        patched.setattr("train.loop.train_step", Memory({1: 8, 30: 0}))
+        with pytest.raises(DeviceMemoryError) as refused:
+            run_halving(config)
+    assert refused.value.exit_code == 2
+    for advice in ("one window of 32 tokens", "Tried to allocate", "a smaller model", "workers"):
+        assert advice in str(refused.value)
+    folder = run_folder(config)
+    assert micro_batches(folder) == [8, 4, 2, 1]
+    assert causes(folder) == ["out_of_memory"] * 4
+    assert folder.state() == "failed"
+    assert names(folder.checkpoints) == [step_name(21), step_name(28)]
+    run_here(config)  # on a device with more room, as a start that was never tried before
+    assert start_steps(folder)[-1] == 28
+    assert_same_run(reference_run, folder)
+
+
+def test_o2_a_later_start_keeps_the_micro_batch_that_fitted(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a device has free at a start must not decide how a run's sums are rounded."""
+    config = tiny()
+    interrupt(config, monkeypatch, Memory({1: 2}))
+    folder = run_here(config)
+    assert micro_batches(folder) == [8, 4, 2, 2]
+    monkeypatch.setattr("train.loop.train_step", Memory({1: 2}))
+    undisturbed, _ = run_halving(tiny(study__name="undisturbed"))
+    assert_same_run(undisturbed, folder)
+
+
+def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    interrupt(config, monkeypatch, Memory({1: 2}))
+
+    def forgetful(run: Run, found: Checkpoint | None, *, may_choose_micro_batch: bool) -> None:
+        restore(run, found, may_choose_micro_batch=False)
+
+    monkeypatch.setattr("train.loop.restore", forgetful)
+    folder, messages = run_halving(config)
+    assert micro_batches(folder) == [8, 4, 2, 8]
+    assert "rows that were computed twice differ" in messages
+
+
+class Interruption(Exception):
+    """Some error in the middle of a run."""
+
+
+def interrupt(config: Config, monkeypatch: pytest.MonkeyPatch, memory: Memory) -> None:
+    """Train on such a device until some error ends it after 30 steps."""
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        if memory.updates == 30:
+            raise Interruption
+        return memory(*arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):  # noqa: PT012
+        patched.setattr("train.loop.train_step", step)
+        run_halving(config)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """A fraction of the device, in which the allocator itself runs out."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.gpu
+def test_o1_on_a_real_device_the_run_finds_what_fits(
+    tiny: Callable[..., Config], little_memory: None
+) -> None:
+    folder, _ = run_halving(
+        tiny(
+            machine__micro_batch_seqs=512,
+            model__d_model=256,
+            data__seq_len=256,
+            optimizer__batch_tokens=512 * 256,
+            budget__tokens=2 * 512 * 256,
+            data__allow_repeat=True,
+        )
+    )
+    assert folder.state() == "completed"
+    assert len(micro_batches(folder)) > 1
