@@ -1,0 +1,266 @@
+"""SIGKILL at random moments of a study that this process started, until it has finished.
+
+Every process of the study carries a mark in its environment, which no other process has; it is
+read again, through a handle on the process, at the moment of the kill.
+"""
+
+import contextlib
+import math
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from train.launch import STUDY_JOB
+from train.records import append_jsonl, read_jsonl
+from train.status import study_status
+
+MARK = "WINDTUNNEL_FAULT_DRILL"
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+STALL_SECONDS = 900.0
+EXPECTED_EXITS = (0, 73, 75, -signal.SIGKILL)
+"""Done; held by an orphan; run it again; killed by us."""
+
+KINDS = ("one job", "launcher alone", "launcher with all jobs")
+STARTUP_SHARE = 0.1
+"""Share of the kills whose clock also runs while no job has begun to train."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of the study."""
+
+    pid: int
+    started: int
+    """Clock ticks since the machine's start, which with pid names a process for good."""
+    is_job: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """One job that was killed."""
+
+    run_id: str | None
+    """None when it had not begun to train."""
+    attempt: int = 0
+    last_step: int = 0
+    """Step of its last logged row, or the step it began at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """One stroke."""
+
+    kind: str
+    seconds: float
+    """Since the drill began."""
+    victims: tuple[Victim, ...]
+
+
+@dataclass(kw_only=True)
+class Storm:
+    """Starts one command again and again, and kills, until the command has finished."""
+
+    command: Sequence[str]
+    folder: Path
+    """The study's folder."""
+    mark: str
+    kills_wanted: int
+    seconds_alone: float
+    """What the study takes undisturbed."""
+    rng: Random
+    say: Callable[["Storm"], None] = lambda storm: None
+    kills: list[Kill] = field(default_factory=list)
+    launches: int = 0
+    unexpected: list[int] = field(default_factory=list)
+    """Exit codes that no kill explains."""
+    seconds: float = 0.0
+    share: float = 0.0
+    """Of the study's FLOPs, done."""
+    _began: float = 0.0
+    _moved: float = 0.0
+    _looked: float = 0.0
+    _launcher: "subprocess.Popen[bytes] | None" = None
+
+    def run(self) -> None:
+        """Run to the study's end; give up after five unexpected exits or 15 minutes of nothing."""
+        self._began = self._moved = time.monotonic()
+        try:
+            while len(self.unexpected) < 5 and not self._is_stalled():
+                code = self._watch(self._launch())
+                self.share = share_done(self.folder)
+                if code == 0:
+                    break
+                if code not in EXPECTED_EXITS:
+                    self.unexpected.append(code)
+                if code in (73, 75):
+                    time.sleep(1.0)  # orphans hold the runs that are left
+            self._wait_for_orphans()
+        finally:
+            self.seconds = time.monotonic() - self._began
+            self._end_all()
+
+    def run_until_it_trains(self) -> None:
+        """Start the command, and end all of it as soon as a job has begun to train."""
+        launcher = self._launch()
+        try:
+            while launcher.poll() is None and not self._training():
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._end_all()
+
+    def processes(self) -> list[Process]:
+        """Every live process of this study."""
+        pids = (int(name.name) for name in Path("/proc").iterdir() if name.name.isdigit())
+        found = (look_up(pid, self.mark) for pid in pids if pid != os.getpid())
+        return [process for process in found if process]
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        self.launches += 1
+        with (self.folder / "drill.log").open("ab") as log:
+            self._launcher = subprocess.Popen(
+                self.command,
+                env={**os.environ, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self._launcher
+
+    def _watch(self, launcher: "subprocess.Popen[bytes]") -> int:
+        """Kill at drawn moments until the launcher ends; return its exit code."""
+        delay, counts_startup = self._draw()
+        while launcher.poll() is None and not self._is_stalled():
+            nap = min(POLL_SECONDS, delay)
+            time.sleep(nap)
+            if counts_startup or self._training():
+                delay -= nap
+            if delay <= 0 and len(self.kills) < self.kills_wanted:
+                self._strike(launcher)
+                delay, counts_startup = self._draw()
+            self._look()
+        return launcher.returncode if launcher.returncode is not None else 1
+
+    def _draw(self) -> tuple[float, bool]:
+        """Seconds to the next kill, and whether starting up counts towards them."""
+        left = self.kills_wanted - len(self.kills)
+        if left <= 0:
+            return math.inf, False
+        work = self.seconds_alone * max(0.02, 1 - self.share)
+        delay = min(self.rng.expovariate(left / (0.5 * work)), 0.7 * work)
+        return max(0.05, delay), self.rng.random() < STARTUP_SHARE
+
+    def _training(self) -> dict[int, tuple[str, int, int]]:
+        """Run id, attempt and last logged step by the pid that trains it, dead or alive."""
+        found = {}
+        for path in self.folder.glob("*/attempts.jsonl"):
+            last = (read_jsonl(path) or [{}])[-1]
+            if last.get("event") == "start":
+                rows = read_jsonl(path.parent / "metrics.jsonl")
+                step = rows[-1]["step"] if rows else last["start_step"]
+                found[last["pid"]] = (path.parent.name, last["attempt"], step)
+        alive = {process.pid for process in self.processes()}
+        return {pid: facts for pid, facts in found.items() if pid in alive}
+
+    def _strike(self, launcher: "subprocess.Popen[bytes]") -> None:
+        everyone = self.processes()
+        jobs = [process for process in everyone if process.is_job]
+        kind = self.rng.choice(KINDS if jobs else KINDS[1:])
+        chosen = {
+            "one job": [self.rng.choice(jobs)] if jobs else [],
+            "launcher alone": [process for process in everyone if process.pid == launcher.pid],
+            "launcher with all jobs": sorted(everyone, key=lambda p: p.pid != launcher.pid),
+        }[kind]
+        at_work = self._training()
+        hit = kill_all(chosen, self.mark)
+        if not hit:  # it ended by itself in the meantime
+            return
+        victims = [self._victim(process, at_work) for process in hit if process.is_job]
+        stroke = Kill(kind=kind, seconds=time.monotonic() - self._began, victims=tuple(victims))
+        self.kills.append(stroke)
+        self._moved = time.monotonic()
+        record = {"kind": kind, "seconds": stroke.seconds, "victims": [vars(v) for v in victims]}
+        append_jsonl(self.folder / "kills.jsonl", [record])
+
+    def _victim(self, process: Process, at_work: dict[int, tuple[str, int, int]]) -> Victim:
+        """What a job had reached: read after its death, so that nothing is added to it."""
+        if process.pid not in at_work:
+            return Victim(run_id=None)
+        run_id, attempt, step = at_work[process.pid]
+        rows = read_jsonl(self.folder / run_id / "metrics.jsonl")
+        return Victim(run_id=run_id, attempt=attempt, last_step=rows[-1]["step"] if rows else step)
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        share = share_done(self.folder)
+        if share > self.share:
+            self._moved = time.monotonic()
+        self.share, self.seconds = share, time.monotonic() - self._began
+        self.say(self)
+
+    def _is_stalled(self) -> bool:
+        return time.monotonic() - self._moved > STALL_SECONDS
+
+    def _end_all(self) -> None:
+        kill_all(self.processes(), self.mark)
+        if self._launcher:
+            self._launcher.wait()
+
+    def _wait_for_orphans(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+
+def share_done(folder: Path) -> float:
+    """Share of the study's planned FLOPs that is done."""
+    runs = study_status(folder)
+    return sum(run.flops * run.share for run in runs) / max(1, sum(run.flops for run in runs))
+
+
+def look_up(pid: int, mark: str) -> Process | None:
+    """The process of that number, if it is alive and carries the mark."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"{MARK}={mark}".encode() not in environment:
+            return None
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+    is_job = f"{STUDY_JOB}=1".encode() in environment and command[1:3] == [b"-m", b"train"]
+    return Process(pid, started, is_job)
+
+
+def kill_all(processes: Sequence[Process], mark: str) -> list[Process]:
+    """SIGKILL processes at once and see them die; return those that were alive and carried the mark."""
+    handles: dict[int, Process] = {}
+    death = select.poll()
+    try:
+        for process in processes:
+            with contextlib.suppress(OSError):  # it has ended
+                handles[os.pidfd_open(process.pid)] = process
+        mine = {
+            handle: process
+            for handle, process in handles.items()
+            if look_up(process.pid, mark) == process  # not another that was given its number
+        }
+        for handle in mine:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            death.register(handle, select.POLLIN)
+        for handle in mine:
+            death.poll(10_000)
+            death.unregister(handle)
+        return list(mine.values())
+    finally:
+        for handle in handles:
+            os.close(handle)

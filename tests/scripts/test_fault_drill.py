@@ -1,0 +1,405 @@
+"""scripts/fault_drill.py: what it compares and counts, on folders made by hand; and a drill."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "scripts"))
+
+import fault_drill  # type: ignore[import-not-found]  # noqa: E402
+from compare_studies import compare_studies  # type: ignore[import-not-found]  # noqa: E402
+from drill_report import (  # type: ignore[import-not-found]  # noqa: E402
+    Drill,
+    figures,
+    leftovers,
+    print_report,
+    replayed_rows,
+    steps_repeated,
+    write_figures,
+    write_markdown,
+)
+from random_kills import (  # type: ignore[import-not-found]  # noqa: E402
+    MARK,
+    Kill,
+    Process,
+    Storm,
+    Victim,
+    kill_all,
+    look_up,
+)
+
+from train.checkpoint import save_checkpoint  # noqa: E402
+from train.records import append_jsonl, read_json, read_jsonl, write_json  # noqa: E402
+
+RUNS = ("d8-a", "d16-b")
+STEPS = 40
+
+
+def write_study(folder: Path, *, seconds: float) -> Path:
+    """Two finished runs of 40 steps as training writes them; only clocks differ between calls."""
+    entries = [
+        {"run_id": run_id, "plan": {"rung": "d8", "steps": STEPS, "flops": 10}} for run_id in RUNS
+    ]
+    folder.mkdir()
+    write_json(folder / "manifest.json", {"schema": 1, "runs": entries})
+    for run_id in RUNS:
+        run = folder / run_id
+        run.mkdir()
+        rows: list[dict[str, Any]] = [
+            {"step": step, "loss": 1 / step, "grad_norm": 0.1, "seconds": seconds * step}
+            for step in range(10, STEPS + 1, 10)
+        ]
+        append_jsonl(run / "metrics.jsonl", rows)
+        append_jsonl(run / "evals.jsonl", [{"step": STEPS, "split": "validation", "loss": 1.5}])
+        row = {"loss": 1.5, "seconds": seconds, "study": folder.name, "device": "a CPU"}
+        result = {"state": "completed", "data_sha256": "d", "row": row, "files": {}}
+        write_json(run / "result.json", result)
+        write_json(run / "status.json", {"state": "completed", "step": STEPS})
+        save(run, torch.arange(4.0))
+        log_attempts(run, [(1, 0, None), (2, 20, {"rows": 1, "differing": 0, "largest": 0.0})])
+    return folder
+
+
+def save(run: Path, weights: torch.Tensor, step: int = STEPS) -> None:
+    save_checkpoint(
+        run / "checkpoints",
+        step,
+        model={"w": weights},
+        optimizer={"state": [torch.ones(2), 3]},
+        state={"seconds": 1.0},
+        keep=2,
+    )
+
+
+def log_attempts(run: Path, attempts: list[tuple[int, int, dict[str, Any] | None]]) -> None:
+    """Starts, each with an end where something was replayed; the others were killed."""
+    for attempt, start_step, replayed in attempts:
+        start = {"event": "start", "attempt": attempt, "start_step": start_step, "pid": attempt}
+        append_jsonl(run / "attempts.jsonl", [start])
+        if replayed:
+            end = {"event": "end", "attempt": attempt, "state": "completed", "replayed": replayed}
+            append_jsonl(run / "attempts.jsonl", [end])
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> tuple[Path, Path]:
+    return write_study(tmp_path / "reference", seconds=1), write_study(tmp_path / "s0", seconds=7)
+
+
+def drill_of(reference: Path, study: Path, *kills: Kill, wanted: int = 1) -> Drill:
+    storm = Storm(
+        command=[],
+        folder=study,
+        mark="t",
+        kills_wanted=wanted,
+        seconds_alone=10.0,
+        rng=Random(0),
+        kills=list(kills),
+        launches=2,
+        seconds=16.0,
+        share=1.0,
+    )
+    return Drill(
+        study="tiny",
+        kills_wanted=wanted,
+        reference=reference,
+        seconds_alone=10.0,
+        storms=(storm,),
+        compared=tuple(compare_studies(reference, study)),
+        settings=("machine.checkpoint_steps=20",),
+    )
+
+
+KILL = Kill(
+    kind="one job",
+    seconds=5.0,
+    victims=(Victim(run_id="d8-a", attempt=1, last_step=30),),
+)
+
+
+def values(drill: Drill) -> dict[str, float]:
+    return {row.name: row.value for row in figures(drill)}
+
+
+def test_studies_that_differ_in_their_clocks_alone_are_the_same(
+    studies: tuple[Path, Path],
+) -> None:
+    compared = compare_studies(*studies)
+    assert [run.run_id for run in compared] == list(RUNS)
+    assert all(run.is_same for run in compared)
+    assert [run.rows for run in compared] == [5, 5]
+    assert all(row.meets for row in figures(drill_of(*studies, KILL)))
+
+
+def edit_row(path: Path, number: int, **changes: Any) -> None:
+    rows = read_jsonl(path)
+    rows[number].update(changes)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def differ_in_the_last_bit(run: Path) -> None:
+    edit_row(run / "metrics.jsonl", 2, loss=1 / 30 * (1 + 2**-52))
+
+
+def lose_a_row(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def lose_an_evaluation(run: Path) -> None:
+    (run / "evals.jsonl").unlink()
+
+
+def repeat_a_row(run: Path) -> None:
+    append_jsonl(run / "metrics.jsonl", read_jsonl(run / "metrics.jsonl")[1:2])
+
+
+def garble(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text("not JSON\n" + path.read_text())
+
+
+def change_the_result(run: Path) -> None:
+    result = read_json(run / "result.json")
+    result["row"]["loss"] = 1.25
+    write_json(run / "result.json", result)
+
+
+def lose_the_result(run: Path) -> None:
+    (run / "result.json").unlink()
+
+
+def change_a_weight(run: Path) -> None:
+    weights = torch.arange(4.0)
+    weights[2] = 2.0000002
+    save(run, weights)
+
+
+def stop_earlier(run: Path) -> None:
+    for path in sorted((run / "checkpoints").glob("step_*/*")):
+        path.unlink()
+    (run / "checkpoints" / f"step_{STEPS:08d}").rmdir()
+    save(run, torch.arange(4.0), step=20)
+
+
+def lose_the_checkpoint(run: Path) -> None:
+    for path in (run / "checkpoints").glob("step_*/DONE.json"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "figure", "told"),
+    [
+        (differ_in_the_last_bit, "curves that differ", "metrics.jsonl step 30: loss 0.0333"),
+        (lose_a_row, "rows lost", "metrics.jsonl step 40 is lost"),
+        (lose_an_evaluation, "rows lost", "evals.jsonl step 40 is lost"),
+        (repeat_a_row, "rows surplus", "metrics.jsonl step 20 is there twice"),
+        (garble, "curves that differ", "metrics.jsonl:1: not JSON"),
+        (change_the_result, "results that differ", "result: loss 1.5 and 1.25"),
+        (lose_the_result, "results that differ", "no result"),
+        (change_a_weight, "final weights that differ", "model.w differs"),
+        (stop_earlier, "final weights that differ", "are of steps 40 and 20"),
+        (lose_the_checkpoint, "final weights that differ", "no final checkpoint to compare"),
+    ],
+)
+def test_what_differs_is_reported(
+    studies: tuple[Path, Path],
+    capsys: Any,
+    damage: Callable[[Path], None],
+    figure: str,
+    told: str,
+) -> None:
+    damage(studies[1] / "d16-b")
+    drill = drill_of(*studies, KILL)
+    rows = {row.name: row for row in figures(drill)}
+    assert rows[figure].value >= 1
+    assert not rows[figure].meets
+    assert any(told in line and "d16-b" in line for line in drill.problems), drill.problems
+    assert not any("d8-a" in line for line in drill.problems)
+    print_report(drill, list(rows.values()))
+    printed = capsys.readouterr().out
+    assert "FALLS SHORT" in printed
+    assert figure in printed.partition("falls short: ")[2]
+
+
+def test_checkpoints_with_other_bytes_and_the_same_tensors_are_the_same(
+    studies: tuple[Path, Path],
+) -> None:
+    """A file may hold the same tensors in other bytes, as a copy or another pickle does."""
+    run = studies[1] / "d8-a"
+    save_checkpoint(
+        run / "checkpoints",
+        STEPS,
+        model={"w": torch.arange(4.0)},
+        optimizer={"state": (torch.ones(2), 3)},  # a tuple where a list was
+        state={"seconds": 1.0},
+        keep=2,
+    )
+    hashes = [
+        read_json(folder / "d8-a" / "checkpoints" / f"step_{STEPS:08d}" / "DONE.json")["files"]
+        for folder in studies
+    ]
+    assert hashes[0]["optim.pt"]["sha256"] != hashes[1]["optim.pt"]["sha256"]
+    assert all(run.is_same for run in compare_studies(*studies))
+
+
+def test_repeated_steps_are_those_between_the_last_row_and_the_next_start(
+    studies: tuple[Path, Path],
+) -> None:
+    study = studies[1]
+    assert steps_repeated(study, [KILL]) == 30 - 20
+    starting = Kill(kind="one job", seconds=1.0, victims=(Victim(run_id=None),))
+    assert steps_repeated(study, [KILL, starting]) == 10
+    never_again = Victim(run_id="d8-a", attempt=2, last_step=40)
+    assert steps_repeated(study, [Kill(kind="one job", seconds=2.0, victims=(never_again,))]) == 0
+    saved_after_its_row = Victim(run_id="d16-b", attempt=1, last_step=10)
+    both = Kill(kind="one job", seconds=2.0, victims=(*KILL.victims, saved_after_its_row))
+    assert steps_repeated(study, [both]) == 10
+
+
+def test_replayed_rows_count_each_run_s_last_comparison_once(studies: tuple[Path, Path]) -> None:
+    study = studies[1]
+    assert replayed_rows(study) == (2, 0)
+    log_attempts(study / "d8-a", [(3, 30, {"rows": 4, "differing": 1, "largest": 0.5})])
+    assert replayed_rows(study) == (5, 1)
+    assert values(drill_of(*studies, KILL))["replayed rows that differ"] == 1
+
+
+def test_leftovers_are_found(studies: tuple[Path, Path]) -> None:
+    study = studies[1]
+    assert leftovers(study) == ([], [])
+    (study / "d8-a" / "checkpoints" / "step_00000030.partial").mkdir()
+    (study / "d16-b" / "result.json.partial").touch()
+    (study / "d8-a" / "checkpoints" / "bad" / "step_00000020").mkdir(parents=True)
+    found = values(drill_of(*studies, KILL))
+    assert found["partial files left"] == 2
+    assert found["checkpoints quarantined"] == 1
+
+
+def test_the_accounting_of_a_drill(studies: tuple[Path, Path], tmp_path: Path) -> None:
+    power_cut = Kill(
+        kind="launcher with all jobs", seconds=9.0, victims=(Victim(run_id=None), *KILL.victims)
+    )
+    drill = drill_of(*studies, KILL, power_cut, wanted=3)
+    rows = figures(drill)
+    found = values(drill)
+    assert found["kills survived"] == 2
+    assert next(row for row in rows if row.name == "kills survived").meets is False  # 3 wanted
+    assert found["of one job"] == found["of launcher with all jobs"] == 1
+    assert found["of launcher alone"] == 0
+    assert found["jobs that died"] == 3
+    assert found["of which before their first step"] == 1
+    assert found["steps trained"] == 80
+    assert found["time lost"] == 6.0
+    assert found["time lost per kill"] == 3.0
+    write_figures(tmp_path / "figures.json", rows)
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["name"] for row in written] == [row.name for row in rows]
+    assert len({row["name"] for row in written}) == len(written)
+    for row in written:
+        assert list(row) == ["name", "value", "unit", "goal", "sense", "meets"]
+    write_markdown(tmp_path / "page.md", drill, rows, command="the command")
+    page = (tmp_path / "page.md").read_text()
+    assert "| kills survived | 2 | kills | at least 3: FALLS SHORT |" in page
+    assert "2 runs, 20 FLOPs, on a CPU" in page
+    assert "machine.checkpoint_steps=20" in page
+
+
+def test_a_study_that_did_not_finish_survived_nothing(studies: tuple[Path, Path]) -> None:
+    drill = drill_of(*studies, KILL)
+    drill.storms[0].share = 0.9
+    assert values(drill)["kills survived"] == 0
+
+
+def test_only_a_process_with_the_token_is_killed() -> None:
+    def sleeper(mark: str) -> "subprocess.Popen[bytes]":
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)"],
+            env={**os.environ, MARK: mark},
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        return child
+
+    mine, other = sleeper("mine"), sleeper("other")
+    try:
+        found = look_up(mine.pid, "mine")
+        assert found == Process(mine.pid, found.started, is_job=False)
+        assert look_up(other.pid, "mine") is None
+        impostor = Process(mine.pid, found.started - 1, is_job=False)  # its number was given away
+        assert kill_all([impostor, Process(other.pid, found.started, is_job=False)], "mine") == []
+        assert mine.poll() is None
+        assert kill_all([found], "mine") == [found]
+        assert mine.wait(timeout=10) == -9
+        assert kill_all([found], "mine") == []  # gone
+        assert other.poll() is None
+    finally:
+        for child in (mine, other):
+            child.kill()
+            child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "study=NAME is missing"),
+        (["study=quickstart", "kills=0"], "kills=0: not a whole number"),
+        (["study=quickstart", "seed=x"], "seed=x: not a whole number"),
+        (["study=quickstart", "study.name=mine"], "the drill names its own folders"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(
+    words: list[str], message: str, capsys: Any
+) -> None:
+    assert fault_drill.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_no_drill_made_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "quickstart-drill-s0"
+    folder.mkdir()
+    (folder / "precious").touch()
+    with pytest.raises(fault_drill.DrillError, match="no drill made it"):
+        fault_drill.make_own_folder(folder, {"seed": 0})
+    assert (folder / "precious").exists()
+    fault_drill.make_own_folder(tmp_path / "new", {"seed": 0})
+    (tmp_path / "new" / "old-run").touch()
+    fault_drill.make_own_folder(tmp_path / "new", {"seed": 1})
+    assert read_json(tmp_path / "new" / "fault_drill.json") == {"seed": 1}
+    assert not (tmp_path / "new" / "old-run").exists()
+
+
+def test_what_the_command_says_replaces_the_drill_s_settings() -> None:
+    request = fault_drill.Request(
+        study="s", kills=1, seed=0, runs=Path("r"), overrides=("machine.log_every=1",)
+    )
+    command = " ".join(request.command("s-drill-s0"))
+    assert command.endswith(
+        "-m study=s study.name=s-drill-s0 paths.runs=r "
+        "machine.checkpoint_steps=100 machine.log_every=1"
+    )
+
+
+@pytest.mark.slow
+def test_a_drill_of_a_tiny_study_survives(tmp_path: Path) -> None:
+    words = [sys.executable, "scripts/fault_drill.py", "--quick", "kills=3", "budget.tokens=204800"]
+    words += [f"runs={tmp_path}/runs", f"paths.data={tmp_path}/data", "machine.checkpoint_steps=40"]
+    words += ["--json", f"{tmp_path}/figures.json", "--markdown", f"{tmp_path}/page.md"]
+    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
+    assert rows["kills survived"]["value"] == 3, done.stdout
+    assert rows["rows compared"]["value"] > 100
+    for name in ("rows lost", "rows surplus", "curves that differ", "final weights that differ"):
+        assert rows[name]["value"] == 0, done.stdout
+    assert "| kills survived | 3 |" in (tmp_path / "page.md").read_text()
