@@ -126,6 +126,5 @@ WANDB_MODES = {
 
 def resolve_mode(mode: WandbMode) -> str:
     """What auto comes to: `WANDB_MODE` in the environment wins over it, as wandb's users expect."""
-    if mode is not WandbMode.auto:
-        return mode.value
-    return WANDB_MODES.get(os.environ.get("WANDB_MODE", ""), mode.value)
+    word = os.environ.get("WANDB_MODE", "") if mode is WandbMode.auto else ""
+    return WANDB_MODES.get(word, mode.name)

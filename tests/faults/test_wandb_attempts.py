@@ -1,0 +1,180 @@
+"""W&B across attempts, and without its package: rows W4 to W6 of the fault catalogue.
+
+W4 uses the real wandb offline, and reads its records back.
+"""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.patches import Replace, kill_after_step
+from faults.runner import run_child
+from faults.same_run import assert_same_run
+from faults.wandb_faults import (
+    EVALS,
+    REPO,
+    STEPS,
+    Make,
+    ends,
+    leave_no_key,
+    mirrored,
+    of_kind,
+    patched,
+    use_fake,
+    wait_until,
+)
+from tests.train.wandb_record import parse, read_offline_run
+from train.config import Config
+from train.records import read_jsonl
+from train.rundir import RunFolder
+from train.tracker import Tracker, build_tracker
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_no_key(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return use_fake(tmp_path / "calls", monkeypatch)
+
+
+def is_closed(folder: RunFolder, wandb_id: str) -> bool:
+    """Whether the offline record of a W&B run says how it ended."""
+    found = list(folder.path.glob(f"wandb/offline-run-*-{wandb_id}/run-{wandb_id}.wandb"))
+    return bool(found) and parse(found[0]).exit_code is not None
+
+
+def steps_of(history: list[dict[str, Any]]) -> list[int]:
+    return [row["progress/step"] for row in history]
+
+
+def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_its_own(
+    tmp_path: Path, tiny: Make, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And scripts/wandb_push.py rebuilds one W&B run of the local record, complete."""
+    pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = mirrored(tiny)
+    killed = run_child(config, kill_after_step(40))
+    assert killed.exit_code == -signal.SIGKILL
+    folder = killed.folder
+    assert steps_of_rows(folder) == list(range(1, 41))
+    first, second = (f"{folder.path.name}-a{attempt}" for attempt in (1, 2))
+    wait_until(lambda: is_closed(folder, first))
+    run = read_offline_run(folder.path, first)
+    assert sorted(set(steps_of(run.history))) == list(range(1, 41))
+    assert run.summary["state"] == "killed"
+    assert run.exit_code == 1
+
+    done = run_child(config)
+    assert done.exit_code == 0, done.stderr
+    assert_same_run(folder, reference_run)
+    runs = [read_offline_run(folder.path, wandb_id) for wandb_id in (first, second)]
+    assert [run.id for run in runs] == [first, second]
+    assert [run.name for run in runs] == [folder.path.name] * 2
+    assert [run.group for run in runs] == ["faults"] * 2
+    for run in runs:
+        assert steps_of(run.history) == sorted(steps_of(run.history))
+    assert sorted(set(steps_of(runs[1].history))) == list(range(36, 61))  # from the checkpoint
+
+    pushed = push(config, monkeypatch)
+    assert pushed == 0
+    whole = read_offline_run(folder.path, folder.path.name)
+    assert len(whole.history) == STEPS + EVALS
+    losses = [row["train/loss"] for row in whole.history if "train/loss" in row]
+    assert losses == [row["loss"] for row in read_jsonl(reference_run.metrics)]
+    assert whole.summary["state"] == "completed"
+    assert whole.summary["n_params"] > 0
+
+
+def steps_of_rows(folder: RunFolder) -> list[int]:
+    return [row["step"] for row in read_jsonl(folder.metrics)]
+
+
+def push(config: Config, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run scripts/wandb_push.py."""
+    monkeypatch.syspath_prepend(REPO / "scripts")
+    import wandb_push
+
+    return int(wandb_push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]))
+
+
+def test_w4_control_a_trainer_that_calls_wandb_itself_leaves_an_unfinished_record(
+    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
+    naive = patched(path=str(tmp_path), mode="offline", folder=str(tmp_path))
+    killed = run_child(tiny(), naive, kill_after_step(40))
+    assert killed.exit_code == -signal.SIGKILL
+    time.sleep(1.0)  # wandb's service ends with its parent
+    (path,) = tmp_path.glob("wandb/offline-run-*-r/run-r.wandb")
+    run = parse(path)
+    assert run.exit_code is None
+    assert len(run.history) <= 40
+    assert "state" not in run.summary
+
+
+def find_nothing(name: str) -> None:
+    """No package is installed."""
+
+
+def require_nothing(purpose: str) -> None:
+    """No package is looked for."""
+
+
+def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(
+    tiny: Make, calls: Path
+) -> None:
+    missing = Replace("train.tracker:find_spec", find_nothing)
+    done = run_child(mirrored(tiny), missing)
+    assert done.exit_code == 2
+    assert "error: tracker=wandb needs the package wandb" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.folder.metrics.exists()
+    assert run_child(tiny(), missing).exit_code == 0
+    assert of_kind(calls, "init") == []
+
+
+def test_w5_control_without_the_look_ahead_the_user_learns_of_it_after_the_run(
+    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = "raise ModuleNotFoundError(\"No module named 'wandb'\")"
+    (tmp_path / "wandb.py").write_text(absent, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_child(mirrored(tiny), Replace("train.tracker:require_wandb", require_nothing))
+    assert done.exit_code == 0
+    assert ends(done.folder)[-1]["mirror"]["reason"] == (
+        "ModuleNotFoundError: No module named 'wandb'"
+    )
+
+
+def one_id_for_all_attempts(*words: Any, **named: Any) -> Tracker:
+    return build_tracker(*words, **{**named, "attempt": 1})
+
+
+def logged_by_id(calls: Path) -> dict[str, list[int]]:
+    """progress/step of every row, by the id of the W&B run that it went to."""
+    steps: dict[str, list[int]] = {}
+    ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
+    for call in of_kind(calls, "log"):
+        steps.setdefault(ids[call["pid"]], []).append(call["values"]["progress/step"])
+    return steps
+
+
+def test_w6_control_under_one_id_for_all_attempts_steps_would_go_back(
+    tiny: Make, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    one_id = Replace("train.recording:build_tracker", one_id_for_all_attempts)
+    config = mirrored(tiny)
+    killed = run_child(config, one_id, kill_after_step(40))
+    wait_until(lambda: of_kind(calls, "finish"))
+    assert run_child(config, one_id).exit_code == 0
+    ((name, steps),) = logged_by_id(calls).items()
+    assert name == f"{killed.folder.path.name}-a1"
+    assert steps != sorted(steps)
