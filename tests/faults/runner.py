@@ -66,7 +66,11 @@ class Child:
     """A running command, leader of a process group of its own."""
 
     def __init__(
-        self, config: Config, patches: tuple[Patch, ...], arguments: list[str] | None
+        self,
+        config: Config,
+        patches: tuple[Patch, ...],
+        arguments: list[str] | None,
+        command: Callable[[], int],
     ) -> None:
         self.folder = run_folder(config)
         self._output = Path(tempfile.mkdtemp(prefix="child-"))
@@ -74,7 +78,7 @@ class Child:
         words = as_overrides(config) if arguments is None else arguments
         self._process = _server.Process(
             target=_run_command,
-            args=(words, patches, dict(os.environ), self._output),
+            args=(command, words, patches, dict(os.environ), self._output),
             daemon=True,  # ends with the tests, whatever happens to them
         )
         self._process.start()
@@ -132,15 +136,21 @@ class Child:
         shutil.rmtree(self._output, ignore_errors=True)
 
 
-def start_child(config: Config, *patches: Patch, arguments: list[str] | None = None) -> Child:
+def start_child(
+    config: Config,
+    *patches: Patch,
+    arguments: list[str] | None = None,
+    command: Callable[[], int] = main,
+) -> Child:
     """Start the command on `config` in a child; the caller closes it.
 
     Args:
         config: The job.
         patches: Applied in the child, in this order, before the command starts.
         arguments: The command line to use instead of the config's overrides.
+        command: What runs instead of `python -m train`, a module-level function.
     """
-    return Child(config, patches, arguments)
+    return Child(config, patches, arguments, command)
 
 
 def run_child(
@@ -184,7 +194,11 @@ def run_folder(config: Config) -> RunFolder:
 
 
 def _run_command(
-    words: list[str], patches: tuple[Patch, ...], env: dict[str, str], output: Path
+    command: Callable[[], int],
+    words: list[str],
+    patches: tuple[Patch, ...],
+    env: dict[str, str],
+    output: Path,
 ) -> None:
     """In the child: what `python -m train WORDS` does, its output in files."""
     os.setpgid(0, 0)
@@ -200,7 +214,7 @@ def _run_command(
     for patch in patches:
         patch()
     sys.argv = ["train", *words]
-    sys.exit(main())
+    sys.exit(command())
 
 
 def skip_peak_measurement() -> None:

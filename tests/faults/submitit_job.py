@@ -1,0 +1,47 @@
+"""A run as a job of submitit: what its worker process imports and calls."""
+
+import os
+from pathlib import Path
+
+from submitit.core.submission import process_job
+from submitit.helpers import DelayedSubmission
+
+from faults.patches import At, Hold
+from train import signals
+from train.config import Config
+from train.loop import train_run
+from train.validate import validate
+
+
+class Training:
+    """Trains a run.
+
+    Args:
+        config: The run.
+        hold: A file at which the first attempt stops and waits, after 10 steps.
+        chains: Whether a granted stop is passed on to submitit's own handler.
+    """
+
+    def __init__(self, config: Config, *, hold: Path | None = None, chains: bool = True) -> None:
+        self.config = config
+        self.hold = hold
+        self.chains = chains
+
+    def __call__(self) -> str:
+        """Train to the end, and say so."""
+        if self.hold is not None:
+            At("train.loop:train_step", Hold(self.hold), call=11)()
+        if not self.chains:
+            signals._chain = lambda handler, number: None
+        train_run(self.config, validate(self.config))
+        return "trained"
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit queues again; the state itself is in the run's folder."""
+        return DelayedSubmission(Training(self.config))
+
+
+def work() -> int:
+    """What submitit's worker process does: unpickle the job, listen to signals, run it."""
+    process_job(os.environ["SUBMITIT_FOLDER"])
+    return 0
