@@ -18,6 +18,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from train.config import MachineConfig
+from train.errors import InfrastructureError
 from train.jobs import Job, JobEnd, read_end
 from train.retries import RETRIES
 from train.signals import stop_requests
@@ -49,6 +50,7 @@ def launch_local(jobs: Sequence[Job], config: DictConfig) -> dict[str, JobEnd]:
 
     Raises:
         InterruptedByUserError, PreemptedError: A signal asked for a stop.
+        InfrastructureError: The machine starts no more processes.
     """
     machine = OmegaConf.to_object(config.machine)
     assert isinstance(machine, MachineConfig)
@@ -127,11 +129,17 @@ class _Launch:
 
     def _start(self, job: Job) -> None:
         slot, rows_before = self.free.pop(0), job.rows()
-        process = subprocess.Popen(
-            [*JOB_COMMAND, *self.extra, *job.overrides],
-            env={**os.environ, **slot, STUDY_JOB: "1"},
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            process = subprocess.Popen(
+                [*JOB_COMMAND, *self.extra, *job.overrides],
+                env={**os.environ, **slot, STUDY_JOB: "1"},
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise InfrastructureError(
+                f"no process can be started for {job.run_id} ({error.strerror}); the jobs under "
+                f"way were asked to save and stop; the same command continues"
+            ) from None
         self.running[process] = _Started(job=job, slot=slot, rows_before=rows_before)
 
     def _collect(self, started: _Started, exit_code: int) -> None:

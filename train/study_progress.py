@@ -1,12 +1,15 @@
 """How far a launch is: share of the study's FLOPs, runs done, and the time left at its rate."""
 
+import contextlib
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from train.errors import WindTunnelError
 from train.records import FINISHED_STATES
+from train.run_status import RunStatus
 from train.status import study_status
 
 LOOK_SECONDS = 2.0
@@ -36,6 +39,7 @@ class StudyProgress:
         self._began_share: float | None = None
         self._next_look = self._next_line = 0.0
         self._n_elsewhere = 0
+        self._runs: list[RunStatus] = []
 
     def __enter__(self) -> "StudyProgress":
         """Show the bar."""
@@ -70,7 +74,9 @@ class StudyProgress:
             self.say(f"{self._folder.name}  {share:4.0%} of FLOPs  {facts}")
 
     def _facts(self, n_elsewhere: int) -> tuple[float, str]:
-        runs = study_status(self._folder)
+        with contextlib.suppress(WindTunnelError):  # a damaged manifest stops no job under way
+            self._runs = study_status(self._folder)
+        runs = self._runs
         total = sum(run.flops for run in runs)
         share = sum(run.flops * run.share for run in runs) / max(1, total)
         if self._began_share is None:

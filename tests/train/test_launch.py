@@ -4,6 +4,7 @@ That other jobs survive a death, and what orphans come to, is in tests/faults.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults.fake_job import STARTED
@@ -20,7 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from train import launch
 from train.config import Device, MachineConfig
-from train.errors import InterruptedByUserError, PreemptedError, WindTunnelError
+from train.errors import (
+    InfrastructureError,
+    InterruptedByUserError,
+    PreemptedError,
+    WindTunnelError,
+)
 from train.jobs import Job, JobEnd
 from train.launch import launch_local
 from train.retries import RETRIES
@@ -244,3 +251,22 @@ def test_an_error_of_the_launcher_leaves_no_job(
     with pytest.raises(ZeroDivisionError):
         launch_local(work, config(tmp_path))
     assert not work[0].folder.is_locked()
+
+
+def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
+    tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = jobs(tmp_path, a=f"wait:{gate}", b="completed")
+    popen, calls = launch.subprocess.Popen, [0]
+
+    def refuse_second(*words: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return popen(*words, **options)
+
+    monkeypatch.setattr(launch.subprocess, "Popen", refuse_second)
+    message = r"no process can be started for b \(Resource temporarily unavailable\)"
+    with pytest.raises(InfrastructureError, match=message):
+        launch_local([first, second], config(tmp_path))
+    assert not first.folder.is_locked()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from train import study_progress
+from train.errors import DataError
 from train.run_status import RunStatus
 from train.study_progress import StudyProgress
 
@@ -105,3 +106,20 @@ def test_looking_at_very_many_runs_takes_a_small_share_of_the_time(
             clock.now += 1.0
     spent = folder.looks * folder.seconds
     assert 0.5 * study_progress.LOOK_SHARE < spent / 600 < 1.5 * study_progress.LOOK_SHARE
+
+
+def test_a_manifest_that_is_damaged_on_the_way_leaves_what_was_known(
+    clock: Clock,
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(folder: Path) -> Sequence[RunStatus]:
+        raise DataError(f"{folder}: not JSON")
+
+    folder.runs = [run("completed", 100), run("planned", 0)]
+    with StudyProgress(Path("runs/s")) as progress:
+        progress.refresh(n_elsewhere=0)
+        monkeypatch.setattr(study_progress, "study_status", refuse)
+        progress.refresh(n_elsewhere=0, now=True)
+    assert capsys.readouterr().err.splitlines() == ["s   50% of FLOPs  1/2 runs"] * 2
