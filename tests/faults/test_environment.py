@@ -1,0 +1,183 @@
+"""What changes between two attempts: rows E1 and E2 of the fault catalogue.
+
+E1 clocks and time zones, E2 versions of torch, Python and this code.
+"""
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from faults.conftest import tiny_config
+from faults.damage import NEWEST, PREVIOUS, copy_of, step_name, train_and_kill
+from faults.runner import run_here, start_steps
+from faults.same_run import assert_same_run
+from train import checkpoint
+from train.config import Config
+from train.errors import ConfigError
+from train.provenance import changed_versions
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A time zone 13 to 14 hours ahead."""
+    monkeypatch.setenv("TZ", "Pacific/Auckland" if Path("/usr/share/zoneinfo").exists() else "X-13")
+    time.tzset()
+    yield os.environ["TZ"]
+    monkeypatch.undo()
+    time.tzset()
+
+
+class EarlierClock(datetime.datetime):
+    """A clock that was set back by ten days."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> "EarlierClock":
+        """The time, ten days ago."""
+        moment = datetime.datetime.now(tz) - datetime.timedelta(days=10)
+        return cls.fromisoformat(moment.isoformat())
+
+
+def set_times_back(folder: RunFolder) -> None:
+    """Let the newest checkpoint be the one that was written first, by its files' times."""
+    for path in (newest := folder.checkpoints / step_name(NEWEST), *newest.iterdir()):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_e1_a_clock_that_jumps_back_and_another_zone_change_nothing(
+    killed: RunFolder,
+    tiny: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    zone: str,
+    reference_run: RunFolder,
+) -> None:
+    config = tiny()
+    folder = copy_of(killed, config)
+    set_times_back(folder)
+    monkeypatch.setattr("train.rundir.datetime", EarlierClock)
+    run_here(config)
+    assert start_steps(folder) == [0, NEWEST]  # by step, not by time
+    assert_same_run(reference_run, folder)
+    times = [row["time"] for row in read_jsonl(folder.attempts)]
+    assert times[1] < times[0]  # the clock did jump, and the order is that of the rows
+    assert folder.attempt_number() == 2
+
+
+def test_e1_times_are_in_utc_wherever_the_machine_is(
+    tiny: Callable[..., Config], zone: str
+) -> None:
+    folder = run_here(tiny(budget__tokens=7 * 256))
+    stamps = [folder.read_status()["heartbeat"], *(r["time"] for r in read_jsonl(folder.attempts))]
+    for stamp in stamps:
+        assert stamp.endswith("+00:00")
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(stamp)
+        assert abs(age.total_seconds()) < 60
+
+
+def test_e1_control_ordered_by_time_the_wrong_checkpoint_would_be_the_newest(
+    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny()
+    folder = copy_of(killed, config)
+    set_times_back(folder)
+    real = checkpoint._step_folders
+    monkeypatch.setattr(
+        checkpoint,
+        "_step_folders",
+        lambda root: sorted(real(root), key=lambda path: path.stat().st_mtime),
+    )
+    run_here(config)
+    assert start_steps(folder) == [0, PREVIOUS]
+
+
+def test_e1_control_local_time_is_half_a_day_off(zone: str) -> None:
+    naive = datetime.datetime.now().isoformat()
+    as_utc = datetime.datetime.fromisoformat(naive).replace(tzinfo=datetime.UTC)
+    assert (as_utc - datetime.datetime.now(datetime.UTC)).total_seconds() > 12 * 3600
+
+
+OTHER = {"torch": "2.99.0", "python": "3.99.1"}
+
+
+@pytest.fixture
+def upgraded(
+    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> RunFolder:
+    """A killed run, on a machine where torch, Python and this code were changed meanwhile."""
+    folder = copy_of(killed, tiny())
+    monkeypatch.setattr(torch, "__version__", OTHER["torch"])
+    monkeypatch.setattr(platform, "python_version", lambda: OTHER["python"])
+    git = {"commit": "b" * 40, "dirty": False}
+    monkeypatch.setattr("train.provenance.git_state", lambda folder: git)
+    return folder
+
+
+def test_e2_changed_versions_are_warned_of_and_on_record(
+    upgraded: RunFolder, tiny: Callable[..., Config], reference_run: RunFolder
+) -> None:
+    before = read_json(upgraded.run)
+    with pytest.warns(UserWarning, match="changed since its last attempt") as warned:
+        run_here(tiny())
+    message = str(warned[0].message)
+    assert f"python {before['versions']['python']} -> 3.99.1" in message
+    assert f"torch {before['versions']['torch']} -> 2.99.0" in message
+    assert f"git commit {before['git']['commit']} -> {'b' * 40}" in message
+    first, second = (row for row in read_jsonl(upgraded.attempts) if row["event"] == "start")
+    assert "changed" not in first
+    assert first["versions"] == before["versions"]
+    assert second["versions"] == {**before["versions"], **OTHER}
+    assert second["changed"] == {
+        "torch": [before["versions"]["torch"], "2.99.0"],
+        "python": [before["versions"]["python"], "3.99.1"],
+        "git commit": [before["git"]["commit"], "b" * 40],
+    }
+    assert read_json(upgraded.run)["versions"] == second["versions"]
+    assert_same_run(reference_run, upgraded)  # nothing was really changed
+
+
+def test_e2_strict_versions_refuse_and_name_both(
+    upgraded: RunFolder,
+    tiny: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    reference_run: RunFolder,
+) -> None:
+    before = read_json(upgraded.run)
+    with pytest.raises(ConfigError) as refused:
+        run_here(tiny(machine__strict_versions=True))
+    assert refused.value.exit_code == 2
+    assert f"torch: {before['versions']['torch']} before, 2.99.0 now" in str(refused.value)
+    assert f"python: {before['versions']['python']} before, 3.99.1 now" in str(refused.value)
+    assert "machine.strict_versions=false" in str(refused.value)
+    assert read_json(upgraded.run) == before
+    assert start_steps(upgraded) == [0]
+    monkeypatch.undo()  # brought back, as the message asks
+    monkeypatch.setattr("train.provenance.git_state", lambda folder: before["git"])
+    run_here(tiny(machine__strict_versions=True))
+    assert start_steps(upgraded) == [0, NEWEST]
+    assert_same_run(reference_run, upgraded)
+
+
+def test_e2_control_uncompared_two_versions_make_one_run_without_a_word(
+    upgraded: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.recording.changed_versions", lambda before, now: {})
+    run_here(tiny(machine__strict_versions=True))
+    assert upgraded.state() == "completed"
+    assert not any("changed" in row for row in read_jsonl(upgraded.attempts))
+
+
+def test_e2_a_run_that_was_killed_before_it_wrote_its_facts_has_nothing_to_compare() -> None:
+    now = {"versions": {"torch": "2"}, "device": "cpu", "git": {"commit": None}}
+    assert changed_versions({}, now) == {}
