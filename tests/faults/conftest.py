@@ -13,6 +13,7 @@ from train.config import (
     BudgetConfig,
     Config,
     DataConfig,
+    Device,
     EvalConfig,
     MachineConfig,
     ModelConfig,
@@ -51,7 +52,10 @@ def tiny_config(runs: Path, data: Path) -> Config:
         eval=EvalConfig(points=3, tokens=1_024),
         study=StudyConfig(name="faults"),
         machine=MachineConfig(
-            log_every=1, checkpoint_steps=CHECKPOINT_STEPS, checkpoint_minutes=1_000.0
+            device=Device.cpu,
+            log_every=1,
+            checkpoint_steps=CHECKPOINT_STEPS,
+            checkpoint_minutes=1_000.0,
         ),
         paths=PathsConfig(runs=str(runs), data=str(data)),
     )
