@@ -241,7 +241,7 @@ def look_up(pid: int, mark: str) -> Process | None:
 
 
 def kill_all(processes: Sequence[Process], mark: str) -> list[Process]:
-    """SIGKILL processes at once and see them die; return those that were alive and carried the mark."""
+    """SIGKILL processes at once and see them die; return those that were the study's."""
     handles: dict[int, Process] = {}
     death = select.poll()
     try:
