@@ -1,0 +1,221 @@
+"""What checkpoints cost: blocks of training steps with a save and without one, in turn.
+
+    python scripts/bench_checkpoint.py [--json FILE] [--quick] [--folder DIR]
+
+Real steps and real saves (write, SHA-256, fsync, rename, prune) of one run after another, one
+thread. A save's cost is timed by itself and, as a check, taken from the blocks: a save could also
+slow the steps after it. The share is of a checkpoint at the default interval.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from train.config import (
+    BudgetConfig,
+    Config,
+    DataConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PathsConfig,
+    Source,
+    StudyConfig,
+    SyntheticConfig,
+)
+
+WIDTHS = (64, 192, 320, 512)
+"""d_model of the rungs measured: 0.1, 1.4, 6 and 25 million parameters."""
+
+GOAL = 0.02
+"""Share of a run's time that checkpoints may take."""
+
+INTERVAL = 60 * MachineConfig().checkpoint_minutes
+"""Seconds between checkpoints by default."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of the benchmark."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    sense: str
+    """Whether value must be at least ("min") or at most ("max") the goal."""
+
+    @property
+    def meets(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value >= self.goal if self.sense == "min" else self.value <= self.goal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One size, over the rounds."""
+
+    n_params: int
+    steps: int
+    """Per block."""
+    without: list[float]
+    """Seconds of each block without a save."""
+    with_save: list[float]
+    """Seconds of each block with one."""
+    saves: list[float]
+    """Seconds of each save."""
+    bytes_each: int
+    """One checkpoint on disk."""
+
+
+def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
+    """Alternate blocks of one run; the block that comes first changes from round to round."""
+    from train.recording import open_records, save
+    from train.resume import restore
+    from train.run import build_run
+    from train.rundir import RunFolder  # here, because torch comes with them
+    from train.step import train_step
+    from train.validate import validate
+
+    config = make_config(width, folder)
+    plan = validate(config)
+    run_folder = RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
+    with run_folder.locked():
+        run = build_run(config, plan, run_folder, attempt=1)
+        restore(run, None, may_choose_micro_batch=True)
+        open_records(run)
+
+        def step() -> None:
+            lr = plan.lr * plan.schedule.multiplier(run.step)
+            train_step(
+                run.forward,
+                run.optimizer,
+                run.batches.train(run.step),
+                run.compute,
+                lr=lr,
+                micro_batch_seqs=run.micro_batch_seqs,
+                grad_clip=config.optimizer.grad_clip,
+            )
+            run.step += 1
+
+        step()  # the optimiser's state is made here
+        step_seconds = timed(step)
+        save(run)
+        steps = max(2, round(block_seconds / step_seconds))
+        without, with_save, saves = [], [], []
+        for number in range(rounds):
+            for is_saving in (number % 2 == 0, number % 2 == 1):
+                began = time.perf_counter()
+                if is_saving:
+                    saves.append(timed(lambda: save(run)))
+                for _ in range(steps):
+                    step()
+                seconds = time.perf_counter() - began
+                (with_save if is_saving else without).append(seconds)
+        newest = max(run_folder.checkpoints.glob("step_*"))
+        run.tracker.finish("preempted", {})
+        return Measured(
+            n_params=plan.params.total,
+            steps=steps,
+            without=without,
+            with_save=with_save,
+            saves=saves,
+            bytes_each=sum(path.stat().st_size for path in newest.iterdir()),
+        )
+
+
+def make_config(width: int, folder: Path) -> Config:
+    """One rung on synthetic text, batches of four windows of 128."""
+    return Config(
+        model=ModelConfig(d_model=width),
+        data=DataConfig(
+            name="bench",
+            source=Source.synthetic,
+            seq_len=128,
+            validation_tokens=20_000,
+            allow_repeat=True,
+            synthetic=SyntheticConfig(tokens=400_000),
+        ),
+        optimizer=OptimizerConfig(lr=1e-3, batch_tokens=512),
+        budget=BudgetConfig(tokens=512 * 1_000_000),  # never reached: the blocks are counted
+        study=StudyConfig(name="bench_checkpoint"),
+        paths=PathsConfig(runs=str(folder / "runs"), data=str(folder / "data")),
+    )
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def rows_of(measured: Measured) -> list[Row]:
+    """The figures of one size."""
+    size = f"{measured.n_params / 1e6:.2g} M parameters"
+    saves, median = measured.saves, statistics.median(measured.saves)
+    pairs = zip(measured.with_save, measured.without, strict=True)
+    by_blocks = statistics.median([saving - plain for saving, plain in pairs])
+    return [
+        Row(f"{size}: step", statistics.median(measured.without) / measured.steps, "s", 0, "min"),
+        Row(f"{size}: save, median of {len(saves)}", median, "s", 0, "min"),
+        Row(f"{size}: save, fastest", min(saves), "s", 0, "min"),
+        Row(f"{size}: save, slowest", max(saves), "s", 0, "min"),
+        Row(f"{size}: save, by the blocks' difference", by_blocks, "s", 0, "min"),
+        Row(f"{size}: share of time, median save", share(median), "ratio", GOAL, "max"),
+        Row(f"{size}: share of time, slowest save", share(max(saves)), "ratio", GOAL, "max"),
+        Row(f"{size}: one checkpoint on disk", measured.bytes_each / 1e6, "MB", 0, "min"),
+    ]  # fmt: skip
+
+
+def share(save_seconds: float) -> float:
+    """Of the time of a run that saves once an interval of training."""
+    return save_seconds / (INTERVAL + save_seconds)
+
+
+def main() -> None:
+    """Run, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--quick", action="store_true", help="at most 3 minutes")
+    parser.add_argument("--tiny", action="store_true", help="seconds; figures mean nothing")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; emptied of our files")
+    options = parser.parse_args()
+    widths, rounds, block_seconds = WIDTHS, 7, 4.0
+    if options.quick:
+        rounds, block_seconds = 5, 2.0
+    if options.tiny:
+        widths, rounds, block_seconds = (16,), 2, 0.02
+    rows: list[Row] = []
+    print(f"a checkpoint every {INTERVAL:g} s of training; {rounds} rounds")  # noqa: T201
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench_checkpoint-") as folder:
+        for width in widths:
+            for row in rows_of(measure(width, rounds, block_seconds, Path(folder))):
+                rows.append(row)
+                goal = ""
+                if row.goal:
+                    goal = f"<= {row.goal:g}  {'meets' if row.meets else 'FALLS SHORT'}"
+                print(f"{row.name:58s} {row.value:12.5g} {row.unit:6s} {goal}", flush=True)  # noqa: T201
+    if options.json:
+        figures = [asdict(row) | {"meets": row.meets} for row in rows]
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def keep_to_one_thread() -> None:
+    """Start again with one thread a process: torch reads these when it is imported."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    if any(os.environ.get(name) != "1" for name in threads):
+        arguments = [sys.executable, *sys.argv]
+        os.execve(sys.executable, arguments, {**os.environ, **threads})  # noqa: S606
+
+
+if __name__ == "__main__":
+    keep_to_one_thread()
+    main()
