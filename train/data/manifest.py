@@ -180,5 +180,5 @@ def _refuse_impossible(manifest: Manifest) -> None:
         found = sum(shard.tokens for shard in manifest.of(name))
         if found != facts.tokens:
             raise ValueError(f"{name} has {facts.tokens} tokens, and its files have {found}")
-        if found == 0:
-            raise ValueError(f"{name} is empty")
+        if found == 0 or facts.text_bytes < 1:
+            raise ValueError(f"{name} is empty ({found} tokens of {facts.text_bytes} bytes)")

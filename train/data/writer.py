@@ -69,7 +69,8 @@ class SplitWriter:
             first = int(np.argmax((ids >= self._vocab_size) | (ids < 0)))
             raise DataError(
                 f"token id {int(ids[first])} at position {self._tokens + first} of {self._name} "
-                f"is not below vocab_size {self._vocab_size}"
+                f"is not below vocab_size {self._vocab_size}; use the data.vocab_size of the "
+                f"tokenizer that it comes from"
             )
         narrow = ids.astype(self._dtype).tobytes()
         self._digest.update(narrow)

@@ -71,6 +71,7 @@ def test_what_no_preparation_writes_is_refused_though_it_is_rightly_hashed(tmp_p
     def split(tokens: int) -> dict[str, SplitFacts]:
         return {**good.splits, "train": replace(good.splits["train"], tokens=tokens)}
 
+    silent = {**good.splits, "train": replace(good.splits["train"], text_bytes=0)}
     impossible: list[tuple[dict[str, Any], str]] = [
         ({"dtype": "float16"}, "unknown dtype 'float16', expected uint16 or uint32"),
         ({"vocab_size": 65_537}, "vocab_size 65537 does not fit uint16"),
@@ -84,6 +85,7 @@ def test_what_no_preparation_writes_is_refused_though_it_is_rightly_hashed(tmp_p
         ({"splits": split(3)}, "train has 3 tokens, and its files have 2"),
         ({"shards": shard(tokens=0, bytes=0), "splits": split(0)}, "train is empty"),
         ({"shards": (held,), "splits": split(0)}, "train is empty"),
+        ({"splits": silent}, "train is empty (2 tokens of 0 bytes)"),
     ]
     for changes, message in impossible:
         write_manifest(folder, replace(good, **changes))

@@ -5,10 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,14 +192,24 @@ def all_of_them(split: LowestHashes, documents: Iterable[Encoded]) -> Iterator[E
 TRAINING = LowestHashes.training
 
 
-def test_who_waits_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_waits_says_for_whom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_waiting = threading.Event()
+
+    def hold_and_say(*arguments: Any, **options: Any) -> AbstractContextManager[None]:
+        is_waiting.set()  # what it says has been said by now
+        return hold(*arguments, **options)
+
+    monkeypatch.setattr(preparation, "hold", hold_and_say)
     lock = tmp_path / f"{prepared_folder(SYNTHETIC, tmp_path).name}.lock"
     with ThreadPoolExecutor() as pool:
         with hold(lock, task="is preparing it"):
             waiting = pool.submit(prepare, SYNTHETIC, tmp_path, progress=True)
-            while "waiting" not in (said := capsys.readouterr().err):
-                assert not waiting.done()
-        waiting.result(timeout=20)
+            assert is_waiting.wait(20)
+            said = capsys.readouterr().err
+            assert not waiting.done()
+        assert waiting.result(timeout=20).exists()
     holder = rf"process {os.getpid()} on \S+ \(since \S+, \d+ s ago\)"
     assert re.search(rf"chain-bytes-\w{{8}}: waiting for {holder}, which is preparing it", said)
 

@@ -23,7 +23,7 @@ GARBLED = {
     "facts-of-other-types": b'{"shards": {"train-00000.bin": {"size": 1}}, "disjoint": {"a": 1}}',
     "nested-facts": b'{"shards": {"train-00000.bin": [[[[]]]]}, "disjoint": {"manifest": [{}]}}',
     "nested-too-deeply": b'{"shards": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "nested-deeply": b'{"shards": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}",
+    "nested-deeply": b'{"files": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}",
     "a-huge-number": b'{"shards": {"train-00000.bin": [' + b"9" * 10_000 + b"]}}",
     "not-a-number": b'{"shards": {"train-00000.bin": [NaN, Infinity]}}',
     "null": b'{"shards": null}',

@@ -12,7 +12,10 @@ from train.errors import DataError
 
 
 def test_ids_beyond_the_vocabulary_are_refused_at_write(tmp_path: Path) -> None:
-    message = "token id 300 at position 17 of train-00000.bin is not below vocab_size 256"
+    message = (
+        r"token id 300 at position 17 of train-00000\.bin is not below vocab_size 256; use the "
+        r"data\.vocab_size of the tokenizer"
+    )
     with pytest.raises(DataError, match=message):
         build(tmp_path / "d", [1] * 17 + [300], [1])
     for wrapped in (65_536, 70_000, -1):  # astype(uint16) would make these look harmless
