@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -9,8 +10,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from train.compose import CONFIG_ROOT, explain, is_config_failure, register_schema, to_config
+from train.compose import (
+    CONFIG_ROOT,
+    explain,
+    is_config_failure,
+    known_keys,
+    refuse_text_words,
+    register_schema,
+    to_config,
+)
+from train.config import Config
 from train.errors import WindTunnelError, as_storage_error
+from train.hydra_node import guarded, refuse_hydra_options
 from train.launch import STUDY_JOB
 from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
@@ -18,6 +29,7 @@ from train.plan_report import print_plan
 from train.preflight import preflight
 from train.records import read_json
 from train.rundir import RunFolder
+from train.secrets import mask, refuse_secret_words
 from train.signals import stops_at_once
 from train.validate import validate
 
@@ -65,7 +77,8 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's exit 1
     try:
-        with stops_at_once():
+        refuse_words(sys.argv[1:])
+        with stops_at_once(), guarded():
             job()
     except WindTunnelError as error:
         return _fail(error)
@@ -76,13 +89,25 @@ def main() -> int:
         if storage is not None:
             return _fail(storage)
         if not is_config_failure(error):
-            raise
+            sys.stderr.write(mask(traceback.format_exc()))
+            return WindTunnelError.exit_code
         return _fail(explain(error))
     return _fail(_refused[0]) if _refused else 0
 
 
+def refuse_words(words: list[str]) -> None:
+    """Refuse a command line before Hydra reads it: wandb and the manifest keep its words.
+
+    Raises:
+        ConfigError: A secret, an option that loads a pickle, or text for a number.
+    """
+    refuse_hydra_options(words)
+    refuse_secret_words(words, set(known_keys(Config)))
+    refuse_text_words(word for word in words if not word.startswith("-"))
+
+
 def _fail(error: WindTunnelError) -> int:
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(mask(f"error: {error}\n"))
     return error.exit_code
 
 

@@ -7,19 +7,28 @@ tree is compared with the dataclasses here, and every refusal names the nearest 
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from train.config import Config
 from train.errors import ConfigError, did_you_mean
+from train.secrets import mask, refuse_secrets
 
 CONFIG_ROOT = Path(__file__).resolve().parent.parent / "configs"
+
+
+DEEPEST = 20
+"""Levels of a config, those of a study's grid included."""
+
+SWEEP_ALONE = re.compile(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires")
+"""How Hydra says that a comma sweep needs -m."""
 
 
 def register_schema() -> None:
@@ -31,15 +40,38 @@ def to_config(tree: DictConfig) -> Config:
     """Check a composed tree and turn it into plain dataclasses.
 
     Raises:
-        ConfigError: An unknown key, a wrong type, or a missing value.
+        ConfigError: An unknown key, a wrong type, a missing value, or a secret.
     """
     reject_unknown_keys(tree)
     try:
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise explain(error) from None
+    except RecursionError:
+        raise ConfigError("the config is nested too deeply") from None
     assert isinstance(config, Config)
+    refuse_secrets(values_of(dataclasses.asdict(config)))
     return config
+
+
+def values_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Dotted names and values of everything in a plain tree; keys of a grid are values as well.
+
+    Raises:
+        ConfigError: It is nested more than DEEPEST levels.
+    """
+    if path.count(".") > DEEPEST:
+        raise ConfigError(f"{path.split('.')[0]}: nested more than {DEEPEST} levels deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            name = f"{path}.{key}" if path else str(key)
+            yield f"a key of {path}" if path else "a key", key
+            yield from values_of(item, name)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from values_of(item, f"{path}.{number}")
+    else:
+        yield path, value
 
 
 def reject_unknown_keys(tree: DictConfig) -> None:
@@ -67,14 +99,92 @@ def explain(error: Exception) -> ConfigError:
     for link in chain:
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_file(link)
+        if isinstance(link, OverrideParseException):
+            return ConfigError(mask(_unreadable(link.override)))
+        if found := SWEEP_ALONE.match(str(link)):
+            word = mask(found[1] or found[2])
+            key, _, values = word.partition("=")
+            return ConfigError(
+                f"{word}: several values are several runs; put -m before them (python -m train -m "
+                f"{word}), or write one list as {key}=[{values}]"
+            )
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
             key = link.full_key or ""
             first_line = str(link.msg or link).split("\n", 1)[0]
             if re.search(r"not in '\w+'|is not in struct", first_line):
                 return _unknown(key, set(known_keys(Config)))
-            return ConfigError(f"{key}: {first_line}" if key else first_line)
-    return ConfigError(str(error).split("\nSee https", 1)[0].strip())
+            return ConfigError(mask(f"{key}: {first_line}" if key else first_line))
+    return ConfigError(mask(str(error).split("\nSee https", 1)[0].strip()))
+
+
+def refuse_text_words(words: Iterable[str]) -> None:
+    """Refuse overrides that give text where a number or true/false belongs.
+
+    Raises:
+        ConfigError: Names the key, the value and what to write.
+    """
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            continue  # Hydra refuses it, and explain() says it in our words
+        key = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            continue
+        is_sweep = override.is_sweep_override()
+        values = list(override.sweep_iterator()) if is_sweep else [override.value()]
+        for value in values:
+            _refuse_text(key, value, "")
+
+
+def refuse_text_for_numbers(values: Mapping[str, Any], package: str, where: str) -> None:
+    """The same for a file's values, whose keys stand below `package`.
+
+    Raises:
+        ConfigError: Names the file, the key, the value and what to write.
+    """
+    for key, value in values_of(dict(values)):
+        _refuse_text(f"{package}{key}", value, f"{where}: ")
+
+
+def _refuse_text(key: str, value: Any, where: str) -> None:  # noqa: ANN401
+    """OmegaConf would take "32" for 32, "yes" for true, and 1 for true."""
+    kind = _kinds().get(key)
+    is_text = isinstance(value, str) and "${" not in value and value != "???"
+    if kind is bool and not isinstance(value, bool) and (is_text or isinstance(value, int)):
+        raise ConfigError(f"{where}{key}={value}: must be true or false")
+    if kind in (int, float) and is_text:
+        assert kind is not None
+        try:
+            kind(value)
+        except ValueError:
+            return  # OmegaConf says that it is no number
+        raise ConfigError(f"{where}{key}='{value}': is text; write {value} without quotes")
+
+
+def _kinds(cls: type = Config, prefix: str = "") -> dict[str, type]:
+    """The plain type of every field, by dotted name; Optional is left away."""
+    kinds: dict[str, type] = {}
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            kinds.update(_kinds(kind, f"{prefix}{name}."))
+            continue
+        plain = [part for part in typing.get_args(kind) or (kind,) if part is not type(None)]
+        kinds[prefix + name] = plain[0]
+    return kinds
+
+
+def _unreadable(override: str) -> str:
+    """Say what is wrong with a word that Hydra's grammar does not read."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: not an override; write key=value, such as seed=1"
+    if value.rstrip().endswith(","):
+        return f"{override}: a value is missing after the last comma; write {override.rstrip(', ')}"
+    return f"{override}: cannot be read; quote the value for the shell and Hydra, \"{key}='...'\""
 
 
 def is_config_failure(error: BaseException) -> bool:

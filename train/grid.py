@@ -1,6 +1,7 @@
 """A study's grid: blocks of axes and plain comma sweeps, expanded to lists of overrides."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from train.errors import ConfigError
+from train.records import MOST_RUNS
+
+AXIS_KEY = re.compile(r"\+{0,2}[a-zA-Z_][a-zA-Z0-9_./@]*")
+"""What may stand left of the equals sign: no option of the command, no deletion."""
 
 PLAIN_WORD = re.compile(r"[a-zA-Z0-9_./:+-]+")
 
@@ -24,14 +29,18 @@ def expand_grid(arguments: Sequence[str], blocks: Sequence[Mapping[str, Any]]) -
         blocks: Axes by config key, each with a list of values.
 
     Raises:
-        ConfigError: An axis is empty or no list, or a sweep is not a list of choices.
+        ConfigError: An axis is empty, no list or no config key, a sweep is not a list of choices,
+            or the grid has more than MOST_RUNS points.
     """
     overrides = OverridesParser.create().parse_overrides(list(arguments))
     words = {override.get_key_element(): _choices(override) for override in overrides}
-    grid = []
+    grid, points = [], 0
     for block in blocks or [{}]:
         axes = {key: _axis(key, values) for key, values in block.items()}
         axes.update(words)
+        points += math.prod(map(len, axes.values()))
+        if points > MOST_RUNS:  # before they are all held in memory
+            raise ConfigError(f"the grid has {points} runs; at most {MOST_RUNS} can be planned")
         grid += [
             [f"{key}={value}" for key, value in zip(axes, point, strict=True)]
             for point in itertools.product(*axes.values())
@@ -50,6 +59,10 @@ def _choices(override: Override) -> list[str]:
 
 
 def _axis(key: str, values: Any) -> list[str]:  # noqa: ANN401
+    if not AXIS_KEY.fullmatch(key) or re.split(r"[./@]", key.lstrip("+"))[0] == "hydra":
+        raise ConfigError(
+            f"study.grid: axis {key!r} is no config key, such as model or optimizer.lr"
+        )
     if not isinstance(values, list) or not values:
         raise ConfigError(
             f"study.grid: axis {key} is {values!r}; it must be a list of at least one value"
