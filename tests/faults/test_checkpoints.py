@@ -69,13 +69,11 @@ def test_c0_an_undamaged_run_resumes_at_its_newest_checkpoint(
 @pytest.mark.parametrize(
     ("damage", "file"),
     [
-        ("empty", "model.pt"),
-        ("one-byte", "optim.pt"),
-        ("half", "state.json"),
-        ("one-byte", "DONE.json"),
         ("half", "model.pt"),
-        *(("bit-flipped", name) for name in FILES),
-        ("missing", "DONE.json"),
+        ("one-byte", "DONE.json"),
+        ("bit-flipped", "model.pt"),
+        ("bit-flipped", "optim.pt"),
+        ("bit-flipped", "state.json"),
         ("missing", "optim.pt"),
     ],
 )

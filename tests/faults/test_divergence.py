@@ -86,7 +86,7 @@ def test_n1_n2_a_run_stops_before_the_update_that_would_spoil_it(
     assert contents(folder.path) == {**before, "run.lock": contents(folder.path)["run.lock"]}
 
 
-@pytest.mark.parametrize("kind", SPOILT)
+@pytest.mark.parametrize("kind", ["loss-inf", "gradient-nan"])
 def test_n1_n2_control_an_update_would_have_spoilt_every_weight(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
