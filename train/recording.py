@@ -200,6 +200,7 @@ def complete(run: Run) -> None:
                 **run.losses.facts(),
                 "diverged_above": run.config.study.diverged_above,
             },
+            "epochs": run.epochs,
             "attempts": run.attempt,
             "replayed": replayed.facts(),
             "files": {

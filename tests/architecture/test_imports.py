@@ -16,6 +16,7 @@ HYDRA_MODULES = {
     "train.__main__",
     "train.compose",
     "train.grid",
+    "train.points",
     "train.hydra_node",
     "train.plugins.hydra_plugins.windtunnel.local",
     "train.plugins.hydra_plugins.windtunnel.sweeper",

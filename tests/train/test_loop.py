@@ -265,10 +265,12 @@ def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path: Path) -> N
 def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, budget=BudgetConfig(tokens=200 * 256))
     config.data.allow_repeat = True
-    facts = read_json(run_to_end(config).run)["data"]
+    folder = run_to_end(config)
+    facts = read_json(folder.run)["data"]
     windows = (facts["train_tokens"] - 1) // 32
     assert facts["epochs"] == 200 * 256 / (windows * 32)
     assert facts["epochs"] > 1.3
+    assert read_json(folder.result)["epochs"] == facts["epochs"]
 
 
 def test_rows_after_the_checkpoint_are_set_aside(tmp_path: Path) -> None:

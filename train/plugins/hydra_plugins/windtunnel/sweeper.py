@@ -10,6 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from train.jobs import Job, JobEnd, JobLauncher
+from train.points import composed_once
 from train.study import run_study
 
 
@@ -61,6 +62,6 @@ class StudySweeper(Sweeper):
         run_study(
             [f"{key}={value}" for key, value in self.params.items()] + list(arguments),
             study=master.study,
-            compose=compose,
+            compose=composed_once(compose),
             launch=launch,
         )
