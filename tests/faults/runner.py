@@ -108,7 +108,10 @@ class Child:
     def kill(self) -> None:
         """SIGKILL the child and all that it started; one that has ended is left alone."""
         if self._process.is_alive():
-            self.send(signal.SIGKILL, whole_group=True)
+            try:
+                self.send(signal.SIGKILL, whole_group=True)
+            except ProcessLookupError:  # it has not made its group yet
+                self.send(signal.SIGKILL)
 
     def wait(self, *, seconds: float = DEADLINE) -> Outcome:
         """Wait for the end and return it; a child that hangs is killed and fails the test."""
