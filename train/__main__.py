@@ -73,6 +73,7 @@ def run_job(tree: DictConfig) -> None:
 
 def main() -> int:
     """Run Hydra and turn every user's mistake into a message and an exit code."""
+    _refused.clear()
     register_schema()
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's exit 1

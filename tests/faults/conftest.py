@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.overrides import changed
 from faults.runner import Child, Patch, run_folder, start_child
 from train.config import (
