@@ -77,7 +77,7 @@ class Measured:
 
 def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
     """Alternate blocks of one run; the block that comes first changes from round to round."""
-    from train.recording import open_records, save
+    from train.recording import describe, open_records, save
     from train.resume import restore
     from train.run import build_run
     from train.rundir import RunFolder  # here, because torch comes with them
@@ -90,7 +90,7 @@ def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Meas
     with run_folder.locked():
         run = build_run(config, plan, run_folder, attempt=1)
         restore(run, None, may_choose_micro_batch=True)
-        open_records(run)
+        open_records(run, *describe(run))
 
         def step() -> None:
             lr = plan.lr * plan.schedule.multiplier(run.step)

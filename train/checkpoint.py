@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -54,6 +54,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     state: dict[str, Any]
     """The loop's own state, JSON values."""
+    set_aside: tuple[str, ...] = ()
+    """Newer ones that were damaged and are in `bad/` now, each with its reason."""
 
 
 def save_checkpoint(
@@ -118,10 +120,10 @@ def load_newest(root: Path) -> Checkpoint | None:
         return None
     for stale in root.glob("step_*.partial"):
         shutil.rmtree(stale)
-    reasons = []
+    reasons: list[str] = []
     for folder in reversed(_step_folders(root)):
         try:
-            return _load(folder)
+            return replace(_load(folder), set_aside=tuple(reasons))
         except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             reasons.append(f"{folder.name}: {reason}")
@@ -179,21 +181,32 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def _load_tensors(path: Path) -> dict[str, Any]:
-    value = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        value = torch.load(path, weights_only=True, map_location="cpu")
+    except UnpicklingError as error:  # its text goes on with advice to load the file all the same
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]} in it" if named else "what is in it"
+        raise ValueError(f"{path.name}: weights_only=True refuses {what}") from None
     if not isinstance(value, dict):
         raise TypeError(f"{path.name} holds a {type(value).__name__}, not a state dict")
     return value
 
 
-def _compact(value: Any) -> Any:  # noqa: ANN401
-    """Copy tensors that view a larger storage: torch.save writes the whole of what they view."""
+def _compact(value: Any, copies: dict[Any, Tensor] | None = None) -> Any:  # noqa: ANN401
+    """Copy tensors that view a larger storage: torch.save writes the whole of what they view.
+
+    Tensors that are tied, views of the very same numbers, stay so.
+    """
+    copies = {} if copies is None else copies
     if isinstance(value, Tensor):
-        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
-        return value.clone() if is_view else value
+        if value.untyped_storage().nbytes() == value.numel() * value.element_size():
+            return value
+        view = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        return copies.setdefault(view, value.clone())
     if isinstance(value, Mapping):
-        return {key: _compact(item) for key, item in value.items()}
+        return {key: _compact(item, copies) for key, item in value.items()}
     if isinstance(value, list):
-        return [_compact(item) for item in value]
+        return [_compact(item, copies) for item in value]
     return value
 
 

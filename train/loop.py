@@ -29,10 +29,12 @@ from train.progress import RunProgress
 from train.recording import (
     close_attempt,
     complete,
+    describe,
     log_evaluation,
     log_row,
     open_records,
     refuse_diverged_end,
+    refuse_diverged_evaluation,
     save,
     write_running,
 )
@@ -103,8 +105,9 @@ def _attempt(
     try:
         run = build_run(config, plan, folder, attempt, most_micro_batch_seqs=micro_batch_seqs)
         is_free = micro_batch_seqs is None and config.machine.micro_batch_seqs is None
+        facts, changed = describe(run)
         restore(run, find_checkpoint(run), may_choose_micro_batch=is_free)
-        open_records(run)
+        open_records(run, facts, changed)
         train_to_horizon(run, stop)
         return None
     except BaseException as error:
@@ -209,6 +212,7 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
                 progress.update(run.step, row)
             if is_eval:
                 log_evaluation(run)
+                refuse_diverged_evaluation(run)
             if is_last:
                 refuse_diverged_end(run)
             is_due = is_log and clock.since_save() > 60 * machine.checkpoint_minutes

@@ -22,14 +22,13 @@ from train.run import Run
 from train.tracker import build_tracker
 
 
-def open_records(run: Run) -> None:
-    """Write down what is about to run, and start the mirror; the run is where it goes on from.
+def describe(run: Run) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    """Return run.json's content and what differs from the last attempt's, before anything changes.
 
     Raises:
         ConfigError: Versions changed since the last attempt, and machine.strict_versions is set.
-        MissingExtraError: tracker=wandb and wandb is not installed.
     """
-    config, folder = run.config, run.folder
+    folder, config = run.folder, run.config
     facts = run_facts(config, run.plan, run.dataset, device=run.compute.name, epochs=run.epochs)
     changed = changed_versions(_known_facts(folder.run), facts) if run.attempt > 1 else {}
     if changed and config.machine.strict_versions:
@@ -37,6 +36,23 @@ def open_records(run: Run) -> None:
     if changed:
         listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
         warnings.warn(f"{folder.path.name}: changed since its last attempt: {listed}", stacklevel=2)
+    return facts, changed
+
+
+def open_records(
+    run: Run, facts: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Write down what is about to run, and start the mirror; the run is where it goes on from.
+
+    Args:
+        run: A restored run.
+        facts: As `describe` returned them.
+        changed: Likewise.
+
+    Raises:
+        MissingExtraError: tracker=wandb and wandb is not installed.
+    """
+    config, folder = run.config, run.folder
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_json(folder.run, facts)
     run.tracker = build_tracker(
@@ -56,7 +72,7 @@ def open_records(run: Run) -> None:
         micro_batch_seqs=run.micro_batch_seqs,
         wandb_id=run.tracker.attempt_id,
         versions=facts["versions"],
-        **({"changed": changed} if changed else {}),
+        **({"changed": dict(changed)} if changed else {}),
     )
 
 
@@ -149,15 +165,23 @@ def _refuse_non_finite(run: Run, model: Mapping[str, Any], optimizer: Mapping[st
         )
 
 
+def refuse_diverged_evaluation(run: Run) -> None:
+    """A validation loss that is not finite, on record by now, ends the run.
+
+    Raises:
+        DivergedError: It is.
+    """
+    if not math.isfinite(run.val_loss):
+        raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
+
+
 def refuse_diverged_end(run: Run) -> None:
     """At the horizon: a run that ended worse than it began is diverged, not completed.
 
     Raises:
-        DivergedError: The validation loss is not finite, or the rule of divergence.py holds.
+        DivergedError: The rule of divergence.py holds.
     """
     above, losses = run.config.study.diverged_above, run.losses
-    if not math.isfinite(run.val_loss):
-        raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
     if losses.has_diverged(above):
         assert losses.start is not None
         raise DivergedError(

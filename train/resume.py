@@ -1,6 +1,7 @@
 """Back to the newest checkpoint: verified, of this very run, and its records cut to match."""
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +63,12 @@ def find_checkpoint(run: Run) -> Checkpoint | None:
     """
     found = load_newest(run.folder.checkpoints)
     if found is not None:
+        for damaged in found.set_aside:
+            warnings.warn(
+                f"{run.folder.checkpoints}: a damaged checkpoint is in bad/ now ({damaged}); going "
+                f"on from step {found.step}",
+                stacklevel=2,
+            )
         here, there = identity_facts(run), found.state["identity"]
         differences = list(_differences("", there, here))
         if differences:

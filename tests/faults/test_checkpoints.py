@@ -82,7 +82,8 @@ def test_c1_c2_c3_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
 ) -> None:
     config, folder = stopped
     DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
-    run_here(config)
+    with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now"):
+        run_here(config)
     assert start_steps(folder) == [0, PREVIOUS]
     assert file in quarantined(folder, NEWEST)
     assert_same_run(reference_run, folder)

@@ -202,18 +202,18 @@ def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
     assert max(int(name[5:]) for name in names(folder.checkpoints)) < 60
 
 
-def test_n3_one_on_the_way_is_on_record_and_costs_the_run_nothing(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
+def test_n3_one_on_the_way_ends_the_run_too(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny()
     spoil_evaluation(monkeypatch, 3)
-    folder = run_here(config)
+    with pytest.raises(DivergedError, match=r"step \d+: the validation loss is inf"):
+        run_here(config)
+    folder = run_folder(config)
     rows = read_jsonl(folder.evals)
-    assert [row["loss"] is None for row in rows] == [False, False, True, False]
+    assert [row["loss"] is None for row in rows] == [False, False, True]
     assert rows[2]["nonfinite"] == {"loss": "inf", "bits_per_byte": "inf"}
-    assert folder.state() == "completed"
-    reference = read_json(reference_run.result)["row"]["loss"]
-    assert read_json(folder.result)["row"]["loss"] == reference
+    assert folder.state() == "diverged"
 
 
 def test_n3_control_json_of_the_standard_library_would_write_no_json(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_n3_control_unchecked_it_is_a_completed_run_without_a_loss(
 ) -> None:
     config = tiny()
     spoil_evaluation(monkeypatch, 4)
-    monkeypatch.setattr("train.loop.refuse_diverged_end", lambda run: None)
+    monkeypatch.setattr("train.loop.refuse_diverged_evaluation", lambda run: None)
     folder = run_here(config)
     assert folder.state() == "completed"
     assert read_json(folder.result)["row"]["loss"] is None

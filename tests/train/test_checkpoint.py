@@ -347,6 +347,17 @@ def test_tied_tensors_are_saved_once_and_come_back_tied(root: Path) -> None:
     assert found.model["b"][0] == 5.0
 
 
+def test_tied_views_come_back_tied(root: Path) -> None:
+    large = torch.arange(2**20, dtype=torch.float32)
+    values = {"a": large[5:9], "b": large[5:9], "c": large[6:9]}
+    save_checkpoint(root, 10, model=values, optimizer={}, state={}, keep=2)
+    found = load_newest(root)
+    assert found is not None
+    found.model["a"][1] = -1.0
+    assert found.model["b"].tolist() == [5.0, -1.0, 7.0, 8.0]
+    assert found.model["c"].tolist() == [6.0, 7.0, 8.0]
+
+
 def test_a_name_of_more_than_eight_digits_is_a_step_too(root: Path) -> None:
     save(root, 99_999_999, keep=3)
     save(root, 100_000_000, keep=3)

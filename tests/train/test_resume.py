@@ -9,7 +9,7 @@ import torch
 
 from train.config import Config, MachineConfig
 from train.errors import CheckpointError
-from train.recording import log_evaluation, log_row, open_records, save
+from train.recording import describe, log_evaluation, log_row, open_records, save
 from train.records import read_jsonl
 from train.resume import checkpoint_state, find_checkpoint, identity_facts, restore
 from train.run import Run, build_run
@@ -46,7 +46,7 @@ def step_once(run: Run) -> tuple[float, float]:
 def stopped(make_config: Callable[..., Config]) -> Run:
     """A run after four steps, a row and an evaluation at the third, and a checkpoint at the end."""
     run = build(make_config())
-    open_records(run)
+    open_records(run, *describe(run))
     for _ in range(3):
         step_once(run)
     run.seconds = 0.1 + 0.2
@@ -149,3 +149,14 @@ def test_every_field_of_another_config_is_named(
     assert "  optimizer.lr: 0.01 in the checkpoint, 0.5 asked for\n" in str(refused.value)
     assert "  seed: 0 in the checkpoint, 7 asked for\n" in str(refused.value)
     assert "log_every" not in str(refused.value)  # plumbing is free to change
+
+
+def test_a_damaged_checkpoint_is_told(stopped: Run) -> None:
+    step_once(stopped)
+    save(stopped)
+    (stopped.folder.checkpoints / "step_00000005" / "model.pt").unlink()
+    words = r"damaged checkpoint is in bad/ now \(step_00000005: .*\); going on from step 4"
+    with pytest.warns(UserWarning, match=words):
+        found = find_checkpoint(stopped)
+    assert found is not None
+    assert found.step == 4
