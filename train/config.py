@@ -280,7 +280,8 @@ class MachineConfig:
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     checkpoint_minutes: float = 2.0
-    """Minutes between checkpoints, at the next logged step; the end is always saved as well."""
+    """Minutes between checkpoints, at the next logged step, and at least fifty times what the last
+    one took to write; the end is always saved as well."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints, besides those by minutes; null is by minutes alone."""
     checkpoint_keep: int = 2

@@ -6,13 +6,13 @@ k therefore implies that every row up to k is on disk.
 
 import contextlib
 import math
-import time
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from train.clock import RunClock
 from train.config import Config, OnSaveError
 from train.device import is_device_lost, is_out_of_memory, release_memory
 from train.errors import (
@@ -180,7 +180,7 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
     plan, machine = run.plan, run.config.machine
     eval_steps = frozenset(evaluation_steps(plan.steps, run.config.eval.points))
     queued: list[tuple[Tensor, Tensor]] = []
-    clock = _Clock(run.step)
+    clock = RunClock(run.step)
     with RunProgress(plan.run_id, total_steps=plan.steps, start_step=run.step) as progress:
         write_running(run)
         while run.step < plan.steps:
@@ -215,10 +215,10 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
                 refuse_diverged_evaluation(run)
             if is_last:
                 refuse_diverged_end(run)
-            is_due = is_log and clock.since_save() > 60 * machine.checkpoint_minutes
+            is_due = is_log and clock.save_is_due(machine.checkpoint_minutes)
             if is_save or is_stop or is_due:
-                _save(run)
-                clock.saved()
+                with clock.saving():
+                    _save(run)
             if is_log or is_stop:
                 write_running(run)
             if is_stop:
@@ -235,31 +235,6 @@ def _save(run: Run) -> None:
         if run.config.machine.on_save_error is OnSaveError.stop:
             raise
         warnings.warn(f"{error}; training goes on without this checkpoint", stacklevel=2)
-
-
-class _Clock:
-    """Seconds of training proper, between boundaries, and since the last checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        self._saved_at = time.monotonic()
-        self.resume(step)
-
-    def resume(self, step: int) -> None:
-        self._from_step, self._from = step, time.perf_counter()
-
-    def training_seconds(self) -> float:
-        self._seconds = time.perf_counter() - self._from
-        return self._seconds
-
-    def rate(self, step: int, batch_tokens: int) -> float:
-        """Tokens per second of the segment that training_seconds closed."""
-        return (step - self._from_step) * batch_tokens / max(1e-9, self._seconds)
-
-    def since_save(self) -> float:
-        return time.monotonic() - self._saved_at
-
-    def saved(self) -> None:
-        self._saved_at = time.monotonic()
 
 
 def _collect(run: Run, queued: list[tuple[Tensor, Tensor]]) -> None:

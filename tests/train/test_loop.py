@@ -148,7 +148,7 @@ from train import loop
 from train.config import MachineConfig, StudyConfig
 from train.validate import validate
 config = tiny_config(Path({root!r}), study=StudyConfig(name="killed"),
-                     machine=MachineConfig(log_every=7, checkpoint_minutes={minutes}))
+                     machine=MachineConfig(log_every=7, checkpoint_steps={every}))
 real = loop.train_step
 calls = 0
 def train_step(*args, **kwargs):
@@ -165,10 +165,10 @@ except Exception as error:
 """
 
 
-def stop_child_at(step: int, name: str, root: Path, *, minutes: float) -> int:
+def stop_child_at(step: int, name: str, root: Path, *, every: int | None = None) -> int:
     """Train in a child that sends itself a signal at its `step`-th update; return its exit code."""
     code = CHILD.format(
-        tests=str(Path(__file__).parent), root=str(root), step=step, name=name, minutes=minutes
+        tests=str(Path(__file__).parent), root=str(root), step=step, name=name, every=every
     )
     return subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode
 
@@ -178,7 +178,7 @@ def test_a_killed_run_resumes_to_the_same_record(
     tmp_path: Path, step: int, resumes_at: int
 ) -> None:
     whole = run_to_end(tiny_config(tmp_path))
-    assert stop_child_at(step, "SIGKILL", tmp_path, minutes=1e-9) == -signal.SIGKILL
+    assert stop_child_at(step, "SIGKILL", tmp_path, every=7) == -signal.SIGKILL
     resumed = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     starts = [row for row in read_jsonl(resumed.attempts) if row["event"] == "start"]
     assert [row["start_step"] for row in starts] == [0, resumes_at]
@@ -188,7 +188,7 @@ def test_a_killed_run_resumes_to_the_same_record(
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path: Path, name: str, code: int) -> None:
     whole = run_to_end(tiny_config(tmp_path))
-    assert stop_child_at(11, name, tmp_path, minutes=60.0) == code
+    assert stop_child_at(11, name, tmp_path) == code
     folder = RunFolder(next((tmp_path / "runs" / "killed").iterdir()))
     assert folder.state() == "preempted"
     assert "after step 11" in folder.read_status()["reason"]
@@ -231,7 +231,10 @@ def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path: Path) -> None
     assert names == ["step_00000025", "step_00000050", "step_00000060"]
 
 
-def test_checkpoints_are_written_by_minutes_at_logged_steps(tmp_path: Path) -> None:
+def test_checkpoints_are_written_by_minutes_at_logged_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.clock.LARGEST_SAVE_SHARE", 1e9)
     machine = MachineConfig(log_every=25, checkpoint_minutes=1e-9, checkpoint_keep=9)
     folder = run_to_end(tiny_config(tmp_path, machine=machine))
     names = sorted(path.name for path in folder.checkpoints.iterdir())
@@ -274,7 +277,7 @@ def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path: Path) -> None:
 
 
 def test_rows_after_the_checkpoint_are_set_aside(tmp_path: Path) -> None:
-    assert stop_child_at(13, "SIGKILL", tmp_path, minutes=60.0) == -signal.SIGKILL
+    assert stop_child_at(13, "SIGKILL", tmp_path) == -signal.SIGKILL
     folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     replayed = read_jsonl(folder.replayed)
     # no checkpoint was due: the row of step 7 and the evaluations of steps 1 and 4 come again
@@ -385,7 +388,7 @@ def test_an_attempt_s_end_is_recorded_with_its_cause(
 
 
 def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
-    assert stop_child_at(30, "SIGKILL", tmp_path, minutes=60.0) == -signal.SIGKILL
+    assert stop_child_at(30, "SIGKILL", tmp_path) == -signal.SIGKILL
     folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     expected = {"rows": 4 + 3, "differing": 0, "largest": 0.0, "first_step": None}
     assert read_json(folder.result)["replayed"] == expected
@@ -393,7 +396,7 @@ def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
 
 
 def test_a_replay_that_differs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stop_child_at(30, "SIGKILL", tmp_path, minutes=60.0) == -signal.SIGKILL
+    assert stop_child_at(30, "SIGKILL", tmp_path) == -signal.SIGKILL
     real = recording.evaluate
 
     def drifted(*args: Any, **kwargs: Any) -> Evaluation:
