@@ -49,7 +49,7 @@ def tiny_config(runs: Path, data: Path) -> Config:
         ),
         optimizer=OptimizerConfig(lr=0.01, batch_tokens=BATCH_TOKENS),
         schedule=ScheduleConfig(warmup_steps=5),
-        budget=BudgetConfig(tokens=STEPS * BATCH_TOKENS),
+        budget=BudgetConfig(tokens=float(STEPS * BATCH_TOKENS)),
         eval=EvalConfig(points=3, tokens=1_024),
         study=StudyConfig(name="faults"),
         machine=MachineConfig(

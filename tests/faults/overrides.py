@@ -1,16 +1,25 @@
 """A typed config as a command line, and copies of it with changes."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from train.compose import CONFIG_ROOT
 from train.config import Config
 
 
 def as_overrides(config: Config) -> list[str]:
-    """Every setting of `config` as a word of the command line."""
-    return [f"{key}={_word(value)}" for key, value in _leaves("", config) if key != "study.grid"]
+    """Every setting of `config` that is not a default, as a word of the command line."""
+    defaults = dict(_leaves("", Config()))
+    return [
+        f"{key}={_word(value)}"
+        for key, value in _leaves("", config)
+        if key != "study.grid" and (value != defaults[key] or key in _keys_of_files())
+    ]
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -18,6 +27,21 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     for key, value in changes.items():
         config = _replaced(config, key.split("."), value)
     return config
+
+
+@functools.cache
+def _keys_of_files() -> frozenset[str]:
+    """Keys that the default config files set, perhaps to another value than train/config.py."""
+    keys: set[str] = set()
+    for choice in OmegaConf.load(CONFIG_ROOT / "train.yaml").defaults:
+        if isinstance(choice, DictConfig):
+            ((group, name),) = choice.items()
+            path = CONFIG_ROOT / str(group) / f"{name}.yaml"
+            if path.exists():
+                tree = OmegaConf.to_container(OmegaConf.load(path))
+                assert isinstance(tree, dict)
+                keys |= {f"{group}.{key}" for key in tree.get(group) or tree}
+    return frozenset(keys)
 
 
 def _replaced(node: Any, path: list[str], value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from faults.overrides import as_overrides
-from faults.patches import At, Fail, Hold, Kill, Send, kill_after_step
+from faults.patches import At, Fail, Hold, Kill, Replace, Send, kill_after_step
 from faults.runner import Child, run_child
 from faults.same_run import assert_equal_state, assert_same_run
 from train.checkpoint import load_newest, save_checkpoint
@@ -148,15 +148,25 @@ def test_a_users_mistake_ends_a_child_as_it_ends_the_command(tiny: Tiny) -> None
 
 def test_every_setting_survives_the_command_line(tiny: Tiny) -> None:
     question = "it's 50%, {a: b} = [c]"
-    config = tiny(study__question=question, data__files=["a b.txt", "c,d"], optimizer__eps=1e-8)
+    config = tiny(study__question=question, data__files=["a b.txt", "c,d"], optimizer__eps=1e-9)
     parser = OverridesParser.create()
     read = {word.partition("=")[0]: parser.parse_override(word) for word in as_overrides(config)}
     assert read["study.question"].value() == question
     assert read["data.files"].value() == ["a b.txt", "c,d"]
-    assert read["optimizer.eps"].value() == 1e-8
+    assert read["optimizer.eps"].value() == 1e-9
     assert read["data.source"].value() == "synthetic"
-    assert read["model.n_layers"].value() is None
-    assert read["machine.compile"].value() is False
+    assert read["schedule.warmup_fraction"].value() is None  # 0.05 in configs/schedule/cosine.yaml
+
+
+def test_a_child_trains_the_very_config(tiny: Tiny) -> None:
+    config = tiny(study__question="why?", machine__compile=True, optimizer__eps=1e-9)
+    outcome = run_child(config, Replace("train.__main__:train_run", print_config))
+    assert outcome.stdout.splitlines()[0] == str(config)
+
+
+def print_config(config: Config, plan: object) -> None:
+    del plan
+    print(config)  # noqa: T201
 
 
 def test_faults_strike_where_they_are_told(tiny: Tiny) -> None:
