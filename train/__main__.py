@@ -31,6 +31,7 @@ from train.records import read_json
 from train.rundir import RunFolder
 from train.secrets import mask, refuse_secret_words
 from train.signals import stops_at_once
+from train.study import refuse_over_max_flops
 from train.validate import validate
 
 _refused: list[WindTunnelError] = []
@@ -62,6 +63,7 @@ def run_job(tree: DictConfig) -> None:
     if config.dry_run:
         print_plan([run])
         return
+    refuse_over_max_flops([run])
     preflight([run])
     study_folder = Path(config.paths.runs) / config.study.name
     register_runs(study_folder, config.study.name, [run], extend=config.study.extend)

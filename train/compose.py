@@ -31,6 +31,10 @@ SWEEP_ALONE = re.compile(r"Ambiguous value for argument '(.*)'|Sweep parameters 
 """How Hydra says that a comma sweep needs -m."""
 
 
+ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
+"""How Hydra says that + is for new keys, which we have none of."""
+
+
 def register_schema() -> None:
     """Store the typed schema under the name that configs/train.yaml starts from."""
     ConfigStore.instance().store(name="schema", node=Config)
@@ -101,6 +105,10 @@ def explain(error: Exception) -> ConfigError:
             return _missing_file(link)
         if isinstance(link, OverrideParseException):
             return ConfigError(mask(_unreadable(link.override)))
+        if str(link).startswith("Could not append to config"):
+            return ConfigError(
+                mask(ALREADY_THERE.sub(r"+\1: is a setting; write \1=...", str(link)))
+            )
         if found := SWEEP_ALONE.match(str(link)):
             word = mask(found[1] or found[2])
             key, _, values = word.partition("=")
@@ -119,7 +127,7 @@ def explain(error: Exception) -> ConfigError:
 
 
 def refuse_text_words(words: Iterable[str]) -> None:
-    """Refuse overrides that give text where a number or true/false belongs.
+    """Refuse overrides without a key, deletions, and text where a number or true/false belongs.
 
     Raises:
         ConfigError: Names the key, the value and what to write.
@@ -131,6 +139,10 @@ def refuse_text_words(words: Iterable[str]) -> None:
         except HydraException:
             continue  # Hydra refuses it, and explain() says it in our words
         key = override.get_key_element().lstrip("+~")
+        if not key:
+            raise ConfigError(f"{word}: no key; write key=value, such as seed=1")
+        if override.is_delete():
+            raise ConfigError(f"{word}: settings cannot be deleted; set {key} to another value")
         if override.is_sweep_override() and not override.is_discrete_sweep():
             continue
         is_sweep = override.is_sweep_override()

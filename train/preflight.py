@@ -8,6 +8,7 @@ from train.data.shards import Dataset, open_dataset
 from train.device import select_device
 from train.disk_space import refuse_full_disk
 from train.manifest import PlannedRun
+from train.memory_room import refuse_too_large
 from train.tracker import require_tracker
 from train.validate import check_enough_tokens
 
@@ -17,7 +18,8 @@ def preflight(runs: Sequence[PlannedRun]) -> None:
 
     Raises:
         MissingExtraError: The mirror's package is not installed.
-        ConfigError: The device is not there, or a run asks for more tokens than its data has.
+        ConfigError: The device is not there or too small, or a run asks for more tokens than its
+            data has.
         StorageError: The disk has no room for the checkpoints of the runs that are not done.
         DataError: Text cannot be fetched, its shards are damaged, or it is shorter than a window.
     """
@@ -25,6 +27,7 @@ def preflight(runs: Sequence[PlannedRun]) -> None:
         select_device(machine)
     for tracker in {run.config.tracker.kind: run.config.tracker for run in runs}.values():
         require_tracker(tracker)
+    refuse_too_large(runs)
     refuse_full_disk(runs)
     opened: dict[Path, Dataset] = {}
     for run in runs:

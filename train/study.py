@@ -62,11 +62,28 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     if config.dry_run:
         print_plan(runs)
         return
+    refuse_over_max_flops(runs)
     preflight(runs)
     with hold(lock, task=TASK) if is_named else contextlib.nullcontext():
         register_runs(folder, config.study.name, runs, extend=config.study.extend)
         ends = launch([_job(run) for run in runs_to_start(runs)])
         report_unfinished(folder, runs, ends)
+
+
+def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
+    """Refuse a launch that plans more training FLOPs than study.max_flops.
+
+    Raises:
+        ConfigError: Names the limit, the sum and the number of runs.
+    """
+    limit = runs[0].config.study.max_flops
+    total = sum(6 * run.plan.params.standard * run.plan.tokens for run in runs)  # exact integers
+    if limit is not None and total > limit:
+        raise ConfigError(
+            f"study.max_flops={limit:g}: {len(runs)} run{'s' if len(runs) > 1 else ''} of "
+            f"{total:.6g} FLOPs together (6 N D) are planned; shrink the grid or its budgets, or "
+            f"use study.max_flops={total * 1.001:.4g}"
+        )
 
 
 def runs_to_start(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -1,16 +1,21 @@
 """Rules across fields, checked before anything is spent; errors name the nearest right value."""
 
 import math
+import os
 import re
 from collections.abc import Callable
 
-from train.config import Config, ScheduleConfig, ScheduleShape, Source
+from train.config import Config, PathsConfig, ScheduleConfig, ScheduleShape, Source
 from train.data.prepare import check as check_data
 from train.data.sampler import epochs, n_windows
 from train.errors import ConfigError
 from train.planning import RunPlan, plan_run
 
 STUDY_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
+TRACKER_NAME = re.compile(r"[^/\\#?%:]{1,128}")
+MOST_STEPS = 2**53
+"""Beyond it, whole steps cannot be told apart in the floats that budgets are given in."""
+
 WARMUP_FORMS = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
@@ -21,6 +26,7 @@ def validate(config: Config) -> RunPlan:
         ConfigError: The first rule that is broken, with the value and the nearest right one.
     """
     _check_names(config)
+    _check_paths(config.paths)
     check_data(config.data)
     if config.data.files and config.data.source is not Source.files:
         raise ConfigError(
@@ -31,6 +37,7 @@ def validate(config: Config) -> RunPlan:
     _check_batch(config)
     _check_warmup_form(config.schedule)
     plan = plan_run(config)
+    _check_plan(config, plan)
     _check_schedule(config, plan)
     return plan
 
@@ -70,6 +77,29 @@ def _check_names(config: Config) -> None:
                 f"digits, dots, dashes and underscores (at most 100)"
             )
 
+    for key, name in (
+        ("tracker.project", config.tracker.project),
+        ("tracker.entity", config.tracker.entity),
+    ):
+        if name is not None and not TRACKER_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{key}={name!r}: must be 1 to 128 characters without / \\ # ? % :, such as "
+                f"windtunnel"
+            )
+
+
+def _check_paths(paths: PathsConfig) -> None:
+    for key, folder in (("paths.runs", paths.runs), ("paths.data", paths.data)):
+        if not folder.strip() or "\0" in folder:
+            raise ConfigError(
+                f"{key}={folder!r}: must name a folder, such as {key.rpartition('.')[2]}"
+            )
+    if os.path.abspath(paths.runs) == os.path.abspath(paths.data):  # noqa: PTH100  (links stay)
+        raise ConfigError(
+            f"paths.runs={paths.runs} is paths.data too; studies and prepared data need folders of "
+            f"their own, such as paths.runs={paths.runs.rstrip('/')}/runs"
+        )
+
 
 def _check_ranges(config: Config) -> None:
     optimizer, schedule, machine = config.optimizer, config.schedule, config.machine
@@ -87,11 +117,9 @@ def _check_ranges(config: Config) -> None:
         "data.seq_len": config.data.seq_len,
         "data.vocab_size": config.data.vocab_size,
         "data.validation_tokens": config.data.validation_tokens,
-        "machine.threads": machine.threads,
         "machine.log_every": machine.log_every,
         "machine.checkpoint_minutes": machine.checkpoint_minutes,
         "study.diverged_above": config.study.diverged_above,
-        "model.rotary_base": config.model.rotary_base,
     }
     for name, value in positive.items():
         _within(name, value, "positive and finite", lambda v: 0 < v < math.inf)
@@ -109,6 +137,14 @@ def _check_ranges(config: Config) -> None:
         ("cooldown_fraction", schedule.cooldown_fraction),
     ):
         _within(f"schedule.{name}", share, "in [0, 1]", lambda v: 0 <= v <= 1)
+    _within("model.rotary_base", config.model.rotary_base, "above 1", lambda v: v > 1)
+    _within("study.max_runs", config.study.max_runs, "at least 1", lambda v: v >= 1)
+    if config.study.max_flops is not None:
+        limit = config.study.max_flops
+        _within(
+            "study.max_flops", limit, "positive and finite, or null", lambda v: 0 < v < math.inf
+        )
+    _within("machine.threads", machine.threads, "1 .. 1024", lambda v: 1 <= v <= 1024)
     _within("eval.points", config.eval.points, "at least 0", lambda v: v >= 0)
     _within("machine.checkpoint_keep", machine.checkpoint_keep, "at least 2", lambda v: v >= 2)
     if machine.workers is not None:
@@ -141,6 +177,30 @@ def _check_batch(config: Config) -> None:
         raise ConfigError(
             f"machine.micro_batch_seqs={micro} does not divide the batch of {batch_seqs} windows; "
             f"use {nearest}"
+        )
+
+
+def _check_plan(config: Config, plan: RunPlan) -> None:
+    """What only the whole plan shows."""
+    if plan.steps >= MOST_STEPS:
+        raise ConfigError(
+            f"the budget asks for {plan.asked_tokens:.6g} tokens = {plan.steps:.6g} steps; a run "
+            f"has less than 2^53 = {MOST_STEPS} steps"
+        )
+    if not 0 < plan.lr < math.inf:
+        raise ConfigError(
+            f"optimizer.lr_multiplier={config.optimizer.lr_multiplier:g}: makes the learning rate "
+            f"{plan.lr:g}, which must be positive and finite; 1 is the rule's own"
+        )
+    if config.eval.points > plan.steps:
+        raise ConfigError(
+            f"eval.points={config.eval.points}: more evaluations than the run's {plan.steps} "
+            f"steps; use at most {plan.steps}"
+        )
+    if config.eval.tokens < config.data.seq_len:
+        raise ConfigError(
+            f"eval.tokens={config.eval.tokens}: fewer than one window of "
+            f"data.seq_len={config.data.seq_len}; use at least {config.data.seq_len}"
         )
 
 
