@@ -31,6 +31,9 @@ SWEEP_ALONE = re.compile(r"Ambiguous value for argument '(.*)'|Sweep parameters 
 """How Hydra says that a comma sweep needs -m."""
 
 
+GRID_BLOCK = re.compile(r"study\.grid(\.\d+)?")
+"""Where a grid must have a list and a mapping."""
+
 ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
 """How Hydra says that + is for new keys, which we have none of."""
 
@@ -148,16 +151,23 @@ def refuse_text_words(words: Iterable[str]) -> None:
         is_sweep = override.is_sweep_override()
         values = list(override.sweep_iterator()) if is_sweep else [override.value()]
         for value in values:
-            _refuse_text(key, value, "")
+            _refuse_text(key, getattr(value, "text", value), "")  # a quoted one of a sweep
 
 
-def refuse_text_for_numbers(values: Mapping[str, Any], package: str, where: str) -> None:
-    """The same for a file's values, whose keys stand below `package`.
+def refuse_wrong_kinds(values: Mapping[str, Any], package: str, where: str) -> None:
+    """The same for a file's values, whose keys stand below `package`, and its groups and blocks.
 
     Raises:
         ConfigError: Names the file, the key, the value and what to write.
     """
+    groups = {key.rpartition(".")[0] for key in _kinds()}
     for key, value in values_of(dict(values)):
+        if f"{package}{key}" in groups and value is not None and value != {}:
+            raise ConfigError(f"{where}: {package}{key}={value}: must hold keys and their values")
+        if GRID_BLOCK.fullmatch(f"{package}{key}"):
+            raise ConfigError(
+                f"{where}: study.grid holds {value!r}; each block maps keys to lists of values"
+            )
         _refuse_text(f"{package}{key}", value, f"{where}: ")
 
 

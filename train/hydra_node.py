@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from train.compose import refuse_text_for_numbers
+from train.compose import refuse_wrong_kinds
 from train.errors import ConfigError
 from train.yaml_limits import check_yaml
 
@@ -143,9 +143,10 @@ def guarded() -> Iterator[None]:
             loaded = load(self, config_path)
         except (ValueError, RecursionError) as error:  # such as an integer of 5,000 digits
             raise ConfigError(f"{path}: cannot be read ({str(error)[:200]})") from None
-        refuse_text_for_numbers(
-            _raw(loaded.config), _package(loaded.header, config_path), str(path)
-        )
+        if not isinstance(loaded.config, DictConfig):
+            raise ConfigError(f"{path}: a list; a config file holds keys and their values")
+        package = _package(loaded.header, config_path)
+        refuse_wrong_kinds(_raw(loaded.config), package, str(path))
         return loaded
 
     Hydra.compose_config = checked_compose  # type: ignore[method-assign,assignment]

@@ -59,6 +59,7 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     if is_named and not config.dry_run:
         refuse_if_held(lock, task=TASK)  # before the plan and the data, which may take long
     runs = plan_grid(grid, compose)
+    _refuse_two_studies(runs)
     if config.dry_run:
         print_plan(runs)
         return
@@ -68,6 +69,21 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         register_runs(folder, config.study.name, runs, extend=config.study.extend)
         ends = launch([_job(run) for run in runs_to_start(runs)])
         report_unfinished(folder, runs, ends)
+
+
+def _refuse_two_studies(runs: Sequence[PlannedRun]) -> None:
+    """One launch writes one manifest.
+
+    Raises:
+        ConfigError: The runs name several studies, or folders of them.
+    """
+    for key in ("study.name", "paths.runs"):
+        group, name = key.split(".")
+        values = {getattr(getattr(run.config, group), name) for run in runs}
+        if len(values) > 1:
+            raise ConfigError(
+                f"{key}={','.join(sorted(values))}: one launch is one study; launch each by itself"
+            )
 
 
 def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
