@@ -1,7 +1,8 @@
 """What every test needs: no network, one thread, and a tiny real job."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ from train.config import (
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files() -> Iterator[None]:
+    """What processes leave in the system's folder for temporary files goes with the tests.
+
+    wandb's leave some when they are killed. Its path is short: the names of sockets are in it.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)  # this process has looked already
+        yield
 
 
 @pytest.fixture(autouse=True)
