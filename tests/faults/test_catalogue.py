@@ -97,18 +97,6 @@ def test_every_row_of_the_catalogue_has_a_test_and_a_control_in_the_file_that_th
     assert faulty(table()) == []
 
 
-def test_no_row_is_shown_elsewhere_only() -> None:
-    """A file with tests of a row that the page does not name would be overlooked."""
-    named = {(row, path.resolve()) for row, paths in table() for path in paths}
-    found = {
-        (row, path)
-        for path in (REPO / "tests").rglob("test_*.py")
-        for name, _ in cases_of(path)
-        for row in rows_of(name) & set(CATALOGUE)
-    }
-    assert found - named == set()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
