@@ -115,7 +115,7 @@ def _read_manifest(runs: Path, study: str) -> tuple[bytes, list[dict[str, Any]]]
         if not isinstance(entry, dict) or "run_id" not in entry:
             raise InputError(f"{path}: every run needs a run_id, got {str(entry)[:80]}")
         run_id = str(entry["run_id"])
-        if Path(run_id).name != run_id or not run_id or "\0" in run_id:
+        if Path(run_id).name != run_id or run_id in ("", "..") or "\0" in run_id:
             raise InputError(f"{path}: run_id {run_id[:80]!r} is not a folder's name")
     return path.read_bytes(), planned
 

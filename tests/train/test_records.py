@@ -156,3 +156,90 @@ def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path: P
     assert '"a_ci": [0.5, -1e-07, null],' in text
     assert "  [1, 2.5],\n  [3, 4]\n" in text
     assert read_json(tmp_path / "x.json") == value
+
+
+def test_a_rename_is_brought_to_the_disk_unless_the_caller_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(records, "sync_folder", synced.append)
+    write_json(tmp_path / "a.json", {})
+    records.write_text(tmp_path / "a.yaml", "a: 1\n")
+    assert synced == [tmp_path, tmp_path]
+    write_json(tmp_path / "status.json", {}, sync=False)
+    assert len(synced) == 2
+    assert (tmp_path / "a.yaml").read_text(encoding="utf-8") == "a: 1\n"
+
+
+def test_a_folder_whose_file_system_cannot_sync_it_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.sync_folder(tmp_path)
+    for number, is_told in ((22, False), (5, True)):  # EINVAL, EIO
+
+        def fail(descriptor: int, number: int = number) -> None:
+            raise OSError(number, "no")
+
+        monkeypatch.setattr(records.os, "fsync", fail)
+        if is_told:
+            with pytest.raises(OSError, match="no"):
+                records.sync_folder(tmp_path)
+        else:
+            records.sync_folder(tmp_path)
+
+
+def test_a_row_that_is_too_long_is_neither_written_nor_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_jsonl(path, [{"step": 1}])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: a row of over 1000000 bytes"):
+        append_jsonl(path, [{"text": "x" * 1_000_000}])
+    assert read_jsonl(path) == [{"step": 1}]
+    path.write_text(json.dumps({"text": "x" * 1_000_000}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:1: a line of 1000012 char"):
+        read_jsonl(path)
+
+
+@pytest.mark.parametrize("depth", [100_000, 400_000])
+def test_nesting_that_overflows_the_parser_names_the_file(tmp_path: Path, depth: int) -> None:
+    text = '{"a": ' + "[" * depth + "]" * depth + "}"
+    path = tmp_path / "deep.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not JSON .nested too deeply"):
+        read_json(path)
+    lines = tmp_path / "deep.jsonl"
+    lines.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(lines))}:1: not JSON .nested too deep"):
+        read_jsonl(lines)
+    with pytest.raises(RecursionError):
+        json.loads(text)  # what a reader without the limit meets
+
+
+def test_a_json_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LARGEST_JSON_BYTES", 10)
+    (tmp_path / "a.json").write_text('{"a": 12345}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.json: 12 bytes, more than the 10 that are read"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({}, "not a manifest (no list of runs)"),
+        ({"runs": {}}, "not a manifest (no list of runs)"),
+        ({"runs": [1]}, "run_id 'None' cannot name a folder"),
+        ({"runs": [{"run_id": 3}]}, "run_id '3' cannot name a folder"),
+        ({"runs": [{"run_id": "../../x"}]}, "run_id '../../x' cannot name a folder"),
+        ({"runs": [{"run_id": "a" * 201}]}, "cannot name a folder of the study"),
+        ({"runs": [{"run_id": "a"}] * 100_001}, "100001 runs, more than the 100000 that are read"),
+    ],
+)
+def test_a_hostile_manifest_is_refused_by_name(manifest: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^m.json: .*{re.escape(message)}"):
+        records.refuse_hostile_manifest(Path("m.json"), manifest)
+
+
+def test_the_run_ids_that_we_make_are_no_alarm() -> None:
+    runs = [{"run_id": "d32l2-10.2k-lr1.00e-02-s0-4cd61a36"}] * 100_000
+    records.refuse_hostile_manifest(Path("m.json"), {"runs": runs})
