@@ -52,6 +52,10 @@ class StorageError(WindTunnelError):
     cause = "storage"
 
 
+class RecordsError(StorageError):
+    """Rows of a run that its checkpoint vouches for are gone or damaged."""
+
+
 STORAGE_ERRNOS = frozenset(
     (
         errno.ENOSPC,

@@ -20,6 +20,8 @@ from train.errors import (
     DeviceMemoryError,
     DivergedError,
     InfrastructureError,
+    LockedError,
+    RecordsError,
     StorageError,
     WindTunnelError,
     as_storage_error,
@@ -59,6 +61,7 @@ def train_run(config: Config, plan: RunPlan) -> None:
         DataError: The data is missing or damaged.
         LockedError: Another process trains this run.
         CheckpointError: Its checkpoints are all damaged, or another run's.
+        RecordsError: Rows that its checkpoint vouches for are gone or damaged.
         StorageError: The disk is full, read-only or gone.
         DeviceMemoryError: One window at a time does not fit the device.
         InfrastructureError: The device failed; the same command continues.
@@ -78,7 +81,7 @@ def train_run(config: Config, plan: RunPlan) -> None:
         while True:
             try:
                 micro_batch_seqs = _attempt(config, plan, folder, stop, micro_batch_seqs)
-            except CheckpointError:
+            except (CheckpointError, RecordsError):
                 if not config.restart or not folder.checkpoints.exists():
                     raise
                 folder.archive()
@@ -110,6 +113,8 @@ def _attempt(
         open_records(run, facts, changed)
         train_to_horizon(run, stop)
         return None
+    except LockedError:  # another process owns the folder: nothing more is written there
+        raise
     except BaseException as error:
         if run is not None and is_out_of_memory(error):
             half = half_micro_batch(run.micro_batch_seqs, batch_seqs=run.batches.batch_seqs)
@@ -206,6 +211,7 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
                 _collect(run, queued)
             if not is_boundary:
                 continue
+            run.folder.refuse_other_holder()
             run.seconds += clock.training_seconds()
             if is_log:
                 row = log_row(run, lr=lr, tokens_per_second=clock.rate(run.step, plan.batch_tokens))

@@ -72,13 +72,14 @@ def changed_versions(
     """
     if not before:
         return {}
+    versions, git = (
+        part if isinstance(part, Mapping) else {}
+        for part in (before.get("versions"), before.get("git"))
+    )
     named = {
-        **{
-            name: (before.get("versions", {}).get(name), new)
-            for name, new in now["versions"].items()
-        },
+        **{name: (versions.get(name), new) for name, new in now["versions"].items()},
         "device": (before.get("device"), now["device"]),
-        "git commit": (before.get("git", {}).get("commit"), now["git"]["commit"]),
+        "git commit": (git.get("commit"), now["git"]["commit"]),
     }
     return {name: pair for name, pair in named.items() if pair[0] != pair[1]}
 

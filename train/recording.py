@@ -1,5 +1,6 @@
 """What a run writes: its facts, rows, evaluations, status, checkpoints, and its result."""
 
+import contextlib
 import hashlib
 import math
 import warnings
@@ -11,11 +12,18 @@ import torch
 from omegaconf import OmegaConf
 
 from train.checkpoint import save_checkpoint
-from train.errors import DivergedError
+from train.errors import DivergedError, RecordsError
 from train.evaluate import evaluate
 from train.identity import science
 from train.provenance import changed_versions, refuse_changed_versions, run_facts, runs_table_row
-from train.records import SCHEMA_VERSION, append_jsonl, read_json, write_json, write_text
+from train.records import (
+    SCHEMA_VERSION,
+    append_jsonl,
+    read_json,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from train.replay import compare
 from train.resume import checkpoint_state
 from train.run import Run
@@ -55,6 +63,7 @@ def open_records(
     config, folder = run.config, run.folder
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_json(folder.run, facts)
+    sync_folder(folder.path.parent)  # the run folder's own name
     run.tracker = build_tracker(
         config.tracker,
         study=config.study.name,
@@ -145,6 +154,8 @@ def save(run: Run) -> None:
     model, optimizer = run.model.state_dict(), run.optimizer.state_dict()
     _refuse_non_finite(run, model, optimizer)
     append_jsonl(run.folder.metrics, [], sync=True)
+    run.folder.checkpoints.mkdir(exist_ok=True)
+    sync_folder(run.folder.path)  # the names of the records and of checkpoints/, too
     save_checkpoint(
         run.folder.checkpoints,
         run.step,
@@ -244,13 +255,17 @@ def close_attempt(
 ) -> None:
     """Close the mirror and append the attempt's end: its cause, its step, how replays compare."""
     mirror = run.tracker.finish(state, summary or {})
-    replayed = compare(run.folder)
+    replayed = None
+    with contextlib.suppress(
+        RecordsError
+    ):  # the end of a run that found it is written all the same
+        replayed = compare(run.folder)
     run.folder.log_attempt(
         "end",
         attempt=run.attempt,
         state=state,
         cause=cause,
         step=run.step,
-        **({"replayed": replayed.facts()} if replayed.rows else {}),
+        **({"replayed": replayed.facts()} if replayed and replayed.rows else {}),
         **({"mirror": dict(mirror)} if mirror else {}),
     )

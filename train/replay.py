@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from train.errors import StorageError
-from train.records import append_jsonl, read_jsonl
+from train.errors import RecordsError
+from train.records import append_jsonl, read_jsonl, sound_rows
 from train.rundir import RunFolder
 
 CLOCK_COLUMNS = frozenset(("seconds", "tokens_per_second", "mfu"))
@@ -58,14 +58,14 @@ def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
             not named had none. A torn line, the mark of a crash, lies beyond them and is dropped.
 
     Raises:
-        StorageError: A record is shorter than its checkpoint vouches for, or damaged before it.
+        RecordsError: A record is shorter than its checkpoint vouches for, or damaged before it.
     """
     moved = 0
     for path in (folder.metrics, folder.evals):
         kept = sizes.get(path.name, 0)
         length = path.stat().st_size if path.exists() else 0
         if length < kept:
-            raise StorageError(
+            raise RecordsError(
                 f"{path}: holds {length} bytes, and {kept} were on disk at the checkpoint; rows "
                 f"are lost. Bring the file back, or start the run again with restart=true"
             )
@@ -78,21 +78,20 @@ def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
             file.truncate(kept)
             os.fsync(file.fileno())
         moved += len(late)
-    for path in (folder.metrics, folder.evals):
-        _check(path)
+    _final_rows(folder)  # so that damage is found at the start and not after hours
     return moved
 
 
 def compare(folder: RunFolder) -> ReplayReport:
-    """Compare every row of replayed.jsonl with the row that took its place, where there is one."""
-    final = {
-        _key(path.name, row): row
-        for path in (folder.metrics, folder.evals)
-        for row in read_jsonl(path)
-    }
+    """Compare every row of replayed.jsonl with the row that took its place, where there is one.
+
+    Raises:
+        RecordsError: A record is damaged; of replayed.jsonl, only rows that can be read count.
+    """
+    final = _final_rows(folder)
     rows, largest, differing = 0, 0.0, []
-    for old in read_jsonl(folder.replayed):
-        new = final.get(_key(old["file"], old))
+    for old in sound_rows(folder.replayed):
+        new = final.get(_key(str(old.get("file")), old))
         if new is None:
             continue
         rows += 1
@@ -108,8 +107,23 @@ def compare(folder: RunFolder) -> ReplayReport:
     )
 
 
+def _final_rows(folder: RunFolder) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """The rows of both records, by file, step and split."""
+    try:
+        return {
+            _key(path.name, row): row
+            for path in (folder.metrics, folder.evals)
+            for row in read_jsonl(path)
+        }
+    except ValueError as error:
+        raise RecordsError(
+            f"{error}; bring the file back, or start the run again with restart=true"
+        ) from None
+
+
 def _key(file: str, row: Mapping[str, Any]) -> tuple[str, int, str]:
-    return file, row["step"], row.get("split", "")
+    step = row.get("step")
+    return file, step if isinstance(step, int) else -1, str(row.get("split", ""))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[float]:
@@ -133,13 +147,3 @@ def _whole_rows(path: Path, start: int) -> Iterator[dict[str, Any]]:
                 yield {"file": path.name, **row, "step": int(row["step"])}
             except (ValueError, TypeError, KeyError):
                 warnings.warn(f"{path}: a torn row after the checkpoint is dropped", stacklevel=2)
-
-
-def _check(path: Path) -> None:
-    """Read what is kept, so that damage is found at the start and not after hours."""
-    try:
-        read_jsonl(path)
-    except ValueError as error:
-        raise StorageError(
-            f"{error}; bring the file back, or start the run again with restart=true"
-        ) from None

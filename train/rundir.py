@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from train.lock import Holder, hold, is_held, read_holder
-from train.records import STATES, append_jsonl, read_json, read_jsonl, write_json
+from train.errors import LockedError
+from train.lock import Holder, hold, is_held, read_holder, this_host
+from train.records import STATES, append_jsonl, read_json, sound_rows, write_json
 
 ARCHIVE = "archive"
 """Folder of what a run wrote before it was restarted from zero."""
@@ -99,13 +100,18 @@ class RunFolder:
     def attempt_number(self) -> int:
         """How many times a process has started this run, archived starts included.
 
-        Numbers are never used twice: a W&B run is named after its attempt.
+        Numbers are never used twice: a W&B run is named after its attempt. A damaged row costs
+        nothing but itself: this file is told of by the status, and no start depends on it.
         """
         archived = self.path.glob(f"{ARCHIVE}/*/{self.attempts.name}")
-        return sum(
-            row.get("event") == "start"
-            for path in (*archived, self.attempts)
-            for row in read_jsonl(path)
+        return max(
+            (
+                row["attempt"]
+                for path in (*archived, self.attempts)
+                for row in sound_rows(path)
+                if row.get("event") == "start" and isinstance(row.get("attempt"), int)
+            ),
+            default=0,
         )
 
     def log_attempt(self, event: str, **facts: Any) -> None:  # noqa: ANN401
@@ -133,6 +139,22 @@ class RunFolder:
     def holder(self) -> Holder | None:
         """Who trains the run, or trained it last."""
         return read_holder(self.lock)
+
+    def refuse_other_holder(self) -> None:
+        """Stop this process before it writes to a run that is not its own any more.
+
+        Whoever deletes the lock, or the whole folder, of a run under way makes room for a second
+        start, which then names itself in the new lock.
+
+        Raises:
+            LockedError: Another process holds the run.
+        """
+        holder = self.holder()
+        if holder is not None and (holder.host, holder.pid) != (this_host(), os.getpid()):
+            raise LockedError(
+                f"{self.path}: its lock was deleted while this process trained the run, and "
+                f"{holder} trains it now; this process stops and leaves everything to that one"
+            )
 
     def archive(self) -> Path:
         """Move what the run has written to `archive/<n>/`, so that it starts anew; return that.

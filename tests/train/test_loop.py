@@ -33,6 +33,7 @@ from train.errors import (
     InfrastructureError,
     LockedError,
     PreemptedError,
+    RecordsError,
     StorageError,
 )
 from train.evaluate import Evaluation
@@ -385,6 +386,21 @@ def test_an_attempt_s_end_is_recorded_with_its_cause(
     run_to_end(config)  # again continues
     assert folder.state() == "completed"
     assert read_jsonl(folder.attempts)[-1]["cause"] is None
+
+
+def test_rows_that_are_lost_stop_a_run_until_it_may_start_again(tmp_path: Path) -> None:
+    assert stop_child_at(30, "SIGTERM", tmp_path) == 75
+    config = tiny_config(tmp_path, study=StudyConfig(name="killed"))
+    folder = RunFolder(tmp_path / "runs" / "killed" / validate(config).run_id)
+    folder.metrics.write_text("", encoding="utf-8")
+    with pytest.raises(RecordsError, match=r"rows are lost\. .* restart=true"):
+        run_to_end(config)
+    assert folder.state() == "failed"
+    assert read_jsonl(folder.attempts)[-1]["cause"] == "storage"
+    assert run_to_end(dataclasses.replace(config, restart=True)) == folder
+    assert_same_record(folder, run_to_end(tiny_config(tmp_path)))
+    assert (folder.path / "archive" / "1" / "checkpoints").exists()
+    assert read_jsonl(folder.attempts)[0]["start_step"] == 0
 
 
 def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:

@@ -27,6 +27,15 @@ def test_nothing_changed_is_nothing_told() -> None:
     assert changed_versions({}, FACTS) == {}  # the first attempt left no facts
 
 
+def test_facts_that_somebody_edited_count_as_unknown() -> None:
+    changed = changed_versions({"versions": 3, "git": [], "device": FACTS["device"]}, FACTS)
+    assert changed == {
+        "torch": (None, "2.13.0"),
+        "python": (None, "3.11.7"),
+        "git commit": (None, "ab12"),
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from train.errors import StorageError
+from train.errors import RecordsError
 from train.records import append_jsonl, read_jsonl
 from train.replay import ReplayReport, compare, set_aside
 from train.rundir import RunFolder
@@ -95,10 +95,10 @@ def test_a_late_line_that_is_no_row_is_dropped_with_a_word(
 def test_a_record_shorter_than_its_checkpoint_vouches_for_is_refused(folder: RunFolder) -> None:
     committed = sizes_at(folder, 4)
     folder.metrics.write_bytes(folder.metrics.read_bytes()[:-9])
-    with pytest.raises(StorageError, match=r"metrics.jsonl: holds \d+ bytes, and \d+ were on disk"):
+    with pytest.raises(RecordsError, match=r"metrics.jsonl: holds \d+ bytes, and \d+ were on disk"):
         set_aside(folder, committed)
     folder.metrics.unlink()
-    with pytest.raises(StorageError, match=r"holds 0 bytes.*restart=true"):
+    with pytest.raises(RecordsError, match=r"holds 0 bytes.*restart=true"):
         set_aside(folder, committed)
 
 
@@ -106,7 +106,7 @@ def test_damage_before_the_checkpoint_is_refused_by_line(folder: RunFolder) -> N
     committed = sizes_at(folder, 4)
     content = folder.metrics.read_bytes()
     folder.metrics.write_bytes(content.replace(b"{", b"x", 1))
-    with pytest.raises(StorageError, match=r"metrics.jsonl:1: not JSON .*restart=true"):
+    with pytest.raises(RecordsError, match=r"metrics.jsonl:1: not JSON .*restart=true"):
         set_aside(folder, committed)
 
 
@@ -155,3 +155,19 @@ def test_a_row_set_aside_twice_is_compared_twice(folder: RunFolder) -> None:
     set_aside(folder, sizes_at(folder, 3))
     append_jsonl(folder.metrics, [metric(4)])
     assert compare(folder).rows == 2
+
+
+def test_rows_set_aside_that_cannot_be_read_are_not_compared(folder: RunFolder) -> None:
+    set_aside(folder, sizes_at(folder, 2))
+    append_jsonl(folder.metrics, [metric(step) for step in (3, 4)])
+    with folder.replayed.open("ab") as file:
+        file.write(b'{torn\n[3]\n{"step": 3}\n{"file": "metrics.jsonl", "step": [4]}\n')
+    assert compare(folder).rows == 2
+    assert compare(folder).differing == 0
+
+
+def test_a_record_that_is_damaged_while_the_run_trains_is_named(folder: RunFolder) -> None:
+    with folder.metrics.open("ab") as file:
+        file.write(b"{torn\n")
+    with pytest.raises(RecordsError, match=r"metrics.jsonl:5: not JSON .* with restart=true"):
+        compare(folder)

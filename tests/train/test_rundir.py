@@ -1,5 +1,6 @@
 """The lock dies with its holder; a status is one of a closed set; an archive takes all of a run."""
 
+import json
 import os
 import re
 import signal
@@ -131,10 +132,31 @@ def test_a_state_outside_the_closed_set_is_our_mistake(folder: RunFolder) -> Non
 def test_attempts_are_starts(folder: RunFolder) -> None:
     folder.path.mkdir(parents=True)
     assert folder.attempt_number() == 0
-    for event in ("start", "end", "start"):
-        folder.log_attempt(event, attempt=1, state="failed")
+    for event, attempt in (("start", 1), ("end", 1), ("start", 2)):
+        folder.log_attempt(event, attempt=attempt, state="failed")
     assert folder.attempt_number() == 2
     assert read_jsonl(folder.attempts)[0]["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("junk", [b"{torn\n", b"[1]\n", b"\xff\x00\n", b'{"event": "start"}\n'])
+def test_a_damaged_row_of_attempts_stops_no_start(folder: RunFolder, junk: bytes) -> None:
+    folder.path.mkdir(parents=True)
+    folder.log_attempt("start", attempt=1)
+    with folder.attempts.open("ab") as file:
+        file.write(junk)
+    folder.log_attempt("start", attempt=2)
+    assert folder.attempt_number() == 2
+
+
+def test_a_run_whose_lock_names_another_process_is_left_to_it(folder: RunFolder) -> None:
+    with folder.locked():
+        folder.refuse_other_holder()  # it is ours
+        folder.lock.unlink()
+        folder.refuse_other_holder()  # nobody has it
+        record = {"host": "box", "pid": 7, "since": "2026-01-01T00:00:00+00:00"}
+        folder.lock.write_text(json.dumps(record), encoding="utf-8")
+        with pytest.raises(LockedError, match=r"its lock was deleted .* process 7 on box \(since"):
+            folder.refuse_other_holder()
 
 
 def written(folder: RunFolder) -> None:

@@ -1,0 +1,55 @@
+"""L1: a run folder deleted under the process that trains it, and a second start in its place.
+
+A flock lives in a file, and whoever deletes the file makes room for another. The first process must
+then not write a single byte into what has become the second one's run.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from faults.patches import At, Hold, Replace
+from faults.runner import Child, Outcome, Train, run_here
+from faults.same_run import assert_same_run
+from train.config import Config
+from train.records import read_jsonl
+from train.rundir import RunFolder
+
+Tiny = Callable[..., Config]
+Started = Callable[..., Child]
+
+
+def test_l1_a_run_that_was_deleted_and_started_anew_is_left_to_the_second_process(
+    tiny: Tiny, started: Started, tmp_path: Path, reference_run: RunFolder
+) -> None:
+    outcome = replaced(tiny, started, tmp_path / "gate")
+    assert outcome.exit_code != 0
+    assert "LockedError" in outcome.stderr
+    assert "its lock was deleted while this process trained the run" in outcome.stderr
+    assert_same_run(outcome.folder, reference_run)
+    assert [row["event"] for row in read_jsonl(outcome.folder.attempts)] == ["start", "end"]
+
+
+def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_run(
+    tiny: Tiny, started: Started, tmp_path: Path
+) -> None:
+    blind = Replace("train.rundir:RunFolder.refuse_other_holder", _look_away)
+    outcome = replaced(tiny, started, tmp_path / "gate", blind)
+    steps = [row["step"] for row in read_jsonl(outcome.folder.metrics)]
+    assert len(steps) > len(set(steps))
+
+
+def replaced(tiny: Tiny, started: Started, gate: Path, *patches: Replace) -> Outcome:
+    """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
+    config = tiny()
+    held = At("train.loop:train_step", Hold(gate), call=21)
+    child = started(config, *patches, held, command=Train(config))
+    child.wait_for(gate.exists)
+    shutil.rmtree(child.folder.path)
+    run_here(config)
+    gate.unlink()
+    return child.wait()
+
+
+def _look_away(folder: RunFolder) -> None:
+    del folder
