@@ -7,6 +7,7 @@ The hashes guard against damage, not against an attacker; against code in a chec
 `weights_only=True`, and this is the one place that loads tensors.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from train.device import is_device_lost, is_out_of_memory
 from train.errors import CheckpointError, StorageError, as_storage_error
-from train.records import read_json, write_json
+from train.records import read_json, sync_folder, write_json
 
 SCHEMA = 2
 """Raised by every change after which an older checkpoint could be half understood."""
@@ -37,6 +38,7 @@ DAMAGE = (
     RuntimeError,
     EOFError,
     UnpicklingError,
+    NotADirectoryError,
 )
 """What a truncated, altered or foreign checkpoint raises, by where it was hit."""
 
@@ -119,12 +121,14 @@ def load_newest(root: Path) -> Checkpoint | None:
     if not root.exists():
         return None
     for stale in root.glob("step_*.partial"):
-        shutil.rmtree(stale)
+        _delete(stale)
     reasons: list[str] = []
     for folder in reversed(_step_folders(root)):
         try:
             return replace(_load(folder), set_aside=tuple(reasons))
         except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
+            if is_out_of_memory(error):  # nor does a machine that is full
+                raise
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             reasons.append(f"{folder.name}: {reason}")
             _quarantine(folder, str(error) or type(error).__name__)
@@ -245,24 +249,38 @@ def _cannot_be_written(
 
 def _quarantine(folder: Path, reason: str) -> None:
     bad = folder.parent / "bad"
+    if bad.is_symlink():  # it would lead the deletion below out of the run
+        bad.unlink()
     bad.mkdir(exist_ok=True)
     target = bad / folder.name
-    if target.exists():
-        shutil.rmtree(target)
+    _delete(target)
     folder.replace(target)
     write_json(bad / f"{folder.name}.json", {"reason": reason})
 
 
 def _known_bad(bad: Path) -> list[str]:
-    return [f"{path.stem}: {read_json(path)['reason']}" for path in sorted(bad.glob("*.json"))]
+    """Earlier quarantines; a note that cannot be read says nothing."""
+    reasons = {path.name: "damaged" for path in bad.iterdir() if path.suffix != ".json"}
+    for path in bad.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            reasons[path.stem] = str(read_json(path).get("reason", "damaged"))
+    return [f"{name}: {reason}" for name, reason in sorted(reasons.items())]
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, or whatever a person put under its name; a link's target stays."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _discard(folder: Path) -> None:
     """Delete a checkpoint so that a kill in the middle leaves no half of one under its name."""
     doomed = folder.with_name(f"{folder.name}.old.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
+    _delete(doomed)
     folder.replace(doomed)
-    shutil.rmtree(doomed)
+    _delete(doomed)
 
 
 def _step_folders(root: Path) -> list[Path]:
@@ -281,6 +299,9 @@ def _sha256(path: Path) -> str:
 
 
 def _fsync(path: Path) -> None:
+    if path.is_dir():
+        sync_folder(path)
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -78,11 +78,15 @@ def select_device(machine: MachineConfig) -> ComputeDevice:
     return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0), sharers)
 
 
+FULL_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What the CPU's allocator, the CUDA driver, and cuBLAS and cuDNN say by a plain RuntimeError."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; the CPU's allocator says it by a plain RuntimeError."""
+    """Whether an allocation failed; not only torch's own allocator on a GPU says so."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:
@@ -90,7 +94,8 @@ def is_device_lost(error: BaseException) -> bool:
     is_cuda = isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
-    return is_cuda and "device-side assert" not in str(error)  # that one is a bug of ours
+    is_bug_of_ours = "device-side assert" in str(error)
+    return is_cuda and not is_bug_of_ours and not is_out_of_memory(error)
 
 
 def release_memory() -> None:

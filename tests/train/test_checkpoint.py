@@ -386,3 +386,50 @@ def test_an_error_that_is_not_the_disk_s_is_passed_on(
     monkeypatch.setattr("train.checkpoint._seal", fail)
     with pytest.raises(OSError, match="Invalid argument"):
         save(root, 10)
+
+
+def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(root, 10)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", refuse)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            load_newest(root)
+    assert names(root) == ["step_00000010"]
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+
+
+def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root: Path) -> None:
+    save(root, 10)
+    (root / "step_00000020").write_text("mine", encoding="utf-8")
+    (root / "step_00000030.partial").write_text("mine", encoding="utf-8")
+    found = load_newest(root)
+    assert found is not None
+    assert (found.step, len(found.set_aside)) == (10, 1)
+    assert names(root) == ["bad", "step_00000010"]
+
+
+def test_of_a_linked_checkpoint_the_link_alone_is_pruned(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    save(root, 10).rename(elsewhere)
+    (root / "step_00000010").symlink_to(elsewhere)
+    save(root, 20)
+    save(root, 30)
+    assert names(root) == ["step_00000020", "step_00000030"]
+    assert "DONE.json" in names(elsewhere)
+
+
+@pytest.mark.parametrize("note", ["{}", "{torn", '["x"]', None])
+def test_what_is_in_bad_is_listed_whatever_its_note_says(root: Path, note: str | None) -> None:
+    (root / "bad" / "step_00000010").mkdir(parents=True)
+    if note is not None:
+        (root / "bad" / "step_00000010.json").write_text(note, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint in .*\n  step_00000010: dam"):
+        load_newest(root)

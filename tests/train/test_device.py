@@ -80,6 +80,8 @@ CPU_WORDS = (
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
         (MemoryError(), True, False),
         (RuntimeError(CPU_WORDS), True, False),
+        (torch.AcceleratorError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True, False),
         (RuntimeError("CUDA error: unspecified launch failure"), False, True),
         (torch.AcceleratorError("CUDA error: GPU is lost"), False, True),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), False, False),
