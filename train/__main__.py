@@ -1,5 +1,6 @@
 """`python -m train [overrides]`: one job. `python -m train -m study=NAME`: a study."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -20,7 +21,7 @@ from train.compose import (
     to_config,
 )
 from train.config import Config
-from train.errors import WindTunnelError, as_storage_error
+from train.errors import StorageError, WindTunnelError, as_storage_error
 from train.hydra_node import guarded, refuse_hydra_options
 from train.launch import STUDY_JOB
 from train.loop import train_run
@@ -110,17 +111,28 @@ def refuse_words(words: list[str]) -> None:
 
 
 def _fail(error: WindTunnelError) -> int:
-    sys.stderr.write(mask(f"error: {error}\n"))
+    with contextlib.suppress(OSError):  # the terminal may be gone: the exit code tells it too
+        sys.stderr.write(mask(f"error: {error}\n"))
     return error.exit_code
 
 
 def _say_how_it_ended(folder: RunFolder) -> None:
-    """One line on standard output, also for a run that was finished before."""
+    """One line on standard output, also for a run that was finished before.
+
+    Raises:
+        StorageError: Its result is damaged.
+    """
     line = f"{folder.path}: {folder.state()}"
     if folder.result.exists():
-        row = read_json(folder.result)["row"]
-        line += f", validation loss {row['loss']:.4f} nats per token"
-        line += f" ({row['bits_per_byte']:.4f} bits per byte)"
+        try:
+            row = read_json(folder.result)["row"]
+            line += f", validation loss {row['loss']:.4f} nats per token"
+            line += f" ({row['bits_per_byte']:.4f} bits per byte)"
+        except (ValueError, LookupError, TypeError) as error:
+            raise StorageError(
+                f"{folder.result}: edited or damaged ({type(error).__name__}: {error}); delete it "
+                f"and status.json, and the same command writes both anew from the last checkpoint"
+            ) from None
     sys.stdout.write(line + "\n")
 
 

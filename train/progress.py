@@ -1,5 +1,6 @@
 """What a person sees of one job: a live line on a terminal, a line now and then in a log."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -42,7 +43,8 @@ class RunProgress:
         self._task = self._bar.add_task(run_id, total=total_steps, completed=start_step, facts="")
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.start()
         return self
 
     def __exit__(
@@ -51,10 +53,18 @@ class RunProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.stop()
 
     def update(self, step: int, row: Mapping[str, Any]) -> None:
-        """Show where the run is; `row` is a row of metrics.jsonl."""
+        """Show where the run is; `row` is a row of metrics.jsonl.
+
+        A terminal that was closed, or a pipe that nobody reads, is no reason to stop a run.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            self._show(step, row)
+
+    def _show(self, step: int, row: Mapping[str, Any]) -> None:
         speed = short_count(row["tokens_per_second"])
         facts = f"train loss {row['loss']:.4f}  {speed} tokens/s  mfu {row['mfu']:.0%}"
         self._bar.update(self._task, completed=step, facts=facts)

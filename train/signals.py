@@ -67,8 +67,8 @@ def stops_at_once() -> Iterator[None]:
         del frame
         raise _stopped(signal.Signals(number), "outside the training loop")
 
-    stop.ends_the_command = True  # type: ignore[attr-defined]
     before = _install(stop)
+    stop.instead_of = before  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -97,7 +97,11 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 
 
 def _chain(handler: Any, number: signal.Signals) -> None:  # noqa: ANN401
-    """Call a scheduler's handler; Python's own, and ours, would only end the process."""
-    is_ours = getattr(handler, "ends_the_command", False)
-    if callable(handler) and handler is not signal.default_int_handler and not is_ours:
+    """Call a scheduler's handler, also one that stops_at_once stands in for.
+
+    Python's own, and ours, would only end the process.
+    """
+    while (hidden := getattr(handler, "instead_of", None)) is not None:
+        handler = hidden.get(number)
+    if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from train.errors import ConfigError, WindTunnelError, did_you_mean
+from train.errors import ConfigError, WindTunnelError, as_storage_error, did_you_mean
 from train.manifest import read_manifest
 from train.retries import name_stops
 from train.run_status import RunStatus, run_status
@@ -110,7 +110,10 @@ def main(words: list[str]) -> int:
         if "study" not in options:
             raise ConfigError("study=NAME is missing: python -m train.status study=NAME [runs=DIR]")
         runs = study_status(find_study(Path(options["runs"]), options["study"]))
-    except WindTunnelError as error:
+    except (WindTunnelError, OSError) as problem:
+        error = as_storage_error(problem) if isinstance(problem, OSError) else problem
+        if error is None:
+            raise
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     console.print(status_table(runs))

@@ -48,11 +48,13 @@ class StudyProgress:
 
     def __exit__(self, *error: object) -> None:
         """Leave the bar as it stands."""
-        self._bar.stop()
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.stop()
 
     def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the bar, if anybody is there to read it: jobs go on in any case."""
+        with contextlib.suppress(OSError, ValueError):
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, *, n_elsewhere: int, now: bool = False) -> None:
         """Read the run folders every few seconds and show the sum.
@@ -68,7 +70,8 @@ class StudyProgress:
         share, facts = self._facts(n_elsewhere)
         looked = time.monotonic() - clock
         self._next_look = clock + max(LOOK_SECONDS, looked / LOOK_SHARE)
-        self._bar.update(self._task, completed=share, facts=facts)
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.update(self._task, completed=share, facts=facts)
         if self._bar.disable and (now or changed or clock >= self._next_line):
             self._next_line = clock + LINE_SECONDS
             self.say(f"{self._folder.name}  {share:4.0%} of FLOPs  {facts}")

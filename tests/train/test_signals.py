@@ -109,3 +109,16 @@ def test_inside_the_command_a_granted_stop_is_raised_once() -> None:
 
     with pytest.raises(PreemptedError, match="after step 7"):
         stop()
+
+
+def test_a_scheduler_s_handler_is_called_also_from_within_the_command(scheduler: list[int]) -> None:
+    """The command's own handlers lie between the loop's and the scheduler's."""
+
+    def stop() -> None:
+        with stops_at_once(), stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            raise request.error("after step 7")
+
+    with pytest.raises(PreemptedError, match="after step 7"):
+        stop()
+    assert scheduler == [signal.SIGUSR2]

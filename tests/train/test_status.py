@@ -191,3 +191,10 @@ def test_a_wrong_command_ends_with_exit_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.strip() == message
+
+
+def test_a_name_that_no_file_system_takes_is_said_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.main([f"study={'a' * 300}", f"runs={tmp_path}"]) == 3
+    assert "cannot be written or read (File name too long)" in capsys.readouterr().err
