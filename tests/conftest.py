@@ -1,6 +1,7 @@
 """What every test needs: no network, one thread, and a tiny real job."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,14 @@ def _temporary_files() -> Iterator[None]:
     ):
         patch.setenv("TMPDIR", folder)  # this process has looked already
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_at_a_terminal() -> None:
+    """A shell starts what is in its background, and nohup, with signals ignored; children too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

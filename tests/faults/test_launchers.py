@@ -154,7 +154,7 @@ def test_h3_a_second_launcher_ends_with_73_at_once_and_harms_nothing(
     words = rf"faults: process {first.pid} on \S+ \(since \S+, \d+ s ago\) is running this study$"
     with pytest.raises(LockedError, match=words):
         run_fake_study(launchers.config, acts)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
     assert starts(launchers.config, acts) == before
     gate.unlink()
     first.join(60)

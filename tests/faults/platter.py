@@ -1,0 +1,62 @@
+"""A disk that loses power: of files and folders it has what was synced last, and nothing else.
+
+Stricter than most file systems, which bring more to the disk than they were asked to.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Key = tuple[int, int]
+"""Device and inode, which stay the same when a file is renamed."""
+
+
+class Platter:
+    """What is certain to survive, learned from each os.fsync of this process from now on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._contents: dict[Key, bytes] = {}
+        self._names: dict[Key, dict[str, Key]] = {}
+        self._held: dict[Key, int] = {}  # open, so that no inode is used for a second file
+        self.after_each_sync: Callable[[], object] = lambda: None
+        patch.setattr(os, "fsync", self._sync)
+
+    def restore(self, folder: Path, target: Path) -> None:
+        """Write to `target` what is left of `folder` after a power cut."""
+        self._restore(_key(folder), target)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+
+    def _sync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        key = self._hold(path)
+        if path.is_dir():
+            self._names[key] = {child.name: self._hold(child) for child in path.iterdir()}
+        else:
+            self._contents[key] = path.read_bytes()
+        self.after_each_sync()
+
+    def _hold(self, path: Path) -> Key:
+        key = _key(path)
+        if key not in self._held:
+            self._held[key] = os.open(path, os.O_RDONLY)
+        return key
+
+    def _restore(self, key: Key, target: Path) -> None:
+        if stat.S_ISDIR(os.fstat(self._held[key]).st_mode):
+            target.mkdir(parents=True)
+            for name, child in self._names.get(key, {}).items():
+                self._restore(child, target / name)
+        else:
+            target.write_bytes(self._contents.get(key, b""))
+
+
+def _key(path: Path) -> Key:
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
