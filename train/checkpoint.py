@@ -7,7 +7,6 @@ The hashes guard against damage, not against an attacker; against code in a chec
 `weights_only=True`, and this is the one place that loads tensors.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,11 +19,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from train.device import is_device_lost, is_out_of_memory
 from train.errors import CheckpointError, StorageError, as_storage_error
+from train.quarantine import delete, known_bad, quarantine
 from train.records import read_json, sync_folder, write_json
+from train.state_dict import compact, tensor_bytes
 
 SCHEMA = 2
 """Raised by every change after which an older checkpoint could be half understood."""
@@ -84,15 +84,12 @@ def save_checkpoint(
     """
     final = root / f"step_{step:08d}"
     partial = root / f"{final.name}.partial"
-    tensors = {"model.pt": _compact(model), "optim.pt": _compact(optimizer)}
+    tensors = {"model.pt": compact(model), "optim.pt": compact(optimizer)}
     refused = None
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name, value in tensors.items():
-            torch.save(value, partial / name)
-        (partial / "state.json").write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-        _seal(partial, step)
+        _write(partial, step, tensors, state)
         if final.exists():  # one that was found damaged is in bad/, so this is a sound twin
             _discard(final)
         partial.replace(final)
@@ -121,7 +118,7 @@ def load_newest(root: Path) -> Checkpoint | None:
     if not root.exists():
         return None
     for stale in root.glob("step_*.partial"):
-        _delete(stale)
+        delete(stale)
     reasons: list[str] = []
     for folder in reversed(_step_folders(root)):
         try:
@@ -131,9 +128,9 @@ def load_newest(root: Path) -> Checkpoint | None:
                 raise
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             reasons.append(f"{folder.name}: {reason}")
-            _quarantine(folder, str(error) or type(error).__name__)
+            quarantine(folder, str(error) or type(error).__name__)
     if reasons or (root / "bad").exists():
-        listed = "\n  ".join(reasons or _known_bad(root / "bad"))
+        listed = "\n  ".join(reasons or known_bad(root / "bad"))
         raise CheckpointError(
             f"no usable checkpoint in {root}:\n  {listed}\n"
             f"nothing was changed but that they are in bad/; bring a sound one back, or start the "
@@ -142,9 +139,11 @@ def load_newest(root: Path) -> Checkpoint | None:
     return None
 
 
-def tensor_bytes(*values: Any) -> int:  # noqa: ANN401
-    """Bytes of all distinct tensors in nested state dicts, tied ones counted once."""
-    return sum(storage.nbytes() for storage in _storages(values).values())
+def _write(partial: Path, step: int, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    for name, value in tensors.items():
+        torch.save(value, partial / name)
+    (partial / "state.json").write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+    _seal(partial, step)
 
 
 def _seal(partial: Path, step: int) -> None:
@@ -196,37 +195,6 @@ def _load_tensors(path: Path) -> dict[str, Any]:
     return value
 
 
-def _compact(value: Any, copies: dict[Any, Tensor] | None = None) -> Any:  # noqa: ANN401
-    """Copy tensors that view a larger storage: torch.save writes the whole of what they view.
-
-    Tensors that are tied, views of the very same numbers, stay so.
-    """
-    copies = {} if copies is None else copies
-    if isinstance(value, Tensor):
-        if value.untyped_storage().nbytes() == value.numel() * value.element_size():
-            return value
-        view = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        return copies.setdefault(view, value.clone())
-    if isinstance(value, Mapping):
-        return {key: _compact(item, copies) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_compact(item, copies) for item in value]
-    return value
-
-
-def _storages(value: Any) -> dict[int, Any]:  # noqa: ANN401
-    """Storages of the tensors in nested containers, by address."""
-    if isinstance(value, Tensor):
-        return {value.untyped_storage().data_ptr(): value.untyped_storage()}
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    found: dict[int, Any] = {}
-    if isinstance(value, list | tuple):
-        for item in value:
-            found |= _storages(item)
-    return found
-
-
 def _cannot_be_written(
     partial: Path, tensors: Mapping[str, Any], error: OSError | RuntimeError
 ) -> StorageError | None:
@@ -247,40 +215,12 @@ def _cannot_be_written(
     )
 
 
-def _quarantine(folder: Path, reason: str) -> None:
-    bad = folder.parent / "bad"
-    if bad.is_symlink():  # it would lead the deletion below out of the run
-        bad.unlink()
-    bad.mkdir(exist_ok=True)
-    target = bad / folder.name
-    _delete(target)
-    folder.replace(target)
-    write_json(bad / f"{folder.name}.json", {"reason": reason})
-
-
-def _known_bad(bad: Path) -> list[str]:
-    """Earlier quarantines; a note that cannot be read says nothing."""
-    reasons = {path.name: "damaged" for path in bad.iterdir() if path.suffix != ".json"}
-    for path in bad.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            reasons[path.stem] = str(read_json(path).get("reason", "damaged"))
-    return [f"{name}: {reason}" for name, reason in sorted(reasons.items())]
-
-
-def _delete(path: Path) -> None:
-    """Delete a folder, or whatever a person put under its name; a link's target stays."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-
-
 def _discard(folder: Path) -> None:
     """Delete a checkpoint so that a kill in the middle leaves no half of one under its name."""
     doomed = folder.with_name(f"{folder.name}.old.partial")
-    _delete(doomed)
+    delete(doomed)
     folder.replace(doomed)
-    _delete(doomed)
+    delete(doomed)
 
 
 def _step_folders(root: Path) -> list[Path]:

@@ -12,24 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from train.attempt import STATE_AFTER, close_attempt, known_error
 from train.clock import RunClock
 from train.config import Config, OnSaveError
-from train.device import is_device_lost, is_out_of_memory, release_memory
+from train.device import is_out_of_memory, release_memory
 from train.errors import (
     CheckpointError,
-    DeviceMemoryError,
     DivergedError,
-    InfrastructureError,
     LockedError,
     RecordsError,
     StorageError,
     WindTunnelError,
-    as_storage_error,
 )
 from train.planning import RunPlan
 from train.progress import RunProgress
 from train.recording import (
-    close_attempt,
     complete,
     describe,
     log_evaluation,
@@ -47,9 +44,6 @@ from train.rundir import RunFolder
 from train.schedule import evaluation_steps
 from train.signals import StopRequest, stop_requests
 from train.step import half_micro_batch, train_step
-
-STATE_AFTER = {"diverged": "diverged", "preempted": "preempted", "interrupted": "preempted"}
-"""State of a run by the cause that ended its attempt; any other cause is a failure."""
 
 
 def train_run(config: Config, plan: RunPlan) -> None:
@@ -126,31 +120,13 @@ def _attempt(
                     stacklevel=2,
                 )
                 return half
-        known = _known(error, plan)
+        known = known_error(error, plan)
         cause = known.cause if isinstance(known, WindTunnelError) else "bug"
         state = STATE_AFTER.get(cause, "failed")
         _record_end(run, folder, plan, attempt, known, cause, state=state)
         if known is error:
             raise
         raise known from None
-
-
-def _known(error: BaseException, plan: RunPlan) -> BaseException:
-    """Say what an error of torch or of the system means for the user; others are returned."""
-    if isinstance(error, OSError):
-        return as_storage_error(error) or error
-    first_line = (str(error) or type(error).__name__).splitlines()[0]
-    if is_out_of_memory(error):
-        return DeviceMemoryError(
-            f"{plan.run_id}: one window of {plan.shape.seq_len} tokens of this model does not fit "
-            f"the memory ({first_line}); use a smaller model or data.seq_len, fewer "
-            f"machine.workers, or another device"
-        )
-    if is_device_lost(error):
-        return InfrastructureError(
-            f"{plan.run_id}: the device failed ({first_line}); the same command continues"
-        )
-    return error
 
 
 def _record_end(
@@ -190,16 +166,7 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
         write_running(run)
         while run.step < plan.steps:
             lr = plan.lr * plan.schedule.multiplier(run.step)
-            losses = train_step(
-                run.forward,
-                run.optimizer,
-                run.batches.train(run.step),
-                run.compute,
-                lr=lr,
-                micro_batch_seqs=run.micro_batch_seqs,
-                grad_clip=run.config.optimizer.grad_clip,
-            )
-            queued.append(losses)
+            queued.append(_update(run, lr))
             run.step += 1
             is_last = run.step == plan.steps
             is_log = is_last or run.step % machine.log_every == 0
@@ -231,6 +198,19 @@ def train_to_horizon(run: Run, stop: StopRequest) -> None:
                 raise stop.error(f"after step {run.step}")
             clock.resume(run.step)
     complete(run)
+
+
+def _update(run: Run, lr: float) -> tuple[Tensor, Tensor]:
+    """Take the run's next step; its loss and gradient norm stay on the device."""
+    return train_step(
+        run.forward,
+        run.optimizer,
+        run.batches.train(run.step),
+        run.compute,
+        lr=lr,
+        micro_batch_seqs=run.micro_batch_seqs,
+        grad_clip=run.config.optimizer.grad_clip,
+    )
 
 
 def _save(run: Run) -> None:

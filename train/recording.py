@@ -1,6 +1,5 @@
 """What a run writes: its facts, rows, evaluations, status, checkpoints, and its result."""
 
-import contextlib
 import hashlib
 import math
 import warnings
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from train.attempt import close_attempt
 from train.checkpoint import save_checkpoint
-from train.errors import DivergedError, RecordsError
+from train.errors import DivergedError
 from train.evaluate import evaluate
 from train.identity import science
 from train.provenance import changed_versions, refuse_changed_versions, run_facts, runs_table_row
@@ -24,7 +24,7 @@ from train.records import (
     write_json,
     write_text,
 )
-from train.replay import compare
+from train.replay import ReplayReport, compare
 from train.resume import checkpoint_state
 from train.run import Run
 from train.tracker import build_tracker
@@ -202,6 +202,25 @@ def refuse_diverged_end(run: Run) -> None:
         )
 
 
+def _result(run: Run, row: Mapping[str, Any], replayed: ReplayReport) -> dict[str, Any]:
+    """The content of result.json; `row` is the one of the runs table."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "run_id": run.plan.run_id,
+        "state": "completed",
+        "data_sha256": run.dataset.sha256,
+        "row": row,
+        "divergence": {**run.losses.facts(), "diverged_above": run.config.study.diverged_above},
+        "epochs": run.epochs,
+        "attempts": run.attempt,
+        "replayed": replayed.facts(),
+        "files": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (run.folder.metrics, run.folder.evals)
+        },
+    }
+
+
 def complete(run: Run) -> None:
     """Write the result, once, and close the run."""
     row = runs_table_row(
@@ -223,49 +242,8 @@ def complete(run: Run) -> None:
     replayed = compare(folder)
     if replayed.differing:
         warnings.warn(f"{run.plan.run_id}: {replayed}", stacklevel=2)
-    write_json(
-        folder.result,
-        {
-            "schema": SCHEMA_VERSION,
-            "run_id": run.plan.run_id,
-            "state": "completed",
-            "data_sha256": run.dataset.sha256,
-            "row": row,
-            "divergence": {
-                **run.losses.facts(),
-                "diverged_above": run.config.study.diverged_above,
-            },
-            "epochs": run.epochs,
-            "attempts": run.attempt,
-            "replayed": replayed.facts(),
-            "files": {
-                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in (folder.metrics, folder.evals)
-            },
-        },
-    )
+    write_json(folder.result, _result(run, row, replayed))
     folder.write_status(
         "completed", step=run.step, total_steps=run.plan.steps, seconds=round(run.seconds, 3)
     )
     close_attempt(run, "completed", cause=None, summary=row)
-
-
-def close_attempt(
-    run: Run, state: str, *, cause: str | None, summary: Mapping[str, Any] | None = None
-) -> None:
-    """Close the mirror and append the attempt's end: its cause, its step, how replays compare."""
-    mirror = run.tracker.finish(state, summary or {})
-    replayed = None
-    with contextlib.suppress(
-        RecordsError
-    ):  # the end of a run that found it is written all the same
-        replayed = compare(run.folder)
-    run.folder.log_attempt(
-        "end",
-        attempt=run.attempt,
-        state=state,
-        cause=cause,
-        step=run.step,
-        **({"replayed": replayed.facts()} if replayed and replayed.rows else {}),
-        **({"mirror": dict(mirror)} if mirror else {}),
-    )

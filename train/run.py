@@ -86,15 +86,8 @@ def build_run(
         DataError: The data is missing or damaged.
     """
     compute = select_device(config.machine)
-    dataset = open_dataset(prepare(config.data, Path(config.paths.data), progress=True))
+    dataset, epochs = _open_data(config, plan)
     seq_len = config.data.seq_len
-    epochs = check_enough_tokens(
-        plan,
-        n_tokens=dataset.n_tokens("train"),
-        seq_len=seq_len,
-        allow_repeat=config.data.allow_repeat,
-        name=config.data.name,
-    )
     batch_seqs = plan.batch_tokens // seq_len
     model = Transformer(plan.shape, rotary_base=config.model.rotary_base)
     model.initialize(config.seed)
@@ -122,3 +115,16 @@ def build_run(
         epochs=epochs,
         losses=LossWatch(total_steps=plan.steps),
     )
+
+
+def _open_data(config: Config, plan: RunPlan) -> tuple[Dataset, float]:
+    """The run's data, verified, and how often the run reads its training split."""
+    dataset = open_dataset(prepare(config.data, Path(config.paths.data), progress=True))
+    epochs = check_enough_tokens(
+        plan,
+        n_tokens=dataset.n_tokens("train"),
+        seq_len=config.data.seq_len,
+        allow_repeat=config.data.allow_repeat,
+        name=config.data.name,
+    )
+    return dataset, epochs

@@ -23,10 +23,11 @@ from faults.damage import (
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train import checkpoint
-from train.checkpoint import load_newest, save_checkpoint, tensor_bytes
+from train.checkpoint import load_newest, save_checkpoint
 from train.config import Config
 from train.records import read_json
 from train.rundir import RunFolder
+from train.state_dict import tensor_bytes
 from train.validate import validate
 
 
@@ -121,7 +122,7 @@ def test_c8_a_view_is_written_without_the_rest_of_what_it_views(tmp_path: Path) 
 def test_c8_control_as_they_are_views_are_written_with_all_they_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_compact", lambda value: value)
+    monkeypatch.setattr(checkpoint, "compact", lambda value: value)
     views = views_of_a_large_tensor()
     folder = save_checkpoint(tmp_path, 1, model=views, optimizer={}, state={}, keep=2)
     assert (folder / "model.pt").stat().st_size > 4 * 400_000
@@ -131,7 +132,7 @@ def test_c8_control_copied_one_by_one_tied_tensors_come_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        checkpoint, "_compact", lambda value: {name: t.clone() for name, t in value.items()}
+        checkpoint, "compact", lambda value: {name: t.clone() for name, t in value.items()}
     )
     matrix = torch.ones(100, 100)
     folder = save_checkpoint(

@@ -55,7 +55,7 @@ def test_d4_control_an_error_of_the_system_that_nobody_translates_is_a_traceback
     assert "Traceback" in outcome.stderr
 
 
-USERS = ("train.loop", "train.__main__")
+USERS = ("train.attempt", "train.__main__")
 """Modules that turn the system's errors into ours."""
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from train import checkpoint
-from train.checkpoint import SCHEMA, load_newest, save_checkpoint, tensor_bytes
+from train.checkpoint import SCHEMA, load_newest, save_checkpoint
 from train.config import OptimizerConfig
 from train.errors import CheckpointError, StorageError
 from train.optimizer import build_optimizer
 from train.records import read_json, write_json
+from train.state_dict import tensor_bytes
 
 STATE = {
     "seconds": 0.1 + 0.2,
