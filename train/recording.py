@@ -79,6 +79,7 @@ def open_records(
         start_step=run.step,
         device=run.compute.name,
         micro_batch_seqs=run.micro_batch_seqs,
+        eval_seqs=run.eval_seqs,
         wandb_id=run.tracker.attempt_id,
         versions=facts["versions"],
         **({"changed": dict(changed)} if changed else {}),

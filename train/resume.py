@@ -11,6 +11,7 @@ from train.checkpoint import Checkpoint, load_newest
 from train.divergence import LossWatch
 from train.errors import CheckpointError
 from train.identity import NUMERICS_VERSION, science
+from train.records import sound_rows
 from train.replay import set_aside
 from train.run import Run
 
@@ -86,8 +87,9 @@ def restore(run: Run, checkpoint: Checkpoint | None, *, may_choose_micro_batch: 
     Args:
         run: A run that was just built.
         checkpoint: What `find_checkpoint` found.
-        may_choose_micro_batch: Whether the checkpoint's micro-batches are taken over: their size
-            moves the rounding, and what is free on a device at a start must not decide that.
+        may_choose_micro_batch: Whether the micro-batches of the checkpoint, or before the first one
+            those of the last start, are taken over: their size moves the rounding, and what is
+            free on a device at a start must not decide that.
     """
     records: Mapping[str, int] = {}
     if checkpoint is not None:
@@ -108,11 +110,29 @@ def restore(run: Run, checkpoint: Checkpoint | None, *, may_choose_micro_batch: 
             cuda = torch.tensor(list(bytes.fromhex(state["rng"]["cuda"])), dtype=torch.uint8)
             torch.cuda.set_rng_state(cuda, run.compute.device)
         if may_choose_micro_batch:
-            run.micro_batch_seqs, run.eval_seqs = state["micro_batch_seqs"], state["eval_seqs"]
-            tokens = run.config.eval.tokens
-            run.validation = run.batches.validation(tokens, max_seqs=run.eval_seqs)
+            _use_sizes(run, state["micro_batch_seqs"], state["eval_seqs"])
         records = state["records"]
+    elif may_choose_micro_batch:
+        _use_sizes_of_last_start(run)
     set_aside(run.folder, records)
+
+
+def _use_sizes_of_last_start(run: Run) -> None:
+    """Before the first checkpoint, cut batches as the last attempt on this device did."""
+    for row in reversed(list(sound_rows(run.folder.attempts))):
+        if row.get("event") != "start":
+            continue
+        sizes = [row.get("micro_batch_seqs"), row.get("eval_seqs")]
+        are_sizes = all(type(size) is int and size > 0 for size in sizes)
+        is_same_device = row.get("device") == run.compute.name
+        if are_sizes and is_same_device and run.batches.batch_seqs % sizes[0] == 0:
+            _use_sizes(run, *sizes)
+        return
+
+
+def _use_sizes(run: Run, micro_batch_seqs: int, eval_seqs: int) -> None:
+    run.micro_batch_seqs, run.eval_seqs = micro_batch_seqs, eval_seqs
+    run.validation = run.batches.validation(run.config.eval.tokens, max_seqs=eval_seqs)
 
 
 def _cuda_rng(run: Run) -> str | None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,31 @@ def test_the_micro_batch_is_the_checkpoint_s_unless_one_is_asked_for(
     assert run.micro_batch_seqs == 8
     restore(run, find_checkpoint(run), may_choose_micro_batch=may_choose)
     assert run.micro_batch_seqs == micro_batch_seqs
+
+
+@pytest.mark.parametrize(
+    ("row", "sizes"),
+    [
+        ({}, (2, 4)),
+        ({"device": "another"}, (8, 256)),
+        ({"micro_batch_seqs": 3}, (8, 256)),  # no divisor of the batch
+        ({"micro_batch_seqs": "2"}, (8, 256)),
+        ({"eval_seqs": None}, (8, 256)),
+    ],
+)
+def test_before_the_first_checkpoint_batches_are_cut_as_by_the_last_start(
+    make_config: Callable[..., Config], row: dict[str, Any], sizes: tuple[int, int]
+) -> None:
+    run = build(make_config())
+    start = {"device": run.compute.name, "micro_batch_seqs": 2, "eval_seqs": 4, **row}
+    run.folder.log_attempt("start", attempt=1, **start)
+    run.folder.log_attempt("end", attempt=1)
+    restore(run, None, may_choose_micro_batch=True)
+    assert (run.micro_batch_seqs, run.eval_seqs) == sizes
+    assert len(run.validation[0][0]) == min(sizes[1], run.config.eval.tokens // 32)
+    asked = build(make_config())
+    restore(asked, None, may_choose_micro_batch=False)
+    assert asked.micro_batch_seqs == 8
 
 
 @pytest.mark.parametrize(
