@@ -19,6 +19,7 @@ from train import study
 from train.compose import known_keys
 from train.config import BudgetConfig, Config, ModelConfig
 from train.counting import count_params
+from train.errors import ConfigError
 from train.manifest import PlannedRun
 from train.planning import plan_run
 from train.validate import validate
@@ -73,7 +74,7 @@ BAD: dict[str, str] = {
     # batches, windows, budgets
     "data.seq_len=0": "data.seq_len=0: must be positive and finite",
     "data.seq_len=1000000 optimizer.batch_tokens=1000000 budget.tokens=1e8 eval.tokens=1000000": (
-        "data.seq_len"
+        "fewer than one window of 1000001; use data.seq_len=499999 or less, or more text"
     ),
     "optimizer.batch_tokens=130": "is not a positive multiple of data.seq_len=128; use 128 or 256",
     "optimizer.batch_tokens=64": "is not a positive multiple of data.seq_len=128; use 128",
@@ -92,11 +93,13 @@ BAD: dict[str, str] = {
     "schedule=wsd schedule.warmup_fraction=0.9": "use schedule.cooldown_fraction of at most 0.100",
     "schedule.final_lr_ratio=1.5": "schedule.final_lr_ratio=1.5: must be in [0, 1]",
     "schedule.horizon_tokens=1e9": "only schedule=kaplan has a horizon",
+    "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be positive and finite",
     "optimizer.lr=0": "optimizer.lr=0.0: must be positive and finite",
     "optimizer.lr=nan": "optimizer.lr=nan: must be positive and finite",
     "optimizer.lr=inf": "optimizer.lr=inf: must be positive and finite",
     "optimizer.lr=1e200 optimizer.lr_multiplier=1e200": "makes the learning rate inf, which must",
     "optimizer.beta1=1": "optimizer.beta1=1.0: must be in [0, 1)",
+    "optimizer.beta2=1": "optimizer.beta2=1.0: must be in [0, 1)",
     "optimizer.eps=0": "optimizer.eps=0.0: must be positive and finite",
     "optimizer.weight_decay=-1": "optimizer.weight_decay=-1.0: must be at least 0 and finite",
     # evaluations, checkpoints, the machine
@@ -110,7 +113,7 @@ BAD: dict[str, str] = {
     "machine.device=cuda": "torch finds no CUDA device here",
     # data
     "data=enwik8 data.vocab_size=300": "with data.tokenizer=bytes, whose ids are 0..255; use",
-    "data=files": "data.files",
+    "data=files": "data.source=files needs data.files=[PATH or GLOB, ...]; it is empty",
     "data.files=[a.txt]": "data.source=synthetic does not read it; add data=files",
     "data.validation_tokens=0": "data.validation_tokens=0 must be at least 1",
     "data.synthetic.tokens=10": "data.validation_tokens=500000 leaves nothing to train on",
@@ -256,5 +259,5 @@ def test_flops_are_counted_exactly_at_1e30(make_config: Callable[..., Config]) -
     assert 0.999e30 < plan.flops < 1.001e30
     run = PlannedRun(overrides=[], config=config, plan=plan)
     config.study.max_flops = 0.99e30
-    with pytest.raises(Exception, match=re.escape("study.max_flops=9.9e+29: 1 run of 1e+30")):
+    with pytest.raises(ConfigError, match=re.escape("study.max_flops=9.9e+29: 1 run of 1e+30")):
         study.refuse_over_max_flops([run])
