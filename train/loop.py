@@ -219,7 +219,7 @@ def _save(run: Run) -> None:
         save(run)
     except StorageError as error:
         if run.config.machine.on_save_error is OnSaveError.stop:
-            raise
+            raise StorageError(f"{error}; free some, and the same command continues") from None
         warnings.warn(f"{error}; training goes on without this checkpoint", stacklevel=2)
 
 

@@ -19,6 +19,7 @@ from faults.test_disk import LimitToNow, at_step
 from train import resume
 from train.checkpoint import save_checkpoint
 from train.config import Config
+from train.errors import RecordsError
 from train.records import read_jsonl
 from train.rundir import RunFolder
 
@@ -73,7 +74,7 @@ def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(
     folder = fill_the_disk(config).folder
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
     monkeypatch.setattr("train.recording.append_jsonl", append_anyhow)
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(RecordsError, match="not JSON"):
         run_here(config)
     with pytest.raises(ValueError, match="not JSON"):
         read_jsonl(folder.metrics)

@@ -16,6 +16,7 @@ from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
 from train import loop, recording
 from train.config import Config
+from train.errors import RecordsError
 from train.records import read_jsonl
 from train.run import Run
 from train.rundir import RunFolder
@@ -94,5 +95,5 @@ def test_k4_control_a_row_appended_to_a_torn_one_spoils_the_record(
     tear_last_row(folder.metrics)
     monkeypatch.setattr("train.resume.set_aside", lambda folder, sizes: 0)
     monkeypatch.setattr("train.recording.append_jsonl", append_blindly)
-    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+    with pytest.raises(RecordsError, match=r"metrics\.jsonl"):
         run_here(tiny())
