@@ -147,7 +147,7 @@ def test_w2_control_a_trainer_that_calls_wandb_itself_waits_for_the_server(
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init online": "hang"}))
     child = started(tiny(), patched())
     child.wait_for(lambda: of_kind(calls, "init"))
-    time.sleep(2.0)  # more than the whole run takes
+    time.sleep(1.0)  # more than the whole run takes
     assert len(read_jsonl(child.folder.metrics)) == 1
 
 
@@ -217,7 +217,7 @@ def test_w3_control_a_trainer_that_calls_wandb_itself_breaks_with_it(
     child = started(tiny(), patched(mode="offline"))
     child.wait_for(lambda: len(of_kind(calls, "log")) == 20)
     if exit_code is None:
-        time.sleep(2.0)  # more than the whole run takes
+        time.sleep(1.0)  # more than the whole run takes
     else:
         assert child.wait().exit_code == exit_code
     assert len(read_jsonl(child.folder.metrics)) == 20
