@@ -101,7 +101,10 @@ def test_t1_control_uncompared_it_trains_on_what_the_file_no_longer_says(
             lambda folder: shutil.copy(folder / HELD, folder / "train-00001.bin"),
             r"train-00001\.bin is not in the manifest; delete the folder",
         ),
-        (lambda folder: rewrite_ids(folder, TRAIN, []), r"train is empty \(0 tokens of \d+ bytes\); delete the folder"),
+        (
+            lambda folder: rewrite_ids(folder, TRAIN, []),
+            r"train is empty \(0 tokens of \d+ bytes\); delete the folder",
+        ),
     ],
     ids=["cut", "torn", "empty", "missing", "extra", "no-tokens"],
 )
