@@ -265,5 +265,5 @@ def test_deep_nesting_is_no_traceback(study: Any) -> None:
         (runs / "tunnel" / ids[0] / name).write_text("[" * 200_000 + "\n")
     assert reasons(load(runs)) == {ids[0]: "hash_mismatch"}
     (runs / "tunnel" / "manifest.json").write_text("[" * 200_000)
-    with pytest.raises(InputError, match="recursion"):
+    with pytest.raises(InputError, match="nested too deeply"):
         load(runs)
