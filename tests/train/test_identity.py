@@ -76,6 +76,7 @@ def test_plumbing_changes_no_name(make_config: MakeConfig) -> None:
         "tracker": TrackerConfig(kind=TrackerKind.wandb, project="elsewhere"),
         "paths": PathsConfig(runs="/elsewhere", data="/elsewhere"),
         "dry_run": True,
+        "restart": True,
     }
     assert {*plumbing, *SCIENCE} == {field.name for field in dataclasses.fields(Config)}
     assert science_hash(make_config(**plumbing)) == plain
