@@ -1,0 +1,77 @@
+"""Small checkpoints to save, to damage and to compare."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train import checkpoint
+from train.checkpoint import save_checkpoint
+from train.config import OptimizerConfig
+from train.optimizer import build_optimizer
+
+STATE = {
+    "seconds": 0.1 + 0.2,
+    "window": [[2.0**-1074, 1.7976931348623157e308], [1 / 3, -0.0]],
+    "loss_train": None,
+    "data_sha256": "ab",
+}
+
+
+def trained_pair() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small model and its AdamW after two updates, so that the moments are not zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7))
+    optimizer = build_optimizer(model, OptimizerConfig(), peak_lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(3, 5)).square().sum().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def save(root: Path, step: int, *, value: float | None = None, keep: int = 2) -> Path:
+    weight = torch.tensor([float(step) if value is None else value])
+    return save_checkpoint(
+        root, step, model={"w": weight}, optimizer={"step": step}, state=STATE, keep=keep
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert torch.equal(a.view(torch.uint8), b.view(torch.uint8)) if a.ndim else a == b
+    elif isinstance(a, Mapping):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same_bits(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same_bits(one, other)
+    else:
+        assert a == b
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def promise_again(folder: Path) -> None:
+    """Write a DONE.json that vouches for the files as they are, as an attacker would."""
+    checkpoint._seal(folder, 20)
