@@ -52,7 +52,7 @@ def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path: Path) ->
         )
         with pytest.raises(LockedError, match=pattern), hold(path, task=TASK):
             pass
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5.0
         assert is_held(path)  # the holder lost nothing
         with pytest.raises(LockedError, match=pattern):
             refuse_if_held(path, task=TASK)

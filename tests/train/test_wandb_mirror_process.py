@@ -120,7 +120,7 @@ def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(
         wait_for(lambda: calls_of(fake, "log"))
         began = time.monotonic()
         process.communicate(b"", timeout=20)
-    assert 0.8 < time.monotonic() - began < 3.0
+    assert 0.8 < time.monotonic() - began < 12.0
     with pytest.raises(ProcessLookupError):
         os.kill(calls_of(fake, "init")[0]["pid"], 0)
 
