@@ -10,7 +10,6 @@ synthetic, of like size and noise; the output says which.
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -18,12 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from benchmark_figures import Figure, write_figures
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
@@ -53,23 +52,6 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "tight tolerances": {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10},
 }
 """Of the reference. At the default ones a sum of Huber terms of order 1e-3 stops early."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of the benchmark."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float
-    sense: str
-    """Whether value must be at least ("min") or at most ("max") the goal."""
-
-    @property
-    def meets(self) -> bool:
-        """Whether the goal is reached."""
-        return self.value >= self.goal if self.sense == "min" else self.value <= self.goal
 
 
 def read_runs() -> tuple[pd.DataFrame, str]:
@@ -132,7 +114,7 @@ def timed(work: Callable[[], object], repeats: int = 1) -> tuple[float, object]:
     return best, result
 
 
-def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
+def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Figure]:
     """Time the certified fit against the grid of starts."""
     n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     logs = np.log(n_params), np.log(tokens), np.log(nats)
@@ -141,8 +123,8 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
     chosen = np.random.default_rng(0).choice(len(GRID), n_starts, replace=False)
     counts = np.ones(len(nats))
     rows = [
-        Row("certified fit", seconds, "s", 0.5, "max"),
-        Row("projected gradient", ours.gradient, "cosine", 1e-9, "max"),
+        Figure("certified fit", seconds, "s", 0.5, "max"),
+        Figure("projected gradient", ours.gradient, "cosine", 1e-9, "max"),
     ]
     for name, options in TOLERANCES.items():
         taken, ends = timed(
@@ -153,9 +135,11 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
         assert isinstance(ends, list)
         reference = taken * len(GRID) / n_starts
         rows += [
-            Row(f"L-BFGS-B, 4500 starts ({n_starts} run), {name}", reference, "s", 0.0, "min"),
-            Row(f"fit faster than 4500 starts, {name}", reference / seconds, "ratio", 200, "min"),
-            Row(
+            Figure(f"L-BFGS-B, 4500 starts ({n_starts} run), {name}", reference, "s", 0.0, "min"),
+            Figure(
+                f"fit faster than 4500 starts, {name}", reference / seconds, "ratio", 200, "min"
+            ),
+            Figure(
                 f"objective over the grid's best, {name}",
                 ours.objective / min(ends),
                 "ratio",
@@ -166,7 +150,7 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Row]:
     return rows
 
 
-def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> list[Row]:
+def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> list[Figure]:
     """Time 4000 refits with their fit and profiles against one start per resample."""
     n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     logs = np.log(n_params), np.log(tokens), np.log(nats)
@@ -177,7 +161,7 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
         )
         seconds, _ = timed(work)
         rows.append(
-            Row(
+            Figure(
                 f"{resamples} bootstrap refits, fit and profiles, {loss.name}",
                 seconds,
                 "s",
@@ -200,7 +184,7 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
         ),
         3,
     )
-    rows.append(Row(f"{resamples} refits alone, huber", ours, "s", 10 * resamples / 4000, "max"))
+    rows.append(Figure(f"{resamples} refits alone, huber", ours, "s", 10 * resamples / 4000, "max"))
     for name, options in TOLERANCES.items():
         taken, _ = timed(
             lambda options=options: [
@@ -210,8 +194,8 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
         theirs = taken * resamples / n_reference
         what = f"L-BFGS-B, a start per resample ({n_reference} run), {name}"
         rows += [
-            Row(what, theirs, "s", 0.0, "min"),
-            Row(f"refits faster than a start each, {name}", theirs / ours, "ratio", 25, "min"),
+            Figure(what, theirs, "s", 0.0, "min"),
+            Figure(f"refits faster than a start each, {name}", theirs / ours, "ratio", 25, "min"),
         ]
     return rows
 
@@ -239,15 +223,15 @@ def own_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def bench_memory(size: int) -> list[Row]:
+def bench_memory(size: int) -> list[Figure]:
     """Measure the peak memory of many rows and of many resamples."""
     return [
-        Row(f"peak memory, {size} {what}", peak_gigabytes(what, size), "GB", 4.0, "max")
+        Figure(f"peak memory, {size} {what}", peak_gigabytes(what, size), "GB", 4.0, "max")
         for what in ("rows", "resamples")
     ]
 
 
-def bench_first_line(runs: pd.DataFrame) -> list[Row]:
+def bench_first_line(runs: pd.DataFrame) -> list[Figure]:
     """Time the command from its start to its first line of results."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "runs.csv"
@@ -261,7 +245,7 @@ def bench_first_line(runs: pd.DataFrame) -> list[Row]:
             line = command.stdout.readline()
             seconds = time.perf_counter() - begin
             command.kill()
-    return [Row("first line of the command", seconds if line else float("inf"), "s", 5.0, "max")]
+    return [Figure("first line of the command", seconds if line else float("inf"), "s", 5.0, "max")]
 
 
 def keep_to_one_thread() -> None:
@@ -302,8 +286,7 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        figures = [asdict(row) | {"meets": row.meets} for row in rows]
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_figures(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ slow the steps after it. The share is of a checkpoint at the default interval.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from benchmark_figures import Figure, write_figures
 
 from train.config import (
     BudgetConfig,
@@ -39,23 +40,6 @@ GOAL = 0.02
 
 INTERVAL = 60 * MachineConfig().checkpoint_minutes
 """Seconds between checkpoints by default."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of the benchmark."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float
-    sense: str
-    """Whether value must be at least ("min") or at most ("max") the goal."""
-
-    @property
-    def meets(self) -> bool:
-        """Whether the goal is reached."""
-        return self.value >= self.goal if self.sense == "min" else self.value <= self.goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,21 +141,21 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def rows_of(measured: Measured) -> list[Row]:
+def rows_of(measured: Measured) -> list[Figure]:
     """The figures of one size."""
     size = f"{measured.n_params / 1e6:.2g} M parameters"
     saves, median = measured.saves, statistics.median(measured.saves)
     pairs = zip(measured.with_save, measured.without, strict=True)
     by_blocks = statistics.median([saving - plain for saving, plain in pairs])
     return [
-        Row(f"{size}: step", statistics.median(measured.without) / measured.steps, "s", 0, "min"),
-        Row(f"{size}: save, median of {len(saves)}", median, "s", 0, "min"),
-        Row(f"{size}: save, fastest", min(saves), "s", 0, "min"),
-        Row(f"{size}: save, slowest", max(saves), "s", 0, "min"),
-        Row(f"{size}: save, by the blocks' difference", by_blocks, "s", 0, "min"),
-        Row(f"{size}: share of time, median save", share(median), "ratio", GOAL, "max"),
-        Row(f"{size}: share of time, slowest save", share(max(saves)), "ratio", GOAL, "max"),
-        Row(f"{size}: one checkpoint on disk", measured.bytes_each / 1e6, "MB", 0, "min"),
+        Figure(f"{size}: step", statistics.median(measured.without) / measured.steps, "s"),
+        Figure(f"{size}: save, median of {len(saves)}", median, "s", 0, "min"),
+        Figure(f"{size}: save, fastest", min(saves), "s", 0, "min"),
+        Figure(f"{size}: save, slowest", max(saves), "s", 0, "min"),
+        Figure(f"{size}: save, by the blocks' difference", by_blocks, "s", 0, "min"),
+        Figure(f"{size}: share of time, median save", share(median), "ratio", GOAL, "max"),
+        Figure(f"{size}: share of time, slowest save", share(max(saves)), "ratio", GOAL, "max"),
+        Figure(f"{size}: one checkpoint on disk", measured.bytes_each / 1e6, "MB", 0, "min"),
     ]  # fmt: skip
 
 
@@ -193,7 +177,7 @@ def main() -> None:
         rounds, block_seconds = 5, 2.0
     if options.tiny:
         widths, rounds, block_seconds = (16,), 2, 0.02
-    rows: list[Row] = []
+    rows: list[Figure] = []
     print(f"a checkpoint every {INTERVAL:g} s of training; {rounds} rounds")  # noqa: T201
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="bench_checkpoint-") as folder:
         for width in widths:
@@ -204,8 +188,7 @@ def main() -> None:
                     goal = f"<= {row.goal:g}  {'meets' if row.meets else 'FALLS SHORT'}"
                 print(f"{row.name:58s} {row.value:12.5g} {row.unit:6s} {goal}", flush=True)  # noqa: T201
     if options.json:
-        figures = [asdict(row) | {"meets": row.meets} for row in rows]
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_figures(options.json, rows)
 
 
 def keep_to_one_thread() -> None:

@@ -1,43 +1,21 @@
 """What a fault drill came to: accounting from the run folders, figures, a table, a page."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_figures import Figure
 from compare_studies import RunComparison
 from random_kills import KINDS, Kill, Storm
 from rich.console import Console
 from rich.table import Table
 
 from train.records import read_json, read_jsonl
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the table; the format is that of every benchmark."""
-
-    name: str
-    value: float
-    unit: str
-    goal: float = 0.0
-    sense: str = "min"
-    """Whether value must be at least ("min") or at most ("max") the goal."""
-
-    @property
-    def meets(self) -> bool:
-        """Whether the goal is reached."""
-        return self.value >= self.goal if self.sense == "min" else self.value <= self.goal
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether there is a goal; a count without one is at least zero."""
-        return self.sense == "max" or self.goal > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +164,6 @@ def print_report(drill: Drill, rows: Sequence[Figure]) -> None:
     console.print(
         f"falls short: {', '.join(short)}" if short else "every goal is met", highlight=False
     )
-
-
-def write_figures(path: Path, rows: Sequence[Figure]) -> None:
-    """Write the common format of the benchmarks."""
-    told = [asdict(row) | {"meets": row.meets} for row in rows]
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def write_markdown(path: Path, drill: Drill, rows: Sequence[Figure], *, command: str) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from benchmark_figures import write_figures
 from compare_studies import RunComparison, compare_studies
-from drill_report import Drill, figures, print_report, write_figures, write_markdown
+from drill_report import Drill, figures, print_report, write_markdown
 from random_kills import Storm
 
 from train.provenance import git_state

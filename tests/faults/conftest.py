@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from faults.fake_study import REPO, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.overrides import changed
 from faults.runner import Child, Patch, run_folder, start_child
@@ -108,3 +109,10 @@ def started() -> Iterator[Callable[..., Child]]:
     yield start
     for child in children:
         child.close()
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let launchers start jobs that write run folders in a moment, and train nothing."""
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    use_fake_jobs(monkeypatch.setattr)

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from faults.fake_study import (
-    REPO,
     run_fake_study,
     states,
-    use_fake_jobs,
 )
 from faults.patches import EVERY, At, Fail, Hold, Replace
 from faults.runner import Child, run_child
@@ -25,12 +23,6 @@ from train.study import StudyIncompleteError
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
-
-
-@pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPO))
-    use_fake_jobs(monkeypatch.setattr)
 
 
 def test_d4_a_run_folder_that_vanishes_is_said_without_a_traceback(

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from faults.fake_study import (
-    REPO,
     folder_of,
     run_fake_study,
     start_launcher,
     starts,
     states,
-    use_fake_jobs,
 )
 from faults.overrides import changed
 from faults.patches import Replace
@@ -30,12 +28,6 @@ from train.rundir import RunFolder
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
-
-
-@pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPO))
-    use_fake_jobs(monkeypatch.setattr)
 
 
 @pytest.fixture

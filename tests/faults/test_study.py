@@ -12,13 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from faults.fake_study import (
-    REPO,
     folder_of,
     run_fake_study,
     starts,
     states,
     study_folder,
-    use_fake_jobs,
 )
 from faults.patches import At, Fail
 from faults.runner import Child, run_child, run_here
@@ -32,12 +30,6 @@ from train.study import StudyIncompleteError
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
-
-
-@pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPO))
-    use_fake_jobs(monkeypatch.setattr)
 
 
 DEATHS = {

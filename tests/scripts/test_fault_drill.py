@@ -16,6 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "scripts"))
 
 import fault_drill  # type: ignore[import-not-found]  # noqa: E402
+from benchmark_figures import write_figures  # type: ignore[import-not-found]  # noqa: E402
 from compare_studies import compare_studies  # type: ignore[import-not-found]  # noqa: E402
 from drill_report import (  # type: ignore[import-not-found]  # noqa: E402
     Drill,
@@ -24,7 +25,6 @@ from drill_report import (  # type: ignore[import-not-found]  # noqa: E402
     print_report,
     replayed_rows,
     steps_repeated,
-    write_figures,
     write_markdown,
 )
 from random_kills import (  # type: ignore[import-not-found]  # noqa: E402

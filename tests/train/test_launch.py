@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from train import launch
 from train.config import Device, MachineConfig
 from train.errors import (
+    ConfigError,
     InfrastructureError,
     InterruptedByUserError,
     PreemptedError,
@@ -270,3 +271,12 @@ def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
     with pytest.raises(InfrastructureError, match=message):
         launch_local([first, second], config(tmp_path))
     assert not first.folder.is_locked()
+
+
+def test_hydra_s_own_way_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say whose run a job is; Hydra's sweepers, which use it, are refused before."""
+    monkeypatch.syspath_prepend(str(Path(launch.__file__).parent / "plugins"))
+    from hydra_plugins.windtunnel.local import LocalLauncher
+
+    with pytest.raises(ConfigError, match="hydra/launcher=local: needs hydra/sweeper=study"):
+        LocalLauncher().launch([["model=d16"]], initial_job_idx=0)

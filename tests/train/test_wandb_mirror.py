@@ -13,28 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mirror_requests import ENDING, FAKE, request
 
 from train import wandb_mirror
-from train.mirror import MirrorRequest
 from train.records import append_jsonl
 from train.wandb_mirror import Mirror, Trainer
-
-FAKE = Path(__file__).parent / "fake_wandb"
-ENDING = {"state": "completed", "summary": {"loss": 2.5}}
-
-
-def request(**changes: Any) -> MirrorRequest:
-    fields: dict[str, Any] = {
-        "id": "r-a1",
-        "name": "r",
-        "group": "s",
-        "project": "p",
-        "entity": None,
-        "mode": "offline",
-        "config": {"seed": 0},
-        "start_step": 0,
-    }
-    return MirrorRequest(**{**fields, **changes})
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from train.errors import ConfigError
 from train.jobs import Job, JobEnd
 from train.launch import launch_local
 
@@ -39,5 +40,5 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Hydra's own way in, which does not say whose run a job is."""
-        raise NotImplementedError("hydra/launcher=local needs hydra/sweeper=study")
+        """Refuse Hydra's own way in, which does not say whose run a job is."""
+        raise ConfigError("hydra/launcher=local: needs hydra/sweeper=study")
