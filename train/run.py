@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.batches import Batches
-from train.config import Config
+from train.config import Compile, Config
 from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
 from train.device import ComputeDevice, measure_peak_flops, select_device
@@ -105,7 +105,7 @@ def build_run(
         compute=compute,
         dataset=dataset,
         model=model,
-        forward=torch.compile(model) if config.machine.compile else model,
+        forward=torch.compile(model) if config.machine.compile is Compile.always else model,
         optimizer=build_optimizer(model, config.optimizer, peak_lr=plan.lr),
         batches=batches,
         validation=batches.validation(config.eval.tokens, max_seqs=eval_seqs),

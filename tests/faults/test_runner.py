@@ -16,7 +16,7 @@ from faults.patches import At, Fail, Hold, Kill, Replace, Send, kill_after_step
 from faults.runner import Child, run_child
 from faults.same_run import assert_equal_state, assert_same_run
 from train.checkpoint import load_newest, save_checkpoint
-from train.config import Config
+from train.config import Compile, Config
 from train.errors import StorageError
 from train.records import read_json, read_jsonl, write_json
 from train.rundir import RunFolder
@@ -159,7 +159,7 @@ def test_every_setting_survives_the_command_line(tiny: Tiny) -> None:
 
 
 def test_a_child_trains_the_very_config(tiny: Tiny) -> None:
-    config = tiny(study__question="why?", machine__compile=True, optimizer__eps=1e-9)
+    config = tiny(study__question="why?", machine__compile=Compile.always, optimizer__eps=1e-9)
     outcome = run_child(config, Replace("train.__main__:train_run", print_config))
     assert outcome.stdout.splitlines()[0] == str(config)
 
