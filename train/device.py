@@ -1,10 +1,9 @@
-"""The device a job computes on: choice, arithmetic, threads, and the peak it really reaches."""
+"""The device a job computes on: choice, arithmetic and threads."""
 
 import contextlib
 import gc
 import os
 import platform
-import time
 from dataclasses import dataclass
 
 import torch
@@ -103,25 +102,6 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def measure_peak_flops(compute: ComputeDevice) -> float:
-    """FLOP/s of a large matrix product in the arithmetic that training uses, the best of six.
-
-    This is the denominator of `mfu`: what this device reaches here and now, not its datasheet.
-    """
-    size = 8192 if compute.is_cuda else 1024
-    dtype = torch.bfloat16 if compute.is_cuda else torch.float32
-    a = torch.randn(size, size, device=compute.device).to(dtype)
-    b = torch.randn(size, size, device=compute.device).to(dtype)
-    best = float("inf")
-    for _ in range(6):  # the first warms up, and the best leaves it out
-        compute.synchronize()
-        start = time.perf_counter()
-        torch.mm(a, b)
-        compute.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def cpu_cores() -> int:

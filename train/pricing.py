@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import torch
 
 from train.config import Config
-from train.device import ComputeDevice, measure_peak_flops, select_device
+from train.device import ComputeDevice, select_device
 from train.manifest import PlannedRun
 from train.model import Transformer
 from train.optimizer import build_optimizer
+from train.peak import measure_peak_flops
 from train.planning import RunPlan
 from train.schedule import evaluation_steps
 from train.shape import ModelShape
@@ -32,7 +33,8 @@ def seconds_per_run(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """
     compute = select_device(runs[0].config.machine)
     per_step: dict[tuple[ModelShape, int], float] = {}
-    rate = ASSUMED_SHARE * measure_peak_flops(compute)
+    dtype = torch.bfloat16 if compute.is_cuda else torch.float32
+    rate = ASSUMED_SHARE * measure_peak_flops(compute, dtype)
     for run in sorted(runs, key=_step_flops):
         key = (run.plan.shape, run.plan.batch_tokens)
         if key not in per_step and _step_flops(run) / rate <= LONGEST_STEP_SECONDS:

@@ -12,10 +12,11 @@ from train.batches import Batches
 from train.config import Compile, Config
 from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
-from train.device import ComputeDevice, measure_peak_flops, select_device
+from train.device import ComputeDevice, select_device
 from train.divergence import LossWatch
 from train.model import Transformer
 from train.optimizer import build_optimizer
+from train.peak import measure_peak_flops
 from train.planning import RunPlan
 from train.rundir import RunFolder
 from train.step import choose_micro_batch
@@ -111,7 +112,9 @@ def build_run(
         validation=batches.validation(config.eval.tokens, max_seqs=eval_seqs),
         micro_batch_seqs=micro_batch_seqs,
         eval_seqs=eval_seqs,
-        peak_flops=measure_peak_flops(compute),
+        peak_flops=measure_peak_flops(
+            compute, torch.bfloat16 if compute.is_cuda else torch.float32
+        ),
         epochs=epochs,
         losses=LossWatch(total_steps=plan.steps),
     )

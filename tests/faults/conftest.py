@@ -66,7 +66,7 @@ def tiny_config(runs: Path, data: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the children: 0.2 s of every start, for the column mfu alone."""
-    monkeypatch.setattr("train.run.measure_peak_flops", lambda compute: 1e11)
+    monkeypatch.setattr("train.run.measure_peak_flops", lambda compute, dtype: 1e11)
 
 
 @pytest.fixture(scope="session")
