@@ -7,7 +7,7 @@ the analysis is asked for one by name. Python integers throughout: 6 N D overflo
 
 from dataclasses import dataclass
 
-from train.config import FlopConvention
+from train.config import FlopConvention, Positions
 from train.shape import ModelShape
 
 
@@ -16,6 +16,7 @@ class ParamCounts:
     """Parameters by group; a tied head has no parameters of its own but multiplies all the same."""
 
     embedding: int
+    """Tables of vectors that are looked up: of tokens, and of positions where they are learned."""
     attention: int
     feed_forward: int
     norms: int
@@ -40,11 +41,17 @@ class ParamCounts:
 
 
 def count_params(shape: ModelShape) -> ParamCounts:
-    """Count the parameters of train.model.Transformer for `shape`."""
+    """Count the parameters of train.model.Transformer for `shape`.
+
+    LayerNorm without a bias has RMSNorm's gain and nothing else. Learned positions are looked up
+    and added: they are trained, and multiply nothing.
+    """
     per_layer_norms = 2 * shape.d_model + (2 * shape.head_dim if shape.qk_norm else 0)
     table = shape.vocab_size * shape.d_model
+    is_learned = shape.positions is Positions.learned
+    positions = shape.seq_len * shape.d_model if is_learned else 0
     return ParamCounts(
-        embedding=table,
+        embedding=table + positions,
         attention=shape.n_layers * 4 * shape.d_model**2,
         feed_forward=shape.n_layers * (3 if shape.gated else 2) * shape.d_model * shape.d_ff,
         norms=shape.n_layers * per_layer_norms + shape.d_model,

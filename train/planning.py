@@ -75,7 +75,10 @@ def plan_run(config: Config) -> RunPlan:
         asked_tokens=asked_tokens,
         lr=lr,
         schedule=resolve_schedule(
-            config.schedule, total_steps=steps, batch_tokens=optimizer.batch_tokens
+            config.schedule,
+            total_steps=steps,
+            batch_tokens=optimizer.batch_tokens,
+            n_params_standard=params.standard,
         ),
         flops_per_token=per_token,
     )

@@ -21,6 +21,17 @@ class Schedule:
     decay_end_step: int
     """Step at which the decay reaches final_ratio: the horizon, or Kaplan's long one."""
 
+    @property
+    def fork_step(self) -> int | None:
+        """First step at which the run leaves the trunk that it shares with longer horizons.
+
+        wsd leaves at the start of its cooldown, constant at its end; the other shapes depend on
+        their horizon from the end of the warm-up on, and have no trunk.
+        """
+        if self.shape in (ScheduleShape.wsd, ScheduleShape.constant):
+            return self.total_steps - self.cooldown_steps
+        return None
+
     def multiplier(self, step: int) -> float:
         """Multiplier of the peak learning rate for the update that follows `step` updates.
 
@@ -56,12 +67,27 @@ class Schedule:
         return self.final_ratio + (1.0 - self.final_ratio) * falling
 
 
-def resolve_schedule(config: ScheduleConfig, *, total_steps: int, batch_tokens: int) -> Schedule:
+def shares_trunk(short: Schedule, long: Schedule) -> bool:
+    """Whether `short` has the multipliers of `long` at every step before its own fork step.
+
+    Both have a trunk, and `long` does not leave it before `short` does. Two warm-ups of unequal
+    length differ from their first step on. Nothing is shared with a fork step of 0.
+    """
+    if short.fork_step is None or long.fork_step is None:
+        return False
+    return 0 < short.fork_step <= long.fork_step and short.warmup_steps == long.warmup_steps
+
+
+def resolve_schedule(
+    config: ScheduleConfig, *, total_steps: int, batch_tokens: int, n_params_standard: int
+) -> Schedule:
     """Turn tokens and fractions into whole steps. Rules are checked in validate.py."""
     if config.warmup_steps is not None:
         warmup_steps = config.warmup_steps
     elif config.warmup_tokens is not None:
         warmup_steps = round(config.warmup_tokens / batch_tokens)
+    elif config.warmup_tokens_per_param is not None:
+        warmup_steps = round(config.warmup_tokens_per_param * n_params_standard / batch_tokens)
     else:
         warmup_steps = round((config.warmup_fraction or 0.0) * total_steps)
     is_wsd = config.shape is ScheduleShape.wsd

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from train.config import Activation, ModelConfig
+from train.config import Activation, ModelConfig, Norm, Positions
 from train.errors import ConfigError
 
 
@@ -20,8 +20,10 @@ class ModelShape:
     seq_len: int
     gated: bool
     """Whether the feed-forward layer has a third matrix (SwiGLU)."""
+    norm: Norm
     qk_norm: bool
     tie_head: bool
+    positions: Positions
 
     @property
     def rung(self) -> str:
@@ -39,7 +41,8 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
         of GELU's two (Shazeer 2020, arXiv:2002.05202), rounded up to a multiple of 8.
 
     Raises:
-        ConfigError: A size is not positive, heads do not divide d_model, or a head's width is odd.
+        ConfigError: A size is not positive, heads do not divide d_model, or a head's width is odd
+            where rotary positions turn its pairs.
     """
     for name in ("d_model", "aspect_ratio", "min_layers", "head_dim", "min_heads"):
         _require_positive(f"model.{name}", getattr(model, name))
@@ -50,7 +53,7 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
     d_model = model.d_model
     n_layers = model.n_layers or max(model.min_layers, round(d_model / model.aspect_ratio))
     n_heads = model.n_heads or max(model.min_heads, d_model // model.head_dim)
-    _require_even_heads(d_model, n_heads)
+    _require_head_widths(d_model, n_heads, rotary=model.positions is Positions.rotary)
     gated = model.activation is Activation.swiglu
     rule_d_ff = -(-8 * d_model // 3 // 8) * 8 if gated else 4 * d_model
     return ModelShape(
@@ -62,8 +65,10 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
         vocab_size=vocab_size,
         seq_len=seq_len,
         gated=gated,
+        norm=model.norm,
         qk_norm=model.qk_norm,
         tie_head=model.tie_head,
+        positions=model.positions,
     )
 
 
@@ -72,14 +77,16 @@ def _require_positive(name: str, value: float) -> None:
         raise ConfigError(f"{name}={value}: must be positive and finite, such as 1")
 
 
-def _require_even_heads(d_model: int, n_heads: int) -> None:
-    """Rotary positions turn pairs of coordinates, so every head needs an even width."""
-    if d_model % (2 * n_heads) == 0:
+def _require_head_widths(d_model: int, n_heads: int, *, rotary: bool) -> None:
+    """Heads share d_model evenly; rotary turns pairs of coordinates, so it needs an even width."""
+    unit = (2 if rotary else 1) * n_heads
+    if d_model % unit == 0:
         return
     rule = "is not divisible by" if d_model % n_heads else "leaves an odd head width with"
-    below = d_model - d_model % (2 * n_heads)
-    widths = [str(width) for width in (below, below + 2 * n_heads) if width > 0]
+    reason = " (rotary needs an even head width)" if rotary else ""
+    below = d_model - d_model % unit
+    widths = [str(width) for width in (below, below + unit) if width > 0]
     raise ConfigError(
-        f"model.d_model={d_model} {rule} model.n_heads={n_heads} "
-        f"(rotary needs an even head width); use d_model={' or '.join(widths)}"
+        f"model.d_model={d_model} {rule} model.n_heads={n_heads}{reason}; "
+        f"use d_model={' or '.join(widths)}"
     )

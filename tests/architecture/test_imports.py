@@ -11,7 +11,18 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("train", "analysis")
-PURE = ("config", "counting", "errors", "identity", "planning", "records", "schedule", "shape")
+PURE = (
+    "config",
+    "counting",
+    "errors",
+    "identity",
+    "planning",
+    "plumbing",
+    "records",
+    "schedule",
+    "science",
+    "shape",
+)
 HYDRA_MODULES = {
     "train.__main__",
     "train.compose",

@@ -1,12 +1,14 @@
 """Parameters and FLOPs: by hand, against the real module, and against torch's own counter."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.compose import CONFIG_ROOT
-from train.config import Activation, FlopConvention, ModelConfig
+from train.config import Activation, FlopConvention, ModelConfig, Norm, Positions
 from train.counting import ParamCounts, count_params, count_token_flops, flops_per_token
 from train.model import Transformer
 from train.shape import ModelShape, model_shape
@@ -22,8 +24,10 @@ GELU = ModelShape(
     vocab_size=10,
     seq_len=16,
     gated=False,
+    norm=Norm.rms,
     qk_norm=True,
     tie_head=False,
+    positions=Positions.rotary,
 )
 SWIGLU_TIED = ModelShape(
     n_layers=3,
@@ -34,8 +38,10 @@ SWIGLU_TIED = ModelShape(
     vocab_size=7,
     seq_len=5,
     gated=True,
+    norm=Norm.rms,
     qk_norm=False,
     tie_head=True,
+    positions=Positions.rotary,
 )
 
 
@@ -74,6 +80,38 @@ def test_swiglu_without_qk_norm_and_with_a_tied_head_by_hand() -> None:
     )
     # the tied matrix multiplies, so standard counts it; it is trained once, so total does too
     assert (counts.kaplan, counts.standard, counts.total) == (5184, 5268, 5352)
+
+
+def test_layer_norm_without_a_bias_has_rms_norm_s_parameters() -> None:
+    assert count_params(dataclasses.replace(GELU, norm=Norm.layer)) == count_params(GELU)
+
+
+def test_learned_positions_are_trained_and_multiply_nothing() -> None:
+    learned = dataclasses.replace(GELU, positions=Positions.learned)
+    counts, rotary = count_params(learned), count_params(GELU)
+    assert counts == dataclasses.replace(rotary, embedding=80 + 128)  # 16 positions * 8
+    assert (counts.kaplan, counts.standard, counts.total) == (1536, 1616, 1752 + 128)
+    assert count_token_flops(learned) == count_token_flops(GELU)
+
+
+def test_gpt2_small_s_block_by_hand() -> None:
+    """GPT-2 small has 124,439,808 parameters (Radford et al. 2019), its biases among them."""
+    gpt2 = ModelShape(
+        n_layers=12,
+        d_model=768,
+        n_heads=12,
+        head_dim=64,
+        d_ff=3072,
+        vocab_size=50_257,
+        seq_len=1024,
+        gated=False,
+        norm=Norm.layer,
+        qk_norm=False,
+        tie_head=True,
+        positions=Positions.learned,
+    )
+    biases = 12 * (3 * 768 + 768 + 3072 + 768 + 2 * 768) + 768
+    assert count_params(gpt2).total == 124_439_808 - biases
 
 
 def test_flops_by_hand() -> None:

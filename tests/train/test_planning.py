@@ -12,6 +12,8 @@ from train.config import (
     LearningRateRule,
     ModelConfig,
     OptimizerConfig,
+    Positions,
+    ScheduleConfig,
 )
 from train.errors import ConfigError
 from train.planning import budget_tokens, peak_lr, plan_run, whole_steps
@@ -65,6 +67,14 @@ def test_tokens_per_param_counts_standard_parameters(make_config: MakeConfig) ->
     plan = plan_run(make_config(budget=BudgetConfig(tokens_per_param=20.0)))
     assert plan.asked_tokens == 20 * 26_624 == 532_480
     assert plan.steps == 2080  # 532,480 / 256, exactly
+
+
+def test_a_warm_up_per_parameter_counts_standard_parameters(make_config: MakeConfig) -> None:
+    config = make_config(
+        schedule=ScheduleConfig(warmup_tokens_per_param=0.1),
+        model=ModelConfig(d_model=32, head_dim=16, positions=Positions.learned),
+    )
+    assert plan_run(config).schedule.warmup_steps == 10  # 2,662.4 tokens of batches of 256
 
 
 def test_rounding_says_how_far_whole_steps_moved_the_budget(make_config: MakeConfig) -> None:

@@ -1,16 +1,18 @@
 """Learning-rate multipliers at steps worked out by hand."""
 
+import itertools
 import math
+import random
 
 import pytest
 
 from train.config import Cooldown, ScheduleConfig, ScheduleShape
-from train.schedule import Schedule, evaluation_steps, resolve_schedule
+from train.schedule import Schedule, evaluation_steps, resolve_schedule, shares_trunk
 
 
 def schedule(shape: str, *, steps: int = 100, **settings: object) -> Schedule:
     config = ScheduleConfig(shape=ScheduleShape[shape], **settings)  # type: ignore[arg-type]
-    return resolve_schedule(config, total_steps=steps, batch_tokens=10)
+    return resolve_schedule(config, total_steps=steps, batch_tokens=10, n_params_standard=248)
 
 
 def test_warm_up_rises_evenly_and_reaches_one_at_its_end() -> None:
@@ -38,11 +40,12 @@ def test_every_shape_rises_then_never_rises_again(shape: str) -> None:
     [
         ({"warmup_steps": 12}, 12),
         ({"warmup_tokens": 124.0}, 12),  # 12.4 batches of 10
+        ({"warmup_tokens_per_param": 0.5}, 12),  # 124 tokens at 248 parameters
         ({"warmup_fraction": 0.125}, 12),  # of 100: 12.5 rounds to even
         ({}, 0),
     ],
 )
-def test_warm_up_is_given_in_steps_tokens_or_a_fraction(
+def test_warm_up_is_given_in_steps_tokens_tokens_per_param_or_a_fraction(
     given: dict[str, object], steps: int
 ) -> None:
     assert schedule("cosine", **given).warmup_steps == steps
@@ -92,6 +95,74 @@ def test_wsd_trunks_of_all_horizons_agree_until_their_cooldowns() -> None:
     long = schedule("wsd", steps=400, warmup_steps=5)
     assert [short.multiplier(s) for s in range(80)] == [long.multiplier(s) for s in range(80)]
     assert short.multiplier(90) < long.multiplier(90) == 1.0
+
+
+def test_a_warm_up_per_parameter_is_the_same_for_every_horizon() -> None:
+    warm = [schedule("wsd", steps=n, warmup_tokens_per_param=1.0) for n in (50, 100, 4000)]
+    assert [one.warmup_steps for one in warm] == [25, 25, 25]
+    share = [schedule("wsd", steps=n, warmup_fraction=0.05) for n in (100, 200)]
+    assert not shares_trunk(*share)
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "fork"),
+    [
+        ("wsd", {"cooldown_fraction": 0.2}, 80),
+        ("wsd", {"cooldown_fraction": 0.0}, 100),
+        ("wsd", {"cooldown_fraction": 1.0}, 0),
+        ("constant", {"cooldown_fraction": 0.2}, 100),
+        ("cosine", {}, None),
+        ("linear", {}, None),
+        ("kaplan", {"horizon_tokens": 5000.0}, None),
+    ],
+)
+def test_a_run_leaves_its_trunk_where_its_cooldown_starts(
+    shape: str, settings: dict[str, object], fork: int | None
+) -> None:
+    assert schedule(shape, **settings).fork_step == fork
+
+
+def random_schedules(count: int) -> list[Schedule]:
+    rng = random.Random(0)
+    return [
+        schedule(
+            rng.choice([shape.name for shape in ScheduleShape]),
+            steps=rng.randint(8, 60),
+            warmup_steps=rng.choice([0, 1, 3, 8]),
+            cooldown=rng.choice(list(Cooldown)),
+            cooldown_fraction=rng.choice([0.0, 0.1, 0.25, 0.5, 1.0]),
+            final_lr_ratio=rng.choice([0.0, 0.1]),
+            horizon_tokens=600.0,
+        )
+        for _ in range(count)
+    ]
+
+
+def test_a_shared_trunk_is_equal_multipliers_up_to_the_fork_step_of_the_shorter() -> None:
+    """By brute force; `long` must not have left the trunk either."""
+    shared = 0
+    for short, long in itertools.permutations(random_schedules(200), 2):
+        if short.fork_step is None or long.fork_step is None:
+            assert not shares_trunk(short, long)
+            continue
+        steps = range(short.fork_step)
+        equal = [short.multiplier(step) for step in steps] == [long.multiplier(s) for s in steps]
+        reaches = 0 < short.fork_step <= long.fork_step
+        assert shares_trunk(short, long) is (equal and reaches)
+        shared += shares_trunk(short, long)
+    assert shared > 500
+
+
+def test_of_two_runs_that_share_a_trunk_one_is_the_longer() -> None:
+    short, long = (schedule("wsd", steps=steps, warmup_steps=5) for steps in (100, 200))
+    assert shares_trunk(short, long)
+    assert not shares_trunk(long, short)
+
+
+def test_a_constant_run_shares_the_trunk_of_a_longer_wsd_run() -> None:
+    constant = schedule("constant", steps=80, warmup_steps=5)
+    assert shares_trunk(constant, schedule("wsd", steps=100, warmup_steps=5))  # forks at 80
+    assert not shares_trunk(constant, schedule("wsd", steps=99, warmup_steps=5))
 
 
 def test_wsd_without_a_cooldown_is_constant() -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from train.compose import CONFIG_ROOT
-from train.config import Activation, ModelConfig
+from train.config import Activation, ModelConfig, Norm, Positions
 from train.counting import count_params
 from train.errors import ConfigError
 from train.shape import ModelShape, model_shape
@@ -58,9 +58,25 @@ def test_explicit_sizes_win_over_the_rule() -> None:
         vocab_size=256,
         seq_len=128,
         gated=False,
+        norm=Norm.rms,
         qk_norm=False,
         tie_head=True,
+        positions=Positions.rotary,
     )
+
+
+def test_gpt2_s_block_can_be_asked_for() -> None:
+    shape = shape_of(
+        d_model=64, norm=Norm.layer, positions=Positions.learned, qk_norm=False, tie_head=True
+    )
+    assert (shape.norm, shape.positions) == (Norm.layer, Positions.learned)
+    assert (shape.gated, shape.qk_norm, shape.tie_head) == (False, False, True)
+    assert shape.d_ff == 4 * 64
+
+
+def test_learned_positions_allow_an_odd_head_width() -> None:
+    shape = shape_of(d_model=6, positions=Positions.learned)
+    assert (shape.n_heads, shape.head_dim) == (2, 3)
 
 
 def test_aspect_ratio_and_floor_are_dials_of_the_rule() -> None:
@@ -98,6 +114,10 @@ def test_the_ladder_climbs_from_ten_thousand_to_two_hundred_million() -> None:
             "(rotary needs an even head width); use d_model=4 or 8",
         ),
         ({"d_model": 4, "n_heads": 8}, "use d_model=16"),
+        (
+            {"d_model": 64, "n_heads": 3, "positions": Positions.learned},
+            "model.d_model=64 is not divisible by model.n_heads=3; use d_model=63 or 66",
+        ),
         ({"d_model": 0}, "model.d_model=0: must be positive and finite, such as 1"),
         ({"d_model": -64}, "model.d_model=-64: must be positive"),
         ({"aspect_ratio": 0.0}, "model.aspect_ratio=0.0: must be positive"),
