@@ -1,15 +1,14 @@
-"""When a checkpoint is due, and what counts as training."""
+"""When a checkpoint is due, what counts as training, and where the rest of the time goes."""
 
 import pytest
 
-from train.clock import RunClock
+from train.clock import RunClock, Spend, lost_share, undone
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which a test may move."""
     time = [100.0]
-    monkeypatch.setattr("train.clock.time.monotonic", lambda: time[0])
     monkeypatch.setattr("train.clock.time.perf_counter", lambda: time[0])
     return time
 
@@ -57,3 +56,103 @@ def test_only_segments_are_training(now: list[float]) -> None:
     clock.resume(9)
     now[0] += 3.0
     assert clock.training_seconds() == 3.0
+
+
+def nonzero(spent: dict[str, float]) -> dict[str, float]:
+    return {what: seconds for what, seconds in spent.items() if seconds}
+
+
+def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
+    clock = RunClock(0, doing=Spend.startup)
+    now[0] += 4.0
+    clock.resume(0)
+    now[0] += 1.0
+    with clock.spending(Spend.data):
+        now[0] += 0.25
+    now[0] += 1.0
+    clock.training_seconds()
+    with clock.spending(Spend.logging):
+        now[0] += 0.5
+        with clock.spending(Spend.evaluation):
+            now[0] += 3.0
+        now[0] += 0.125
+    with clock.saving():
+        now[0] += 2.0
+    now[0] += 0.0625
+    clock.resume(2)
+    now[0] += 8.0  # goes on
+    spent = clock.spent()
+    assert spent == {
+        "train": 10.0,
+        "data": 0.25,
+        "evaluation": 3.0,
+        "logging": 0.625,
+        "checkpoint": 2.0,
+        "startup": 4.0,
+        "undone": 0.0,
+        "other": 0.0625,
+    }
+    assert sum(spent.values()) == now[0] - 100.0
+
+
+def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
+    clock = RunClock(0)
+    with clock.spending(Spend.startup):
+        now[0] += 30.0  # compiles at its first step
+    now[0] += 1.5
+    with clock.spending(Spend.data):
+        now[0] += 0.5
+    assert clock.training_seconds() == 2.0
+    assert clock.rate(10, batch_tokens=100) == 500.0
+
+
+def fail_after(now: list[float], seconds: float) -> None:
+    now[0] += seconds
+    raise OSError("full")
+
+
+def test_a_block_that_fails_ends_all_the_same(now: list[float]) -> None:
+    clock = RunClock(0)
+    with pytest.raises(OSError, match="full"), clock.spending(Spend.evaluation):
+        fail_after(now, 2.0)
+    now[0] += 1.0
+    assert nonzero(clock.spent()) == {"evaluation": 2.0, "train": 1.0}
+
+
+def test_a_checkpoint_that_fails_has_cost_its_time(now: list[float]) -> None:
+    clock = RunClock(0)
+    with pytest.raises(OSError, match="full"), clock.saving():
+        fail_after(now, 121.0)
+    assert nonzero(clock.spent()) == {"checkpoint": 121.0}
+    assert clock.save_is_due(2.0)
+
+
+def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]) -> None:
+    clock = RunClock(0, replicas=4)
+    now[0] += 10.0
+    assert nonzero(clock.spent()) == {"train": 2.5}
+    before = {"train": 1.0, "checkpoint": 0.5}
+    assert nonzero(clock.spent(before)) == {"train": 3.5, "checkpoint": 0.5}
+    assert nonzero(clock.spent()) == {"train": 2.5}
+    assert clock.training_seconds() == 10.0  # each of them waited so long
+
+
+def test_what_was_done_after_the_checkpoint_is_undone_by_a_restart(now: list[float]) -> None:
+    saved = {"train": 60.0, "undone": 5.0}
+    told = {"train": 80.0, "logging": 2.0, "undone": 5.0}
+    before = undone(saved, told)
+    assert before == {"train": 60.0, "undone": 27.0}
+    clock = RunClock(7)
+    now[0] += 3.0
+    assert nonzero(clock.spent(before)) == {"train": 63.0, "undone": 27.0}
+
+
+def test_a_status_older_than_the_checkpoint_tells_of_no_loss() -> None:
+    assert undone({"train": 60.0}, {"train": 50.0}) == {"train": 60.0, "undone": 0.0}
+    assert undone({}, {}) == {"undone": 0.0}
+
+
+def test_all_but_steps_is_lost() -> None:
+    assert lost_share({"train": 9.0, "data": 0.5, "evaluation": 0.5}) == pytest.approx(0.1)
+    assert lost_share({"startup": 2.0}) == 1.0
+    assert lost_share({}) == 0.0
