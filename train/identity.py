@@ -7,6 +7,7 @@ Plumbing (device, micro-batch, tracker, launcher, paths) is not in the hash.
 import dataclasses
 import hashlib
 import json
+import re
 from enum import Enum
 from typing import Any
 
@@ -14,6 +15,13 @@ from train.config import SCIENCE, Config
 
 NUMERICS_VERSION = 1
 """Raised when the same science config would train differently; see CHANGELOG, "Numerics"."""
+
+
+RUN_ID = re.compile(
+    r"d\d+l\d+-[0-9.e]+[kmbt]?-lr\d\.\d\de-?\d+-s\d+-[0-9a-f]{8}",
+    re.ASCII,
+)
+"""The form of every run_id."""
 
 
 def science(config: Config) -> dict[str, Any]:

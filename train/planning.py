@@ -88,16 +88,19 @@ def budget_tokens(budget: BudgetConfig, *, params: ParamCounts, flops_per_token:
     """Tokens that the one given form of the budget asks for.
 
     Raises:
-        ConfigError: None or several forms are given, or the value is not positive.
+        ConfigError: None or several forms are given, or the value is not positive or overflows.
     """
     name, value = _given(budget)
     if not 0 < value < float("inf"):
         raise ConfigError(f"budget.{name}={value:g}: must be positive and finite")
-    return {
+    tokens: float = {
         "tokens": value,
         "flops": value / flops_per_token,
         "tokens_per_param": value * params.standard,
     }[name]
+    if tokens == float("inf"):
+        raise ConfigError(f"budget.{name}={value:g}: asks for more tokens than can be counted")
+    return tokens
 
 
 def _given(budget: BudgetConfig) -> tuple[str, float]:

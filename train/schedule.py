@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from train.config import Cooldown, ScheduleConfig, ScheduleShape
 
@@ -87,7 +88,8 @@ def resolve_schedule(
     elif config.warmup_tokens is not None:
         warmup_steps = round(config.warmup_tokens / batch_tokens)
     elif config.warmup_tokens_per_param is not None:
-        warmup_steps = round(config.warmup_tokens_per_param * n_params_standard / batch_tokens)
+        per_param = Fraction(config.warmup_tokens_per_param)  # a float product could overflow
+        warmup_steps = round(per_param * n_params_standard / batch_tokens)
     else:
         warmup_steps = round((config.warmup_fraction or 0.0) * total_steps)
     is_wsd = config.shape is ScheduleShape.wsd

@@ -3,20 +3,27 @@
 import math
 import os
 import re
-from collections.abc import Callable
 
-from train.config import Config, PathsConfig, ScheduleConfig, ScheduleShape, Source
+from train.config import (
+    Config,
+    ModelConfig,
+    PathsConfig,
+    Positions,
+    ScheduleConfig,
+    ScheduleShape,
+    Source,
+)
 from train.data.prepare import check as check_data
 from train.data.sampler import epochs, n_windows
 from train.errors import ConfigError
+from train.identity import RUN_ID
 from train.planning import RunPlan, plan_run
+from train.ranges import WARMUP_FORMS, check_ranges
 
 STUDY_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 TRACKER_NAME = re.compile(r"[^/\\#?%:]{1,128}")
 MOST_STEPS = 2**53
 """Beyond it, whole steps cannot be told apart in the floats that budgets are given in."""
-
-WARMUP_FORMS = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
 def validate(config: Config) -> RunPlan:
@@ -33,12 +40,14 @@ def validate(config: Config) -> RunPlan:
             f"data.files is given, and data.source={config.data.source.name} does not read it; "
             f"add data=files"
         )
-    _check_ranges(config)
+    check_ranges(config)
+    _check_positions(config.model)
     _check_batch(config)
     _check_warmup_form(config.schedule)
     plan = plan_run(config)
     _check_plan(config, plan)
     _check_schedule(config, plan)
+    _check_together(config.together, plan)
     return plan
 
 
@@ -101,63 +110,14 @@ def _check_paths(paths: PathsConfig) -> None:
         )
 
 
-def _check_ranges(config: Config) -> None:
-    optimizer, schedule, machine = config.optimizer, config.schedule, config.machine
-    _within("seed", config.seed, "0 .. 2^63 - 1", lambda v: 0 <= v < 2**63)
-    if optimizer.lr is not None:
-        _within("optimizer.lr", optimizer.lr, "positive and finite", lambda v: 0 < v < math.inf)
-    positive = {
-        "optimizer.lr_multiplier": optimizer.lr_multiplier,
-        "optimizer.lr_rule.coefficient": optimizer.lr_rule.coefficient,
-        "optimizer.lr_rule.reference_params": optimizer.lr_rule.reference_params,
-        "optimizer.lr_rule.maximum": optimizer.lr_rule.maximum,
-        "optimizer.eps": optimizer.eps,
-        "optimizer.grad_clip": optimizer.grad_clip,
-        "eval.tokens": config.eval.tokens,
-        "data.seq_len": config.data.seq_len,
-        "data.vocab_size": config.data.vocab_size,
-        "data.validation_tokens": config.data.validation_tokens,
-        "machine.log_every": machine.log_every,
-        "machine.checkpoint_minutes": machine.checkpoint_minutes,
-        "study.diverged_above": config.study.diverged_above,
-    }
-    for name, value in positive.items():
-        _within(name, value, "positive and finite", lambda v: 0 < v < math.inf)
-    if schedule.horizon_tokens is not None:
-        horizon = schedule.horizon_tokens
-        rule = "positive and finite"
-        _within("schedule.horizon_tokens", horizon, rule, lambda v: 0 < v < math.inf)
-    for name, beta in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
-        _within(f"optimizer.{name}", beta, "in [0, 1)", lambda v: 0 <= v < 1)
-    decay = optimizer.weight_decay
-    _within("optimizer.weight_decay", decay, "at least 0 and finite", lambda v: 0 <= v < math.inf)
-    _within("optimizer.lr_rule.exponent", optimizer.lr_rule.exponent, "finite", math.isfinite)
-    for name, share in (
-        ("final_lr_ratio", schedule.final_lr_ratio),
-        ("cooldown_fraction", schedule.cooldown_fraction),
-    ):
-        _within(f"schedule.{name}", share, "in [0, 1]", lambda v: 0 <= v <= 1)
-    _within("model.rotary_base", config.model.rotary_base, "above 1", lambda v: v > 1)
-    _within("study.max_runs", config.study.max_runs, "at least 1", lambda v: v >= 1)
-    if config.study.max_flops is not None:
-        limit = config.study.max_flops
-        _within(
-            "study.max_flops", limit, "positive and finite, or null", lambda v: 0 < v < math.inf
+def _check_positions(model: ModelConfig) -> None:
+    """A setting that nothing reads would give one run two names."""
+    default = ModelConfig.rotary_base
+    if model.positions is Positions.learned and model.rotary_base != default:
+        raise ConfigError(
+            f"model.rotary_base={model.rotary_base:g}: only model.positions=rotary reads it; leave "
+            f"it {default:g}"
         )
-    _within("machine.threads", machine.threads, "1 .. 1024", lambda v: 1 <= v <= 1024)
-    _within("eval.points", config.eval.points, "at least 0", lambda v: v >= 0)
-    _within("machine.checkpoint_keep", machine.checkpoint_keep, "at least 2", lambda v: v >= 2)
-    if machine.workers is not None:
-        _within("machine.workers", machine.workers, "at least 1", lambda v: v >= 1)
-    if machine.checkpoint_steps is not None:
-        _within(
-            "machine.checkpoint_steps", machine.checkpoint_steps, "at least 1", lambda v: v >= 1
-        )
-
-
-def _within(name: str, value: float, rule: str, holds: Callable[[float], bool]) -> None:
-    if not holds(value):  # NaN holds nowhere
-        raise ConfigError(f"{name}={value}: must be {rule}")
 
 
 def _check_batch(config: Config) -> None:
@@ -211,26 +171,48 @@ def _check_warmup_form(schedule: ScheduleConfig) -> None:
             f"schedule: at most one of {', '.join(WARMUP_FORMS)} may be given, "
             f"got {' and '.join(given)}; set the others to null"
         )
-    for form in given:
-        value = getattr(schedule, form)
-        _within(f"schedule.{form}", value, "at least 0 and finite", lambda v: 0 <= v < math.inf)
 
 
 def _check_schedule(config: Config, plan: RunPlan) -> None:
     warmup, cooldown = plan.schedule.warmup_steps, plan.schedule.cooldown_steps
+    forms = (form for form in WARMUP_FORMS if getattr(config.schedule, form) is not None)
+    given = next(forms, "warmup_steps")
     if warmup >= plan.steps:
-        given = next(form for form in WARMUP_FORMS if getattr(config.schedule, form) is not None)
         raise ConfigError(
             f"schedule.{given}={getattr(config.schedule, given)}: a warm-up of {warmup} steps is "
-            f"not shorter than the run of {plan.steps} steps; use at most {plan.steps - 1} steps"
+            f"not shorter than the run of {plan.steps} steps; use at most "
+            f"{_warmup_of(plan.steps - 1, given, plan)}"
         )
     if warmup + cooldown > plan.steps:
         raise ConfigError(
             f"a warm-up of {warmup} and a cooldown of {cooldown} steps are longer than the run of "
             f"{plan.steps} steps; use schedule.cooldown_fraction of at most "
-            f"{(plan.steps - warmup) / plan.steps:.3f}"
+            f"{(plan.steps - warmup) / plan.steps:.3f}, or a warm-up of at most "
+            f"{_warmup_of(plan.steps - cooldown, given, plan)}"
         )
     _check_kaplan_horizon(config, plan)
+
+
+def _warmup_of(steps: int, form: str, plan: RunPlan) -> str:
+    """A warm-up's length in words; in tokens per parameter where they are what the user gave."""
+    if form != "warmup_tokens_per_param":
+        return f"{steps} steps"
+    per_param = 0.995 * steps * plan.batch_tokens / plan.params.standard  # three digits stay below
+    return f"{steps} steps, schedule.{form}={per_param:.3g}"
+
+
+def _check_together(together: list[str], plan: RunPlan) -> None:
+    """Names that can be names of other runs; whether the study has them, its manifest tells."""
+    for number, entry in enumerate(together):
+        if not RUN_ID.fullmatch(entry):
+            raise ConfigError(
+                f"together: {entry!r} is no run_id, such as {plan.run_id}; the study's "
+                f"manifest.json lists them"
+            )
+        if entry == plan.run_id:
+            raise ConfigError(f"together: {entry} is the job's own run; leave it out")
+        if entry in together[:number]:
+            raise ConfigError(f"together: {entry} is there twice; leave one out")
 
 
 def _check_kaplan_horizon(config: Config, plan: RunPlan) -> None:

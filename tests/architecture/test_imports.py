@@ -18,6 +18,7 @@ PURE = (
     "identity",
     "planning",
     "plumbing",
+    "ranges",
     "records",
     "schedule",
     "science",

@@ -90,7 +90,14 @@ BAD: dict[str, str] = {
     # schedules and the optimiser
     "schedule.warmup_fraction=1.0": "is not shorter than the run of 100 steps; use at most 99",
     "schedule.warmup_fraction=null schedule.warmup_steps=100": "use at most 99 steps",
-    "schedule=wsd schedule.warmup_fraction=0.9": "use schedule.cooldown_fraction of at most 0.100",
+    "schedule=wsd schedule.warmup_tokens_per_param=null schedule.warmup_fraction=0.9": (
+        "use schedule.cooldown_fraction of at most 0.100, or a warm-up of at most 80 steps"
+    ),
+    "schedule=wsd schedule.warmup_fraction=0.05": (
+        "got warmup_tokens_per_param and warmup_fraction; set the others to null"
+    ),
+    "together=[all]": "together: 'all' is no run_id, such as d32l2-",
+    "machine.stack=0": "machine.stack=0: must be at least 1",
     "schedule.final_lr_ratio=1.5": "schedule.final_lr_ratio=1.5: must be in [0, 1]",
     "schedule.horizon_tokens=1e9": "only schedule=kaplan has a horizon",
     "optimizer.lr=-0.1": "optimizer.lr=-0.1: must be positive and finite",

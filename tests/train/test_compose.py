@@ -1,5 +1,6 @@
 """Every config composes, converts and validates; every mistake names the nearest right key."""
 
+import dataclasses
 import math
 import re
 import sys
@@ -21,11 +22,12 @@ from train.compose import (
     register_schema,
     to_config,
 )
-from train.config import Config, ScheduleShape
+from train.config import Compile, Config, Norm, Positions, ScheduleShape
 from train.errors import ConfigError
 from train.grid import expand_grid
 from train.manifest import PlannedRun
 from train.plan_report import print_plan
+from train.schedule import shares_trunk
 from train.study import plan_grid
 from train.validate import validate
 
@@ -90,6 +92,37 @@ def test_a_schedule_s_file_is_its_shape(option: str) -> None:
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model"])
 def test_a_rung_s_file_is_its_width(option: str) -> None:
     assert config_of(f"model={option}").model.d_model == int(option.removeprefix("d"))
+
+
+def test_gpt2_s_block_composes() -> None:
+    words = "model.norm=layer model.positions=learned model.qk_norm=false model.tie_head=true"
+    config = config_of("model=d64", BUDGET, *words.split())
+    assert (config.model.norm, config.model.positions) == (Norm.layer, Positions.learned)
+    params = validate(config).params
+    assert params.embedding == 256 * 64 + 256 * 64  # tokens, and positions of a window
+    assert (params.head, params.norms) == (0, 2 * 2 * 64 + 64)
+
+
+@pytest.mark.parametrize("word", ["machine.compile=true", "machine.compile=on"])
+def test_compile_takes_words_that_yaml_leaves_alone(word: str) -> None:
+    assert config_of("machine.compile=always").machine.compile is Compile.always
+    assert "machine.compile" in refusal(word)
+    assert "expected one of [auto, always, never]" in refusal(word)
+
+
+def test_runs_to_train_along_are_a_list_of_words() -> None:
+    others = ["d32l2-20.5k-lr1.00e-02-s0-0123abcd", "d32l2-1m-lr2.00e-02-s0-45670000"]
+    config = config_of(BUDGET, f"together=[{','.join(others)}]")
+    assert config.together == others
+    assert validate(config).run_id == validate(dataclasses.replace(config, together=[])).run_id
+
+
+def test_the_horizons_of_wsd_share_a_trunk() -> None:
+    horizons = [f"budget.tokens={steps * 16_384}" for steps in (500, 1000, 2000)]
+    short, middle, long = (validate(config_of("schedule=wsd", word)).schedule for word in horizons)
+    assert [short.fork_step, middle.fork_step] == [400, 800]
+    assert shares_trunk(short, long)
+    assert shares_trunk(middle, long)
 
 
 def plan_study(*words: str) -> list[PlannedRun]:

@@ -27,7 +27,7 @@ from train.config import (
     TrackerConfig,
     TrackerKind,
 )
-from train.identity import canonical_json, run_id, science, science_hash, short_count
+from train.identity import RUN_ID, canonical_json, run_id, science, science_hash, short_count
 from train.planning import plan_run
 
 REPO = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ def test_the_name_says_shape_tokens_rate_and_seed(make_config: MakeConfig) -> No
 def test_names_use_one_plain_alphabet(tokens: float, lr: float) -> None:
     name = run_id(Config(), rung="d64l2", tokens=int(tokens), lr=lr)
     assert re.fullmatch(r"[a-z0-9._-]+", name)
+    assert RUN_ID.fullmatch(name)
 
 
 def test_plumbing_changes_no_name(make_config: MakeConfig) -> None:

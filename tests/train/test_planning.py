@@ -146,6 +146,7 @@ def test_an_empty_batch_is_refused() -> None:
         (BudgetConfig(flops=-1e9), "budget.flops=-1e+09: must be positive and finite"),
         (BudgetConfig(flops=float("inf")), "budget.flops=inf: must be positive and finite"),
         (BudgetConfig(tokens_per_param=float("nan")), "budget.tokens_per_param=nan: must be"),
+        (BudgetConfig(tokens_per_param=1e308), "tokens_per_param=1e+308: asks for more tokens"),
     ],
 )
 def test_a_budget_is_one_positive_number(

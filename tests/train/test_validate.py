@@ -11,7 +11,9 @@ from train.config import (
     BudgetConfig,
     Config,
     DataConfig,
+    ModelConfig,
     OptimizerConfig,
+    Positions,
     ScheduleConfig,
     ScheduleShape,
     TokenizerKind,
@@ -86,6 +88,16 @@ def test_a_right_config_returns_its_plan(make_config: MakeConfig) -> None:
             "schedule.warmup_tokens=inf: must be at least 0 and finite",
         ),
         ("schedule.warmup_fraction", NAN, "schedule.warmup_fraction=nan: must be at least 0"),
+        (
+            "schedule.warmup_tokens_per_param",
+            -1.0,
+            "schedule.warmup_tokens_per_param=-1.0: must be at least 0 and finite",
+        ),
+        ("machine.stack", 0, "machine.stack=0: must be at least 1"),
+        ("study.max_flops", 0.0, "study.max_flops=0.0: must be positive and finite, or null"),
+        ("study.max_runs", 0, "study.max_runs=0: must be at least 1"),
+        ("study.diverged_above", 0.0, "study.diverged_above=0.0: must be positive and finite"),
+        ("machine.checkpoint_steps", 0, "machine.checkpoint_steps=0: must be at least 1"),
         ("machine.threads", 0, "machine.threads=0: must be 1 .. 1024"),
         ("machine.log_every", 0, "machine.log_every=0: must be positive"),
         ("machine.checkpoint_minutes", 0.0, "machine.checkpoint_minutes=0.0: must be positive"),
@@ -135,13 +147,32 @@ def test_a_broken_rule_names_the_value_and_the_rule(
         ({"warmup_fraction": 1.0}, "schedule.warmup_fraction=1.0: a warm-up of 40 steps is not"),
         (
             {"warmup_steps": 3, "warmup_fraction": 0.1},
-            "at most one of warmup_steps, warmup_tokens, warmup_fraction may be given, got "
-            "warmup_steps and warmup_fraction; set the others to null",
+            "at most one of warmup_steps, warmup_tokens, warmup_tokens_per_param, warmup_fraction "
+            "may be given, got warmup_steps and warmup_fraction; set the others to null",
+        ),
+        (
+            {"warmup_tokens_per_param": 1.0},  # 26,624 tokens are 104 batches of 256
+            "schedule.warmup_tokens_per_param=1.0: a warm-up of 104 steps is not shorter than the "
+            "run of 40 steps; use at most 39 steps, schedule.warmup_tokens_per_param=0.373",
+        ),
+        (
+            {"warmup_tokens_per_param": 1e308},
+            "is not shorter than the run of 40 steps; use at most 39 steps",
+        ),
+        (
+            {
+                "shape": ScheduleShape.wsd,
+                "warmup_tokens_per_param": 0.35,
+                "cooldown_fraction": 0.2,
+            },
+            "a warm-up of 36 and a cooldown of 8 steps are longer than the run of 40 steps; use "
+            "schedule.cooldown_fraction of at most 0.100, or a warm-up of at most 32 steps, "
+            "schedule.warmup_tokens_per_param=0.306",
         ),
         (
             {"shape": ScheduleShape.wsd, "warmup_steps": 30, "cooldown_fraction": 0.5},
             "a warm-up of 30 and a cooldown of 20 steps are longer than the run of 40 steps; use "
-            "schedule.cooldown_fraction of at most 0.250",
+            "schedule.cooldown_fraction of at most 0.250, or a warm-up of at most 20 steps",
         ),
         (
             {"shape": ScheduleShape.kaplan},
@@ -174,6 +205,41 @@ def test_the_longest_warm_up_and_cooldown_that_fit_are_accepted(make_config: Mak
     plan = validate(make_config(schedule=wsd))
     assert plan.schedule.warmup_steps + plan.schedule.cooldown_steps == plan.steps
     assert validate(make_config(schedule=ScheduleConfig(warmup_steps=39))).steps == 40
+
+
+def test_a_refused_warm_up_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
+    longest = ScheduleConfig(warmup_tokens_per_param=0.373)
+    assert validate(make_config(schedule=longest)).schedule.warmup_steps == 39
+    beside = ScheduleConfig(shape=ScheduleShape.wsd, warmup_tokens_per_param=0.306)
+    assert validate(make_config(schedule=beside)).schedule.warmup_steps == 32
+
+
+def test_a_base_that_learned_positions_do_not_read_is_refused(make_config: MakeConfig) -> None:
+    learned = ModelConfig(d_model=32, head_dim=16, positions=Positions.learned)
+    assert validate(make_config(model=learned)).shape.positions is Positions.learned
+    with pytest.raises(ConfigError, match=re.escape("model.rotary_base=500: only model.pos")):
+        validate(make_config(model=dataclasses.replace(learned, rotary_base=500.0)))
+
+
+OTHERS = ["d32l2-20.5k-lr1.00e-02-s0-0123abcd", "d32l2-20.5k-lr2.00e-02-s0-4567cdef"]
+
+
+def test_other_runs_may_be_trained_along(make_config: MakeConfig) -> None:
+    assert validate(make_config(together=OTHERS)) == validate(make_config())
+
+
+def test_what_cannot_be_another_run_is_not_trained_along(make_config: MakeConfig) -> None:
+    own = validate(make_config()).run_id
+    refusals = {
+        "all": f"together: 'all' is no run_id, such as {own}; the study's manifest.json lists them",
+        "": "together: '' is no run_id",
+        "../" + own: f"together: '../{own}' is no run_id",
+        own: f"together: {own} is the job's own run; leave it out",
+        OTHERS[0]: f"together: {OTHERS[0]} is there twice; leave one out",
+    }
+    for entry, message in refusals.items():
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            validate(make_config(together=[*OTHERS, entry]))
 
 
 def test_a_refused_batch_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
