@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from train.costs import RunCost, read_cost
 from train.lock import this_host
 from train.records import FINISHED_STATES, STATES, read_json, read_jsonl
 from train.retries import stops_by_cause
@@ -41,6 +42,8 @@ class RunStatus:
     """Processes that started it."""
     stops: Mapping[str, int] = field(default_factory=dict)
     """Attempts that ended short of the horizon, by cause."""
+    cost: RunCost | None = None
+    """What it has cost so far; None before it has cost anything."""
 
     @property
     def share(self) -> float:
@@ -71,8 +74,10 @@ def run_status(study_folder: Path, entry: Mapping[str, Any]) -> RunStatus:
     state = _state(folder, status, notes, is_held=is_held)
     evals = _rows(folder.evals, notes)
     attempts = _rows(folder.attempts, notes)
+    result: Mapping[str, Any] = {}
     if state == "completed":
-        notes += _replay_note(_json(folder.result, notes))
+        result = _json(folder.result, notes)
+        notes += _replay_note(result)
     elif isinstance(status.get("reason"), str):
         notes.insert(0, status["reason"].split("\n", 1)[0])
     loss = evals[-1].get("loss") if evals else None
@@ -89,6 +94,7 @@ def run_status(study_folder: Path, entry: Mapping[str, Any]) -> RunStatus:
         exit_code=status["exit_code"] if isinstance(status.get("exit_code"), int) else None,
         attempts=sum(row.get("event") == "start" for row in attempts),
         stops=stops_by_cause(attempts, is_running=is_held),
+        cost=read_cost(entry["plan"], status, result),
     )
 
 

@@ -13,6 +13,7 @@ from train.errors import ConfigError, WindTunnelError, as_storage_error, did_you
 from train.manifest import read_manifest
 from train.retries import name_stops
 from train.run_status import RunStatus, run_status
+from train.study_costs import launch_costs, study_costs
 
 OPTIONS = ("study", "runs")
 
@@ -21,6 +22,8 @@ python -m train.status study=NAME [runs=DIR]
 
 Prints every run of a study: its state, what is done of it, its cost C in FLOPs, its newest
 validation loss, the time left, the attempts that were cut short by cause, and what is odd about it.
+Below: what all runs have cost, which is less than their sum where they shared work, and what the
+time was spent on.
 States: planned running preempted completed diverged failed, and stale (recorded as running, and no
 process holds it: the study's command goes on with it).
 
@@ -94,6 +97,12 @@ def summary(runs: Sequence[RunStatus]) -> str:
     return line
 
 
+def cost_lines(runs: Sequence[RunStatus]) -> list[str]:
+    """What the study has cost so far; nothing before it has."""
+    costs = [run.cost for run in runs if run.cost is not None]
+    return study_costs(costs, n_completed=sum(run.state == "completed" for run in runs)).lines()
+
+
 def main(words: list[str]) -> int:
     """Print one study's table; return the exit code."""
     if {"--help", "-h", "help"} & set(words):
@@ -109,7 +118,9 @@ def main(words: list[str]) -> int:
             options[key] = value
         if "study" not in options:
             raise ConfigError("study=NAME is missing: python -m train.status study=NAME [runs=DIR]")
-        runs = study_status(find_study(Path(options["runs"]), options["study"]))
+        folder = find_study(Path(options["runs"]), options["study"])
+        runs = study_status(folder)
+        lines = [summary(runs), *cost_lines(runs), *launch_costs(folder).lines()]
     except (WindTunnelError, OSError) as problem:
         error = as_storage_error(problem) if isinstance(problem, OSError) else problem
         if error is None:
@@ -117,7 +128,8 @@ def main(words: list[str]) -> int:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     console.print(status_table(runs))
-    console.print(summary(runs), markup=False, highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from train import lock
+from train.costs import read_cost
 from train.records import append_jsonl, write_json
 from train.run_status import STALE_SECONDS, RunStatus, run_status
 from train.rundir import RunFolder
@@ -146,6 +147,16 @@ def test_replayed_rows_that_differ_are_said(
     write_json(folder.result, {"replayed": replayed})
     assert status_of(folder).reason.startswith(reason)
     assert bool(status_of(folder).reason) == bool(reason)
+
+
+def test_what_a_run_has_cost_is_told_by_its_result_or_else_by_its_status(
+    folder: RunFolder,
+) -> None:
+    folder.write_status("running", step=10, cost={"flops_charged": 1})
+    assert status_of(folder).cost == read_cost({}, {"cost": {"flops_charged": 1}}, {})
+    write_json(folder.result, {"cost": {"flops_charged": 2}})
+    folder.write_status("completed", step=40)
+    assert status_of(folder).cost == read_cost({}, {}, {"cost": {"flops_charged": 2}})
 
 
 GARBLED = ("{torn", "[]", "null", '"text"', "\x00\xff", "", '{"a": ' * 100_000)

@@ -8,11 +8,12 @@ import pytest
 
 from train import status
 from train.config import Config, MachineConfig, OptimizerConfig
+from train.costs import run_cost
 from train.errors import ConfigError, DivergedError
 from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.planning import plan_run
-from train.records import read_json
+from train.records import append_jsonl, read_json, write_json
 from train.run_status import RunStatus
 from train.rundir import RunFolder
 from train.status import find_study, study_status, summary
@@ -157,6 +158,38 @@ def test_what_a_file_says_is_never_markup(
     folders(study)[0].write_status("failed", reason="[/red] [bold]x", step=0)
     assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
     assert "[/red] [bold]x" in capsys.readouterr().out
+
+
+def test_the_command_prints_what_runs_have_cost_and_how_slots_were_used(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, branch, old, *_ = folders(study)
+    spent = {"train": 54.0, "evaluation": 6.0}
+    cost = run_cost(step_flops=100, step=40, seconds=60.0, spent=spent, peak_flops=100.0)
+    write_json(whole.result, {"cost": cost.facts()})
+    whole.write_status("completed", step=40)
+    cost = run_cost(step_flops=100, step=20, seconds=9.0, spent={"train": 6.0}, fork_step=16)
+    branch.write_status("running", step=20, cost=cost.facts())
+    plan = read_json(study / "manifest.json")["runs"][2]["plan"]
+    write_json(old.result, {"row": {"flops_exact": plan["flops_exact"], "seconds": 4.0}})
+    old.write_status("completed", step=40)
+    append_jsonl(study / "launch.jsonl", [{"busy_seconds": 90, "waiting_seconds": 10}])
+    assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
+    total, computed = 4_000 + 2_000 + plan["flops_exact"], 4_000 + 400 + plan["flops_exact"]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        f"cost: {total:.3g} FLOPs of 3 runs, attention included, for {computed:.3g} computed "
+        f"({computed / total:.0%}); 0.0194 device-hours, 103 completed runs per device-hour",
+        "time: 91.4% steps, 8.6% evaluation; mean MFU 74.1% of the measured peak",
+        "slots: 0.0278 hours in 1 launch: 90.0% busy, 10.0% free though a job waited, "
+        "0.0% without a job",
+    ]
+
+
+def test_a_study_that_has_cost_nothing_ends_with_its_summary(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.main(["study=tiny", f"runs={tmp_path / 'runs'}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("6 runs: 6 planned; 0% of")
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
