@@ -4,14 +4,17 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 LARGEST_SAVE_SHARE = 0.02
 """Checkpoints by minutes keep so far apart that writing them costs at most this share of time."""
 
+PROCESS_FACTS = Path("/proc/self/stat")
+"""Linux only."""
 
-class Spend(Enum):
+
+class Spend(StrEnum):
     """What wall time is spent on. At any moment it is exactly one of these."""
 
     train = "train"
@@ -82,7 +85,7 @@ class RunClock:
             self._turn_to(before)
 
     def spent(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Seconds by Spend's names that one replica answers for; their sum is wall time.
+        """Seconds by Spend's words that one replica answers for; their sum is wall time.
 
         Args:
             before: What it answers for from before this clock began, in the same form.
@@ -90,7 +93,7 @@ class RunClock:
         self._turn_to(self._doing)
         before = before or {}
         return {
-            what.name: before.get(what.name, 0.0) + seconds / self._replicas
+            what.value: before.get(what, 0.0) + seconds / self._replicas
             for what, seconds in self._seconds.items()
         }
 
@@ -122,7 +125,7 @@ class RunClock:
 def process_seconds() -> float:
     """Wall seconds since this process began, to 10 ms: its imports, too; 0 where it is not told."""
     try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = PROCESS_FACTS.read_text(encoding="utf-8").rpartition(")")[2].split()
         began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime, field 22 in proc(5)
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
     except (OSError, AttributeError):  # not on Linux
@@ -133,14 +136,14 @@ def undone(before: Mapping[str, float], told: Mapping[str, float]) -> dict[str, 
     """What a run that restarts has spent, the work that it lost by the stop included.
 
     Args:
-        before: Seconds by Spend's names, as the checkpoint that it goes on from has them.
+        before: Seconds by Spend's words, as the checkpoint that it goes on from has them.
         told: As its status told them last, later than the checkpoint.
     """
     lost = max(0.0, sum(told.values()) - sum(before.values()))
-    return {**before, Spend.undone.name: before.get(Spend.undone.name, 0.0) + lost}
+    return {**before, Spend.undone.value: before.get(Spend.undone, 0.0) + lost}
 
 
 def lost_share(spent: Mapping[str, float]) -> float:
-    """Share of the seconds, by Spend's names, that went into anything but steps."""
+    """Share of the seconds, by Spend's words, that went into anything but steps."""
     total = sum(spent.values())
-    return 1.0 - spent.get(Spend.train.name, 0.0) / total if total > 0 else 0.0
+    return 1.0 - spent.get(Spend.train, 0.0) / total if total > 0 else 0.0

@@ -28,7 +28,7 @@ class RunCost:
     seconds_charged: float
     """Device time of everything that was done for this run."""
     spent: Mapping[str, float] = field(default_factory=dict)
-    """Wall seconds by clock.Spend's names: its own, and its share of its stack's."""
+    """Wall seconds by clock.Spend's words: its own, and its share of its stack's."""
     stack: int = 1
     """Runs that were trained at once."""
     devices: float = 1.0
@@ -130,7 +130,7 @@ def read_cost(
         flops_charged=flops,
         seconds=seconds,
         seconds_charged=seconds,
-        spent={Spend.train.name: seconds},
+        spent={Spend.train.value: seconds},
     )
 
 
@@ -143,7 +143,7 @@ def _from_facts(facts: Mapping[str, Any]) -> RunCost:
         flops_charged=int(cost_number(facts.get("flops_charged"))),
         seconds=cost_number(facts.get("seconds")),
         seconds_charged=cost_number(facts.get("seconds_charged")),
-        spent={what.name: cost_number(spent.get(what.name)) for what in Spend},
+        spent={what.value: cost_number(spent.get(what)) for what in Spend},
         stack=int(cost_number(facts.get("stack"))) or 1,
         devices=cost_number(facts.get("devices")) or 1.0,
         peak_flops=cost_number(facts.get("peak_flops")) or None,

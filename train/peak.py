@@ -92,6 +92,17 @@ class Utilisation:
     mfu_datasheet: float | None
     """As a share of the datasheet's peak; None where the device is not known."""
 
+    def columns(self) -> dict[str, float]:
+        """Of a row of metrics.jsonl; what is not known is left out."""
+        known = (
+            {} if self.mfu_datasheet is None else {"mfu_datasheet": round(self.mfu_datasheet, 5)}
+        )
+        return {
+            "flops_per_second": round(self.flops_per_second),
+            "mfu": round(self.mfu, 5),
+            **known,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class PeakFlops:

@@ -18,7 +18,9 @@ from train.errors import RecordsError
 from train.records import append_jsonl, read_jsonl, sound_rows
 from train.rundir import RunFolder
 
-CLOCK_COLUMNS = frozenset(("seconds", "tokens_per_second", "mfu"))
+CLOCK_COLUMNS = frozenset(
+    ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")
+)
 """Columns that a clock writes; they differ from one computation of a row to the next."""
 
 

@@ -51,7 +51,7 @@ class StudyCosts:
             f"{self.runs_per_hour:.3g} completed runs per device-hour"
         )
         shares = ", ".join(
-            f"{share:.1%} {NAMES.get(what, what.name)}" for what, share in self.shares.items()
+            f"{share:.1%} {NAMES.get(what, what.value)}" for what, share in self.shares.items()
         )
         time = f"time: {shares}"
         if self.mfu is not None:
@@ -69,7 +69,7 @@ def study_costs(costs: Sequence[RunCost], *, n_completed: int) -> StudyCosts:
         n_completed: How many of the study's runs are completed.
     """
     by_spend = {
-        what: math.fsum(cost.devices * cost.spent.get(what.name, 0.0) for cost in costs)
+        what: math.fsum(cost.devices * cost.spent.get(what, 0.0) for cost in costs)
         for what in Spend
     }
     total = math.fsum(by_spend.values())
@@ -91,7 +91,7 @@ def _mean_mfu(peaks: Iterable[tuple[RunCost, float | None]]) -> float | None:
     done = possible = 0.0
     for cost, peak in peaks:
         if peak is not None:
-            trained = cost.spent.get(Spend.train.name, 0.0) + cost.spent.get(Spend.data.name, 0.0)
+            trained = cost.spent.get(Spend.train, 0.0) + cost.spent.get(Spend.data, 0.0)
             done += cost.flops_charged
             possible += peak * cost.devices * trained
     return done / possible if possible > 0 else None

@@ -47,7 +47,9 @@ WANDB_KEYS = {
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "perf/tokens_per_second",
+    "flops_per_second": "perf/flops_per_second",
     "mfu": "perf/mfu",
+    "mfu_datasheet": "perf/mfu_datasheet",
 }
 EVAL_KEYS = {"loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
 KEYS_OF = {"metrics.jsonl": WANDB_KEYS, "evals.jsonl": EVAL_KEYS}

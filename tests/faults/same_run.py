@@ -10,7 +10,9 @@ from train.checkpoint import load_newest
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
 
-CLOCK_COLUMNS = frozenset(("seconds", "tokens_per_second", "mfu"))
+CLOCK_COLUMNS = frozenset(
+    ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")
+)
 """All that a clock writes into rows; every other column must be equal."""
 
 FOLDER_COLUMNS = frozenset(("study",))

@@ -1,8 +1,13 @@
 """When a checkpoint is due, what counts as training, and where the rest of the time goes."""
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
-from train.clock import RunClock, Spend, lost_share, undone
+from train.clock import RunClock, Spend, lost_share, process_seconds, undone
 
 
 @pytest.fixture
@@ -135,6 +140,29 @@ def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]
     assert nonzero(clock.spent(before)) == {"train": 3.5, "checkpoint": 0.5}
     assert nonzero(clock.spent()) == {"train": 2.5}
     assert clock.training_seconds() == 10.0  # each of them waited so long
+
+
+def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
+    clock = RunClock(0, replicas=2, doing=Spend.startup, startup=5.0)
+    now[0] += 1.0
+    assert nonzero(clock.spent()) == {"startup": 3.0}
+
+
+def test_a_process_knows_its_age() -> None:
+    code = (
+        "import time; time.sleep(.3); from train.clock import process_seconds as age; print(age())"
+    )
+    began = time.perf_counter()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    took = time.perf_counter() - began
+    assert 0.3 <= float(printed) <= took + 0.02  # a tick of the kernel's clock is 0.01 s
+
+
+def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("train.clock.PROCESS_FACTS", tmp_path / "stat")
+    assert process_seconds() == 0.0
 
 
 def test_what_was_done_after_the_checkpoint_is_undone_by_a_restart(now: list[float]) -> None:

@@ -114,9 +114,11 @@ def test_measuring_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch
 def test_utilisation_is_a_share_of_both_peaks() -> None:
     used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(4e14)
     assert (used.flops_per_second, used.mfu, used.mfu_datasheet) == (4e14, 0.5, 0.4)
+    assert used.columns() == {"flops_per_second": 4e14, "mfu": 0.5, "mfu_datasheet": 0.4}
 
 
 def test_without_a_datasheet_its_share_is_not_told() -> None:
     used = PeakFlops(measured=2e11, datasheet=None).utilisation(5e10)
     assert (used.mfu, used.mfu_datasheet) == (0.25, None)
+    assert used.columns() == {"flops_per_second": 5e10, "mfu": 0.25}
     assert peak_flops(CPU, torch.float32).datasheet is None

@@ -112,7 +112,9 @@ def test_damage_before_the_checkpoint_is_refused_by_line(folder: RunFolder) -> N
 
 def test_equal_rows_compare_as_equal_whatever_the_clock_said(folder: RunFolder) -> None:
     set_aside(folder, sizes_at(folder, 2))
-    append_jsonl(folder.metrics, [metric(3, seconds=9.0), metric(4, seconds=9.5)])
+    append_jsonl(
+        folder.metrics, [metric(3, seconds=9.0, mfu_datasheet=0.3), metric(4, seconds=9.5)]
+    )
     append_jsonl(folder.evals, [evaluation(4)])
     report = compare(folder)
     assert report == ReplayReport(rows=3, differing=0, largest=0.0, first_step=None)

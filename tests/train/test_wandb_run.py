@@ -17,7 +17,9 @@ METRICS = {
     "lr": 0.01,
     "grad_norm": 0.3,
     "tokens_per_second": 1e4,
+    "flops_per_second": 1e11,
     "mfu": 0.5,
+    "mfu_datasheet": 0.4,
     "seconds": 0.18,
 }
 EVAL = {
@@ -116,7 +118,9 @@ def test_rows_are_mirrored_under_grouped_keys() -> None:
                 "train/lr": 0.01,
                 "train/grad_norm": 0.3,
                 "perf/tokens_per_second": 1e4,
+                "perf/flops_per_second": 1e11,
                 "perf/mfu": 0.5,
+                "perf/mfu_datasheet": 0.4,
             },
         ),
         ("log", {**progress, "val/loss": 2.6, "val/bits_per_byte": 3.75}),
