@@ -30,7 +30,7 @@ def run_facts(
         "run_id": plan.run_id,
         "study": config.study.name,
         "science_sha256": science_hash(config),
-        "shape": dataclasses.asdict(plan.shape),
+        "shape": plan.shape.plain(),
         "n_params": {
             **dataclasses.asdict(plan.params),
             "kaplan": plan.params.kaplan,

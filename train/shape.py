@@ -1,7 +1,9 @@
 """The ladder's rule: from one dial, `model.d_model`, to a whole transformer shape. No torch."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 from train.config import Activation, ModelConfig, Norm, Positions
 from train.errors import ConfigError
@@ -29,6 +31,11 @@ class ModelShape:
     def rung(self) -> str:
         """The shape's short name, such as d64l2."""
         return f"d{self.d_model}l{self.n_layers}"
+
+    def plain(self) -> dict[str, int | bool | str]:
+        """Every field as a JSON value; a choice is its name."""
+        fields = dataclasses.asdict(self)
+        return {k: value.name if isinstance(value, Enum) else value for k, value in fields.items()}
 
 
 def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelShape:

@@ -74,6 +74,23 @@ def test_gpt2_s_block_can_be_asked_for() -> None:
     assert shape.d_ff == 4 * 64
 
 
+def test_a_shape_is_told_in_plain_values() -> None:
+    assert shape_of(d_model=16, positions=Positions.learned).plain() == {
+        "n_layers": 2,
+        "d_model": 16,
+        "n_heads": 2,
+        "head_dim": 8,
+        "d_ff": 64,
+        "vocab_size": 256,
+        "seq_len": 128,
+        "gated": False,
+        "norm": "rms",
+        "qk_norm": True,
+        "tie_head": False,
+        "positions": "learned",
+    }
+
+
 def test_learned_positions_allow_an_odd_head_width() -> None:
     shape = shape_of(d_model=6, positions=Positions.learned)
     assert (shape.n_heads, shape.head_dim) == (2, 3)
