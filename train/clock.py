@@ -11,7 +11,7 @@ LARGEST_SAVE_SHARE = 0.02
 """Checkpoints by minutes keep so far apart that writing them costs at most this share of time."""
 
 PROCESS_FACTS = Path("/proc/self/stat")
-"""Linux only."""
+"""What Linux tells of this process."""
 
 
 class Spend(StrEnum):
