@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from paired_timing import Clock, Paired, Work, block_time
+from paired_timing import Clock, Paired, Work, step_seconds, steps_for
 
 from train.shape import ModelShape
 
 NAME = "trainer"
 """What the peer is called among the contenders."""
+
+WARMUP_STEPS = 3
+"""Of each contender, untimed."""
 
 
 def missing_packages() -> list[str]:
@@ -30,11 +33,13 @@ def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def build_model(shape: ModelShape) -> Any:  # noqa: ANN401
+def build_model(shape: ModelShape, *, activation: str) -> Any:  # noqa: ANN401
     """GPT2LMHeadModel from a config of this shape, without dropout.
 
-    The activation is the fused tanh form, the function of the other contenders; the config's own
-    default is the same function in several operations and slower.
+    Args:
+        shape: GPT-2's block.
+        activation: `gelu_new`, the config's default, approximates GELU in several operations;
+            `gelu`, the other contenders' function, is one kernel.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -46,7 +51,7 @@ def build_model(shape: ModelShape) -> Any:  # noqa: ANN401
             n_layer=shape.n_layers,
             n_head=shape.n_heads,
             n_inner=shape.d_ff,
-            activation_function="gelu_pytorch_tanh",
+            activation_function=activation,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -81,6 +86,7 @@ def time_in_turn_with_trainer(
     others: Mapping[str, Work],
     *,
     batch_tokens: int,
+    activation: str,
     rounds: int,
     block_seconds: float,
     folder: Path,
@@ -91,8 +97,9 @@ def time_in_turn_with_trainer(
     Args:
         shape: The model's, and everybody's.
         tokens: A file of uint16 tokens.
-        others: What to call, by name; called a few times before anything is timed.
+        others: What takes steps, by name; it takes a few before anything is timed.
         batch_tokens: Tokens of a step, a multiple of the shape's seq_len.
+        activation: Of Trainer's model, see build_model.
         rounds: Rounds, at least 1.
         block_seconds: Aimed CPU seconds of each block.
         folder: An empty folder, which Trainer wants to have.
@@ -101,11 +108,11 @@ def time_in_turn_with_trainer(
     from transformers import PrinterCallback, Trainer, TrainingArguments, logging
 
     logging.set_verbosity_error()
-    calls = {}
+    steps = {}
     for name, work in others.items():
-        block_time(work, 3, clock)
-        calls[name] = max(1, round(block_seconds / max(block_time(work, 1, clock), 1e-9)))
-    turns = _turns(others, calls, rounds=rounds, block_seconds=block_seconds, clock=clock)
+        work(WARMUP_STEPS)
+        steps[name] = steps_for(block_seconds, work, clock)
+    turns = _turns(others, steps, rounds=rounds, block_seconds=block_seconds, clock=clock)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=10_000_000,
@@ -123,7 +130,8 @@ def time_in_turn_with_trainer(
         use_cpu=True,
     )
     windows = Windows(tokens, shape.seq_len)
-    trainer = Trainer(build_model(shape), arguments, train_dataset=windows, callbacks=[turns])
+    model = build_model(shape, activation=activation)
+    trainer = Trainer(model, arguments, train_dataset=windows, callbacks=[turns])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return Paired(turns.seconds)
@@ -131,17 +139,16 @@ def time_in_turn_with_trainer(
 
 def _turns(
     others: Mapping[str, Work],
-    calls: Mapping[str, int],
+    other_steps: Mapping[str, int],
     *,
     rounds: int,
     block_seconds: float,
     clock: Clock,
 ) -> Any:  # noqa: ANN401
-    """A callback that times Trainer's steps by the block and calls the others in between."""
+    """A callback that times Trainer's steps by the block and gives the others their turn."""
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):
-        warmup_steps = 4
         steps = 0  # of the block under way
         block_steps = 0  # 0 while warming up
         seconds: dict[str, list[float]]
@@ -158,12 +165,12 @@ def _turns(
             elif self.steps == self.block_steps:
                 self.seconds[NAME].append((clock() - self.began) / self.steps)
                 for name, work in others.items():
-                    self.seconds[name].append(block_time(work, calls[name], clock) / calls[name])
+                    self.seconds[name].append(step_seconds(work, other_steps[name], clock))
                 control.should_training_stop = len(self.seconds[NAME]) == rounds
                 self.steps, self.began = 0, clock()
 
         def _warm_up(self) -> None:
-            if self.steps == self.warmup_steps:  # the last of them is timed alone
+            if self.steps == WARMUP_STEPS + 1:  # the last of them is timed alone
                 step_seconds = max(clock() - self.began, 1e-9)
                 self.block_steps = max(1, round(block_seconds / step_seconds))
                 self.steps = 0

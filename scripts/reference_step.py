@@ -3,10 +3,9 @@
 The protocol is nanoGPT's (Karpathy 2022, github.com/karpathy/nanoGPT: train.py and model.py), the
 code is ours: a pre-norm GPT-2 block in float32, run eagerly; each batch stacked in Python from
 random offsets of a uint16 memory map; AdamW with its defaults on the CPU; the gradient clipped at
-1.0; a learning rate set every step; the loss brought to the host every step. Two differences: GELU
-is GPT-2's tanh form, so that both sides compute one function (nanoGPT's exact form would make the
-step 2 to 6 % shorter on the CPU we measured), and the memory map is opened once, not for every
-batch.
+1.0; a learning rate set every step; the loss brought to the host every step. Two differences: the
+norm's epsilon is ours, so that both sides compute one function, and the memory map is opened once,
+not for every batch.
 
 Shapes: B batch, T time, D d_model, H n_heads, K head_dim, V vocab_size.
 """
@@ -22,6 +21,9 @@ from torch.nn import functional
 
 from train.shape import ModelShape
 
+EPS = 1e-6
+"""Added to the variance in a norm: our model's, nanoGPT has 1e-5."""
+
 
 class Norm(nn.Module):
     """LayerNorm with a gain and no bias."""
@@ -32,7 +34,7 @@ class Norm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return functional.layer_norm(x_BTD, self.weight.shape, self.weight, None, 1e-5)
+        return functional.layer_norm(x_BTD, self.weight.shape, self.weight, None, EPS)
 
 
 class ReferenceBlock(nn.Module):
@@ -50,7 +52,7 @@ class ReferenceBlock(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """One layer."""
         x_BTD = x_BTD + self.out(self.attend(self.attention_norm(x_BTD)))
-        h_BTF = functional.gelu(self.up(self.feed_forward_norm(x_BTD)), approximate="tanh")
+        h_BTF = functional.gelu(self.up(self.feed_forward_norm(x_BTD)))
         y_BTD: Tensor = x_BTD + self.down(h_BTF)
         return y_BTD
 
@@ -128,7 +130,7 @@ class Cosine:
 
 
 class ReferenceStep:
-    """Calling it trains for one step and returns the loss before the update."""
+    """Trains for so many steps when it is called with their number."""
 
     def __init__(
         self, shape: ModelShape, tokens: Path, *, batch_tokens: int, schedule: Cosine | None = None
@@ -145,8 +147,12 @@ class ReferenceStep:
         self.schedule = schedule or Cosine()
         self.step = 0
 
-    def __call__(self) -> float:
-        """Draw a batch and train on it."""
+    def __call__(self, steps: int) -> list[float]:
+        """Train, and return the loss before each update, in nats per token."""
+        return [self.take() for _ in range(steps)]
+
+    def take(self) -> float:
+        """Draw a batch, train on it, and return the loss before the update."""
         lr = self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

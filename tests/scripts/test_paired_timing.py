@@ -11,31 +11,33 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from paired_timing import (  # type: ignore[import-not-found]  # noqa: E402
     Paired,
-    block_time,
+    repeated,
+    step_seconds,
+    steps_for,
     time_in_turn,
 )
 
 
 class Bench:
-    """A clock that only work moves; what each call costs is given beforehand."""
+    """A clock that only work moves; what each step costs is given beforehand."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.calls: list[str] = []
+        self.blocks: list[tuple[str, int]] = []
 
     def clock(self) -> float:
         return self.now
 
-    def work(self, name: str, costs: Callable[[int], float]) -> Callable[[], None]:
+    def work(self, name: str, costs: Callable[[int], float]) -> Callable[[int], None]:
         done = 0
 
-        def call() -> None:
+        def take(steps: int) -> None:
             nonlocal done
-            self.now += costs(done)
-            done += 1
-            self.calls.append(name)
+            self.now += sum(costs(done + k) for k in range(steps))
+            done += steps
+            self.blocks.append((name, steps))
 
-        return call
+        return take
 
 
 def test_the_ratio_is_the_median_of_paired_ratios_not_the_ratio_of_medians() -> None:
@@ -53,9 +55,10 @@ def test_contenders_take_turns_in_blocks_of_the_asked_time() -> None:
         "slow": bench.work("slow", lambda done: 0.5),
         "fast": bench.work("fast", lambda done: 0.25),
     }
-    paired = time_in_turn(work, rounds=2, block_seconds=1.0, warmup_calls=2, clock=bench.clock)
-    one_round = ["slow"] * 2 + ["fast"] * 4
-    assert bench.calls == ["slow"] * 3 + ["fast"] * 3 + one_round * 2
+    paired = time_in_turn(work, rounds=2, block_seconds=1.0, warmup_steps=2, clock=bench.clock)
+    one_round = [("slow", 2), ("fast", 4)]
+    begin = [("slow", 2), ("slow", 1), ("fast", 2), ("fast", 1)]  # warm up, then size a block
+    assert bench.blocks == begin + one_round * 2
     assert paired.seconds == {"slow": [0.5, 0.5], "fast": [0.25, 0.25]}
     assert paired.ratio("slow", "fast") == 2.0
 
@@ -71,22 +74,32 @@ def test_a_disturbance_of_one_round_does_not_reach_the_ratio() -> None:
     assert paired.ratio("slow", "fast") == 2.0
 
 
-def test_a_call_longer_than_a_block_is_a_block() -> None:
+def test_a_step_longer_than_a_block_is_a_block() -> None:
     bench = Bench()
     paired = time_in_turn(
         {"a": bench.work("a", lambda done: 7.0)},
         rounds=1,
         block_seconds=0.1,
-        warmup_calls=0,
+        warmup_steps=1,
         clock=bench.clock,
     )
-    assert bench.calls == ["a", "a"]
+    assert bench.blocks == [("a", 1)] * 3
     assert paired.seconds == {"a": [7.0]}
 
 
-def test_a_block_is_timed_as_a_whole() -> None:
+def test_a_step_takes_its_share_of_the_block() -> None:
     bench = Bench()
-    assert block_time(bench.work("a", float), 4, bench.clock) == 0.0 + 1.0 + 2.0 + 3.0
+    assert step_seconds(bench.work("a", float), 4, bench.clock) == (0.0 + 1.0 + 2.0 + 3.0) / 4
+
+
+def test_a_clock_too_coarse_for_one_step_ends_all_the_same() -> None:
+    assert steps_for(1e-9, lambda steps: None, lambda: 0.0) == 1
+
+
+def test_calls_of_a_function_are_steps() -> None:
+    calls: list[int] = []
+    repeated(lambda: calls.append(1))(3)
+    assert calls == [1, 1, 1]
 
 
 def test_unpaired_rounds_are_refused() -> None:

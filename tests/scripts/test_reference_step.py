@@ -70,7 +70,7 @@ def test_matrices_decay_and_gains_do_not(shape: ModelShape, tokens: Path) -> Non
 
 def test_the_first_loss_is_near_that_of_a_uniform_guess(shape: ModelShape, tokens: Path) -> None:
     torch.manual_seed(0)
-    loss = ReferenceStep(shape, tokens, batch_tokens=64)()
+    loss = ReferenceStep(shape, tokens, batch_tokens=64).take()
     assert loss == pytest.approx(math.log(32), abs=0.05)
 
 
@@ -79,9 +79,9 @@ def test_it_learns_a_repeated_batch(shape: ModelShape, tokens: Path) -> None:
     step = ReferenceStep(shape, tokens, batch_tokens=32, schedule=Cosine(peak_lr=1e-2))
     batch = step.batches()
     step.batches = lambda: batch
-    losses = [step() for _ in range(100)]
+    losses = step(100)
     assert losses[-1] < 0.1 < 3 < losses[0]
-    assert step.step == 100
+    assert len(losses) == step.step == 100
 
 
 def test_no_position_sees_what_follows_it(shape: ModelShape) -> None:
