@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -21,7 +22,7 @@ from train.compose import (
     to_config,
 )
 from train.config import Config
-from train.errors import StorageError, WindTunnelError, as_storage_error
+from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
 from train.hydra_node import guarded, refuse_hydra_options
 from train.launch import STUDY_JOB
 from train.loop import train_run
@@ -32,7 +33,8 @@ from train.records import read_json
 from train.rundir import RunFolder
 from train.secrets import mask, refuse_secret_words
 from train.signals import stops_at_once
-from train.study import refuse_over_max_flops
+from train.study import plan_jobs, refuse_over_max_flops
+from train.together import plan_together, point_to_log
 from train.validate import validate
 
 _refused: list[WindTunnelError] = []
@@ -54,24 +56,48 @@ def job(tree: DictConfig) -> None:
 
 
 def run_job(tree: DictConfig) -> None:
-    """Validate one job's config and train it, or print its plan."""
+    """Validate one job's config and train its runs, or print their plan.
+
+    Raises:
+        DivergedError: Any of the runs diverged; the others are done.
+    """
     config = to_config(tree)
-    run = PlannedRun(
-        overrides=list(HydraConfig.get().overrides.task),
-        config=config,
-        plan=validate(config),
-    )
+    first = PlannedRun(overrides=_own_words(), config=config, plan=validate(config))
+    runs = [first, *plan_together(first)]
+    config.together = []  # a run's records are the same in whatever company it is trained
     if config.dry_run:
-        print_plan([run])
+        print_plan(runs, plan_jobs(runs))
         return
-    refuse_over_max_flops([run])
-    preflight([run])
-    study_folder = Path(config.paths.runs) / config.study.name
-    register_runs(study_folder, config.study.name, [run], extend=config.study.extend)
+    refuse_over_max_flops(runs)
+    preflight(runs)
+    register_runs(first.folder.path.parent, config.study.name, runs, extend=config.study.extend)
     if os.environ.get(STUDY_JOB):
-        _write_to(RunFolder(study_folder / run.plan.run_id).log)
-    train_run(config, run.plan)
-    _say_how_it_ended(RunFolder(study_folder / run.plan.run_id))
+        _write_to(first.folder.log)
+        for run in runs[1:]:
+            point_to_log(run.folder, of=first.folder)
+    try:
+        train_one_by_one(runs)
+    except DivergedError:
+        if len(runs) > 1:
+            _say_how_they_ended(runs)
+        raise
+    _say_how_they_ended(runs)
+
+
+def train_one_by_one(runs: Sequence[PlannedRun]) -> None:
+    """Train each run; one that diverges keeps none of the others from its end.
+
+    Raises:
+        DivergedError: The first that diverged.
+    """
+    diverged = None
+    for run in runs:
+        try:
+            train_run(run.config, run.plan)
+        except DivergedError as error:
+            diverged = diverged or error
+    if diverged is not None:
+        raise diverged
 
 
 def main() -> int:
@@ -114,6 +140,17 @@ def _fail(error: WindTunnelError) -> int:
     with contextlib.suppress(OSError):  # the terminal may be gone: the exit code tells it too
         sys.stderr.write(mask(f"error: {error}\n"))
     return error.exit_code
+
+
+def _own_words() -> list[str]:
+    """The overrides that describe the first run, whatever it is trained along with."""
+    words = HydraConfig.get().overrides.task
+    return [word for word in words if not word.startswith("together=")]
+
+
+def _say_how_they_ended(runs: Sequence[PlannedRun]) -> None:
+    for run in runs:
+        _say_how_it_ended(run.folder)
 
 
 def _say_how_it_ended(folder: RunFolder) -> None:

@@ -19,6 +19,7 @@ from train.records import (
     sync_folder,
     write_json,
 )
+from train.rundir import RunFolder
 
 WRITER_SECONDS = 60.0
 """How long a job waits for another that adds its run to the manifest at this moment."""
@@ -31,6 +32,12 @@ class PlannedRun:
     overrides: list[str]
     config: Config
     plan: RunPlan
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its records go."""
+        config = self.config
+        return RunFolder(Path(config.paths.runs) / config.study.name / self.plan.run_id)
 
 
 def manifest_entry(run: PlannedRun) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`dry_run=true`: the plan, priced before a FLOP is spent."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,11 +11,10 @@ from train.config import Config
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.device import select_device
+from train.grouping import RunGroup
 from train.identity import short_count
 from train.manifest import PlannedRun
 from train.pricing import disk_bytes, memory_bytes, seconds_per_run
-from train.records import FINISHED_STATES
-from train.rundir import RunFolder
 from train.slots import job_slots
 from train.tracker import require_tracker
 from train.validate import check_enough_tokens
@@ -38,40 +38,67 @@ COLUMNS = (
 )
 
 
-def print_plan(runs: list[PlannedRun]) -> None:
-    """Print every run's price and the totals; train nothing."""
+def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
+    """Print every run's price, the jobs and the totals; train nothing.
+
+    Args:
+        runs: All that were asked for.
+        groups: The jobs of those that are not done, in their order.
+    """
     console = Console(width=None if sys.stdout.isatty() else 220)
-    machine = runs[0].config.machine
-    compute = select_device(machine)
+    compute = select_device(runs[0].config.machine)
     for run in runs:
         require_tracker(run.config.tracker)
     seconds = seconds_per_run(runs)
     table = Table(box=None, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("run", "state") else "right")
-    left = []
     for run in runs:
-        state = _folder(run).state()
-        if state not in FINISHED_STATES:
-            left.append(seconds[run.plan.run_id])
-        table.add_row(*_cells(run, state, seconds[run.plan.run_id]))
+        table.add_row(*_cells(run, run.folder.state(), seconds[run.plan.run_id]))
     console.print(table)
-    workers = len(job_slots(machine))
-    total_seconds = sum(seconds.values())
     plans = [run.plan for run in runs]
-    console.print(
+    left = [_seconds_of(group, seconds) for group in groups]
+    workers = len(job_slots(runs[0].config.machine))
+    lines = [
         f"{len(runs)} runs on {compute.name}, {workers} at once: "
         f"{sum(6 * plan.params.standard * plan.tokens for plan in plans):.4g} FLOPs (6ND), "
         f"{sum(plan.flops_exact for plan in plans):.4g} exact, "
         f"{short_count(sum(plan.tokens for plan in plans))} tokens; "
-        f"{_duration(total_seconds)} of work, {_duration(sum(left))} not done yet, "
+        f"{_duration(sum(seconds.values()))} of work, {_duration(sum(left))} not done yet, "
         f"at least {_duration(_clock(left, workers))} on the clock; "
         f"{_bytes(sum(disk_bytes(run.config, run.plan) for run in runs))} of disk at most",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for line in data_lines(runs):
+        *job_lines(groups),
+        *data_lines(runs),
+    ]
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def job_lines(groups: Sequence[RunGroup]) -> list[str]:
+    """What the jobs compute, and one line for each that trains several runs."""
+    if not groups:
+        return []
+    n_runs = sum(len(group.runs) for group in groups)
+    own = sum(group.own_flops for group in groups)
+    shared = sum(group.shared_flops for group in groups)
+    lines = [
+        f"{len(groups)} jobs of {n_runs} runs to train: C of all runs {own:.4g} FLOPs exact, "
+        f"computed {shared:.4g} ({shared / own:.1%}; what runs share counts once)"
+    ]
+    for group in groups:
+        if len(group.runs) > 1:
+            longest = group.runs[0].plan
+            lines.append(
+                f"  {group}: {longest.run_id} and {len(group.runs) - 1} more, "
+                f"computed {group.shared_flops:.4g} FLOPs of {group.own_flops:.4g}"
+            )
+    return lines
+
+
+def _seconds_of(group: RunGroup, seconds: dict[str, float]) -> float:
+    """Seconds of a job whose shared steps are taken once; a stack's own gain is not reckoned."""
+    alone = sum(seconds[run.plan.run_id] for run in group.runs)
+    return alone * group.shared_flops / group.own_flops
 
 
 def _clock(left: list[float], workers: int) -> float:
@@ -79,7 +106,7 @@ def _clock(left: list[float], workers: int) -> float:
     return max(max(left, default=0.0), sum(left) / workers)
 
 
-def data_lines(runs: list[PlannedRun]) -> list[str]:
+def data_lines(runs: Sequence[PlannedRun]) -> list[str]:
     """One line per dataset: what it has, or that it is not prepared yet.
 
     Raises:
@@ -106,11 +133,6 @@ def _data_line(folder: Path, config: Config, run: PlannedRun) -> str:
         name=config.data.name,
     )
     return f"data {config.data.name}: {n_tokens} tokens; the longest run takes {epochs:.2f} epochs"
-
-
-def _folder(run: PlannedRun) -> RunFolder:
-    config = run.config
-    return RunFolder(Path(config.paths.runs) / config.study.name / run.plan.run_id)
 
 
 def _cells(run: PlannedRun, state: str, seconds: float) -> list[str]:

@@ -9,19 +9,23 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from train.checkpoint import STEP_FOLDER
 from train.compose import explain, is_config_failure, to_config
 from train.config import SCRATCH
 from train.errors import ConfigError, InterruptedByUserError, PreemptedError, WindTunnelError
 from train.grid import expand_grid
-from train.jobs import Job, JobEnd
+from train.grouping import RunGroup, group_runs
+from train.jobs import Job, JobEnd, job_of
 from train.lock import hold, refuse_if_held
 from train.manifest import PlannedRun, manifest_entry, register_runs
+from train.packing import pack
 from train.plan_report import print_plan
 from train.preflight import preflight
 from train.records import FINISHED_STATES
 from train.retries import name_stops
 from train.run_status import RunStatus, run_status
-from train.rundir import RunFolder
+from train.slots import parallel_slots
+from train.stacking import best_stack
 from train.validate import validate
 
 Compose = Callable[[list[str]], DictConfig]
@@ -60,14 +64,15 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         refuse_if_held(lock, task=TASK)  # before the plan and the data, which may take long
     runs = plan_grid(grid, compose)
     _refuse_two_studies(runs)
+    _refuse_together(runs)
     if config.dry_run:
-        print_plan(runs)
+        print_plan(runs, plan_jobs(runs))
         return
     refuse_over_max_flops(runs)
     preflight(runs)
     with hold(lock, task=TASK) if is_named else contextlib.nullcontext():
         register_runs(folder, config.study.name, runs, extend=config.study.extend)
-        ends = launch([_job(run) for run in runs_to_start(runs)])
+        ends = launch([job_of(group) for group in plan_jobs(runs)])
         report_unfinished(folder, runs, ends)
 
 
@@ -86,6 +91,19 @@ def _refuse_two_studies(runs: Sequence[PlannedRun]) -> None:
             )
 
 
+def _refuse_together(runs: Sequence[PlannedRun]) -> None:
+    """A launch groups its runs itself.
+
+    Raises:
+        ConfigError: A run names others to train along with.
+    """
+    if any(run.config.together for run in runs):
+        raise ConfigError(
+            "together: is for one job, not for a study, which groups its runs by itself; leave it "
+            "out (machine.stack and machine.trunks say what may be grouped)"
+        )
+
+
 def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
     """Refuse a launch that plans more training FLOPs than study.max_flops.
 
@@ -102,15 +120,33 @@ def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
         )
 
 
+def plan_jobs(runs: Sequence[PlannedRun]) -> list[RunGroup]:
+    """The jobs that a launch of these runs starts, in their order: what is done is left out."""
+    todo = runs_to_start(runs)
+    if not todo:
+        return []
+    groups = group_runs(todo, best_stack=best_stack, begun_at=saved_step)
+    return pack(groups, parallel_slots(todo[0].config.machine))
+
+
 def runs_to_start(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Those that are not done, and with restart=true those that diverged; longest first."""
+    """Those that are not done, and with restart=true those that diverged."""
     todo = []
     for run in runs:
-        state = _job(run).folder.state()
+        state = run.folder.state()
         is_again = run.config.restart and state == "diverged"
         if state not in FINISHED_STATES or is_again:
             todo.append(run)
-    return sorted(todo, key=lambda run: run.plan.flops_exact, reverse=True)  # packs best
+    return todo
+
+
+def saved_step(run: PlannedRun) -> int:
+    """The step of the run's newest checkpoint, by name; 0 without one or where it starts anew."""
+    if run.folder.state() == "diverged":
+        return 0
+    names = [path.name for path in run.folder.checkpoints.glob("step_*")]
+    steps = [name.rpartition("_")[2] for name in names if STEP_FOLDER.fullmatch(name)]
+    return max(map(int, steps), default=0)
 
 
 def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
@@ -190,8 +226,3 @@ class StudyIncompleteError(WindTunnelError):
         codes = [run.exit_code for run in unfinished if run.exit_code and run.exit_code > 0]
         failures = [code for code in codes if code not in AGAIN]
         self.exit_code = failures[0] if failures else PreemptedError.exit_code
-
-
-def _job(run: PlannedRun) -> Job:
-    folder = Path(run.config.paths.runs) / run.config.study.name / run.plan.run_id
-    return Job(overrides=tuple(run.overrides), folder=RunFolder(folder))

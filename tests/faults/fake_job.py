@@ -5,9 +5,14 @@
 Each start does the next act: completed, killed (SIGKILL in mid-run), raised, exited (SystemExit),
 infrastructure, preempted, diverged, dead (an import error: before any row), vanished (its folder is
 removed under it), or `wait:PATH` (trains until PATH is gone, then completes).
+
+The runs of `together=['r2',...]` begin with the first, and share its fate unless a file
+`<run_id>.act` beside the folders says that one of them is `completed` or `diverged` before that.
 """
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -37,27 +42,55 @@ ERRORS = {
 }
 
 
-def run(folder: RunFolder, act: str) -> None:
+def run(folders: list[RunFolder], act: str) -> None:
     """Train, as far as the act lets it."""
-    if folder.state() in ("completed", "diverged"):
+    attempts = {}
+    for folder in folders:
+        if folder.state() not in ("completed", "diverged"):
+            attempts[folder] = folder.attempt_number() + 1
+            folder.log_attempt("start", attempt=attempts[folder])
+            folder.write_status("running", step=4, total_steps=STEPS, seconds=1.0)
+    if not attempts:
         return
-    attempt = folder.attempt_number() + 1
-    folder.log_attempt("start", attempt=attempt)
-    folder.write_status("running", step=4, total_steps=STEPS, seconds=1.0)
+    diverged = end_some_early(attempts)
     name, _, argument = act.partition(":")
     try:
         if name == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "vanished":
-            shutil.rmtree(folder.path)
+            shutil.rmtree(folders[0].path)
         while name == "wait" and Path(argument).exists():
             time.sleep(0.01)
         if name in ERRORS:
             raise ERRORS[name]
-        write_json(folder.result, {"row": {"loss": 2.0}})
+        for folder, attempt in attempts.items():
+            complete(folder, attempt)
     except BaseException as error:
-        fail(folder, attempt, error)
+        for folder, attempt in attempts.items():
+            fail(folder, attempt, error)
         raise
+    if diverged:
+        raise ERRORS["diverged"]
+
+
+def end_some_early(attempts: dict[RunFolder, int]) -> bool:
+    """End the runs that have a file of their own, and say whether one diverged."""
+    diverged = False
+    for folder, attempt in list(attempts.items()):
+        own = folder.path.with_name(f"{folder.path.name}.act")
+        if own.exists():
+            del attempts[folder]
+            if own.read_text(encoding="utf-8") == "diverged":
+                fail(folder, attempt, ERRORS["diverged"])
+                diverged = True
+            else:
+                complete(folder, attempt)
+    return diverged
+
+
+def complete(folder: RunFolder, attempt: int) -> None:
+    """Write down an end at the horizon."""
+    write_json(folder.result, {"row": {"loss": 2.0}})
     folder.log_attempt("end", attempt=attempt, state="completed", cause=None)
     folder.write_status("completed", step=STEPS, total_steps=STEPS, seconds=2.0)
 
@@ -77,17 +110,21 @@ def main() -> int:
     """One start."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder, acts = RunFolder(Path(words["folder"])), words["acts"].split(",")
+    together = re.findall(r"'([^']+)'", words.get("together", ""))
+    folders = [folder, *(RunFolder(folder.path.with_name(name)) for name in together)]
     log = folder.path.parent / STARTED
     earlier = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     n_before = sum(line.split()[0] == folder.path.name for line in earlier)
     act = acts[min(n_before, len(acts) - 1)]
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"{folder.path.name} {act}\n")
+        file.write(" ".join([folder.path.name, act, *together]) + "\n")
     if act == "dead":
         raise ImportError("no module named torch")
     try:
-        with folder.locked():
-            run(folder, act)
+        with contextlib.ExitStack() as locks:
+            for each in folders:
+                locks.enter_context(each.locked())
+            run(folders, act)
     except WindTunnelError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -15,7 +15,7 @@ from faults.overrides import changed
 from train import launch, study, study_progress
 from train.config import Config
 from train.errors import WindTunnelError
-from train.jobs import Job, JobEnd
+from train.jobs import Job, JobEnd, JobRun
 from train.rundir import RunFolder
 from train.status import study_status
 from train.validate import validate
@@ -56,9 +56,13 @@ def run_fake_study(
 
 
 def _fake(job: Job, acts: Acts) -> Job:
-    """The same run, with the fake's words."""
-    (seed,) = [word.removeprefix("seed=") for word in job.overrides if word.startswith("seed=")]
-    return replace(job, overrides=(f"folder={job.folder.path}", f"acts={acts[int(seed)]}"))
+    """The same runs, with the fake's words."""
+    return replace(job, runs=tuple(_fake_run(run, acts) for run in job.runs))
+
+
+def _fake_run(run: JobRun, acts: Acts) -> JobRun:
+    (seed,) = [word.removeprefix("seed=") for word in run.overrides if word.startswith("seed=")]
+    return replace(run, overrides=(f"folder={run.folder.path}", f"acts={acts[int(seed)]}"))
 
 
 def _hydra_config(config: Config) -> DictConfig:
@@ -113,4 +117,4 @@ def starts(config: Config, seeds: Sequence[int]) -> dict[int, list[str]]:
     log = study_folder(config) / fake_job.STARTED
     lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
     names = {seed: folder_of(config, seed).path.name for seed in seeds}
-    return {seed: [act for run_id, act in lines if run_id == name] for seed, name in names.items()}
+    return {seed: [line[1] for line in lines if line[0] == name] for seed, name in names.items()}

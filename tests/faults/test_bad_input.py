@@ -231,7 +231,9 @@ def test_control_without_our_look_at_the_words_hydra_takes_them(
     monkeypatch.setattr(command, "refuse_words", lambda words: None)
     monkeypatch.setattr(command, "train_run", lambda config, plan: started.append(config))
     monkeypatch.setattr(command, "preflight", lambda runs: None)
-    monkeypatch.setattr(command, "print_plan", lambda runs: started.extend(r.config for r in runs))
+    monkeypatch.setattr(
+        command, "print_plan", lambda runs, groups: started.extend(r.config for r in runs)
+    )
     assert train_command(*GOOD, words)[0] == 0
     assert len(started) == 1
 

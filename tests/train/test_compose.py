@@ -157,7 +157,7 @@ def test_every_study_dry_runs(
     monkeypatch.chdir(tmp_path)  # no data is prepared there
     study = composed(f"study={option}").study
     runs = plan_study(f"study={option}", *([] if study.grid else [BUDGET]))
-    print_plan(runs)
+    print_plan(runs, [])
     printed = capsys.readouterr().out
     assert all(run.plan.run_id in printed for run in runs)
     assert f"{len(runs)} runs on " in printed

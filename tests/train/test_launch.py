@@ -29,7 +29,7 @@ from train.errors import (
     PreemptedError,
     WindTunnelError,
 )
-from train.jobs import Job, JobEnd
+from train.jobs import Job, JobEnd, JobRun
 from train.launch import launch_local
 from train.retries import RETRIES
 from train.rundir import RunFolder
@@ -68,8 +68,18 @@ def jobs(root: Path, **acts: str) -> list[Job]:
     for name, words in acts.items():
         folder = RunFolder(root / "s" / name)
         folder.path.mkdir(parents=True)
-        made.append(Job(overrides=(f"folder={folder.path}", f"acts={words}"), folder=folder))
+        run = JobRun(overrides=(f"folder={folder.path}", f"acts={words}"), folder=folder)
+        made.append(Job(runs=(run,)))
     return made
+
+
+def folder_of(job: Job) -> RunFolder:
+    return job.runs[0].folder
+
+
+def one_job(jobs: Sequence[Job]) -> Job:
+    """The runs of all of them in one."""
+    return Job(runs=tuple(run for job in jobs for run in job.runs))
 
 
 def started(root: Path) -> list[str]:
@@ -118,12 +128,12 @@ def test_a_job_is_told_its_slot_and_where_the_user_s_configs_are(
     )
     monkeypatch.setattr(launch, "JOB_COMMAND", (sys.executable, "-c", code))
     told = tmp_path / "told.json"
-    job = Job(overrides=("seed=1", str(told)), folder=RunFolder(tmp_path / "s" / "r"))
+    run = JobRun(overrides=("seed=1", str(told)), folder=RunFolder(tmp_path / "s" / "r"))
     sources = [
         {"provider": "main", "path": "pkg://configs"},
         {"provider": "command-line", "path": "/my/own"},
     ]
-    launch_local([job], config(tmp_path, sources=sources))
+    launch_local([Job(runs=(run,))], config(tmp_path, sources=sources))
     words, environment = json.loads(told.read_text(encoding="utf-8"))
     assert words == ["--config-dir", "/my/own", "seed=1", str(told)]
     assert environment[launch.STUDY_JOB] == "1"
@@ -139,7 +149,7 @@ def test_no_more_jobs_run_at_once_than_there_are_slots(tmp_path: Path, gate: Pat
         gate.unlink()
         return True
 
-    both = lambda: [work[i].folder.state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
     with meanwhile(both, lambda: time.sleep(0.3) or True, look):
         ends = launch_local(work, config(tmp_path, workers=2))
     assert sorted(line.split()[0] for line in seen[0]) == ["a", "b"]
@@ -173,12 +183,12 @@ def test_a_run_that_another_process_holds_is_waited_for(
     held, free = jobs(tmp_path, held="completed", free="completed")
 
     def train_elsewhere() -> bool:
-        with held.folder.locked():
+        with folder_of(held).locked():
             entered.set()
-            while free.folder.state() != "completed":
+            while folder_of(free).state() != "completed":
                 time.sleep(0.01)
             time.sleep(0.3)
-            held.folder.write_status("completed", step=10)
+            folder_of(held).write_status("completed", step=10)
         return True
 
     entered = threading.Event()
@@ -187,7 +197,7 @@ def test_a_run_that_another_process_holds_is_waited_for(
         ends = launch_local([held, free], config(tmp_path))
     assert ends == {"free": DONE}
     assert started(tmp_path) == ["free completed"]
-    assert held.folder.state() == "completed"
+    assert folder_of(held).state() == "completed"
     assert "1 run is trained by other processes" in capfd.readouterr().err
 
 
@@ -203,7 +213,7 @@ def test_a_job_that_is_refused_its_lock_is_waited_for_and_not_counted_as_a_failu
         return looks[0] > 1 and is_locked(folder)
 
     def hold_until_refused() -> bool:
-        with job.folder.locked():
+        with folder_of(job).locked():
             entered.set()
             while not started(tmp_path):
                 time.sleep(0.01)
@@ -227,7 +237,7 @@ def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job(
     tmp_path: Path, gate: Path, number: signal.Signals, error: type[WindTunnelError]
 ) -> None:
     work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
-    both = lambda: [work[i].folder.state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
 
     def stop() -> bool:
         os.kill(os.getpid(), number)
@@ -235,7 +245,7 @@ def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job(
 
     with meanwhile(both, stop), pytest.raises(error, match="with jobs under way"):
         launch_local(work, config(tmp_path))
-    assert not any(job.folder.is_locked() for job in work)
+    assert not any(job.n_held() for job in work)
     assert [line.split()[0] for line in started(tmp_path)] in (["a", "b"], ["b", "a"])
 
 
@@ -245,13 +255,13 @@ def test_an_error_of_the_launcher_leaves_no_job(
     work = jobs(tmp_path, a=f"wait:{gate}")
 
     def fail(progress: object, *, n_elsewhere: int, now: bool = False) -> None:
-        if work[0].folder.state() == "running":
+        if folder_of(work[0]).state() == "running":
             raise ZeroDivisionError
 
     monkeypatch.setattr(launch.StudyProgress, "refresh", fail)
     with pytest.raises(ZeroDivisionError):
         launch_local(work, config(tmp_path))
-    assert not work[0].folder.is_locked()
+    assert not folder_of(work[0]).is_locked()
 
 
 def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
@@ -270,7 +280,7 @@ def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
     message = r"no process can be started for b \(Resource temporarily unavailable\)"
     with pytest.raises(InfrastructureError, match=message):
         launch_local([first, second], config(tmp_path))
-    assert not first.folder.is_locked()
+    assert not first.n_held()
 
 
 def test_hydra_s_own_way_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

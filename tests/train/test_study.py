@@ -13,7 +13,15 @@ from train.lock import hold, is_held
 from train.manifest import PlannedRun, read_manifest
 from train.planning import plan_run
 from train.rundir import RunFolder
-from train.study import StudyIncompleteError, plan_grid, report_unfinished, run_study, runs_to_start
+from train.study import (
+    StudyIncompleteError,
+    plan_grid,
+    plan_jobs,
+    report_unfinished,
+    run_study,
+    runs_to_start,
+    saved_step,
+)
 
 MakeConfig = Callable[..., Config]
 
@@ -50,9 +58,10 @@ class Study:
     def launch(self, jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
         self.was_locked = is_held(self.lock)
         for job in jobs:
-            self.launched.append(" ".join(job.overrides))
-            job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.write_status("completed", step=40)
+            self.launched.append(" ".join(job.words))
+            for run in job.runs:
+                run.folder.path.mkdir(parents=True, exist_ok=True)
+                run.folder.write_status("completed", step=40)
         return {}
 
     def run(self, *words: str) -> None:
@@ -115,7 +124,43 @@ def test_what_is_done_is_not_started_and_the_longest_is_started_first(
         folder_of(run).write_status(state)
     fresh = planned(make_config(budget=BudgetConfig(tokens=35 * 256)))
     todo = runs_to_start([*runs, fresh])
-    assert [run.plan.steps for run in todo] == [50, 40, 35, 30]
+    assert [run.plan.steps for run in todo] == [30, 50, 40, 35]
+    jobs = plan_jobs([*runs, fresh])
+    assert [[run.plan.steps for run in job.runs] for job in jobs] == [[50], [40], [35], [30]]
+    for run in (*runs, fresh):
+        folder_of(run).write_status("completed")
+    assert plan_jobs([*runs, fresh]) == []
+
+
+def test_replicas_are_launched_as_one_job_and_named_by_its_words(make_config: MakeConfig) -> None:
+    study = Study(make_config())
+    study.run("seed=0,1,2", "machine.stack=2", "machine.workers=1")
+    names = [planned(make_config(seed=seed)).plan.run_id for seed in range(3)]
+    assert study.launched == [
+        f"seed=1 machine.stack=2 machine.workers=1 together=['{names[2]}']",
+        "seed=0 machine.stack=2 machine.workers=1",
+    ]
+
+
+def test_runs_that_were_saved_at_other_steps_are_not_stacked(make_config: MakeConfig) -> None:
+    study = Study(make_config())
+    begun = planned(make_config(seed=1))
+    for name in ("step_00000010", "step_00000020", "step_00000030.partial", "other"):
+        (folder_of(begun).checkpoints / name).mkdir(parents=True)
+    assert saved_step(begun) == 20
+    assert saved_step(planned(make_config(seed=0))) == 0
+    study.run("seed=0,1", "machine.stack=2", "machine.workers=1")
+    assert len(study.launched) == 2
+    folder_of(begun).write_status("diverged")
+    assert saved_step(begun) == 0  # it may only start anew
+
+
+def test_a_study_names_no_company(make_config: MakeConfig) -> None:
+    other = planned(make_config(seed=7)).plan.run_id
+    study = Study(make_config())
+    with pytest.raises(ConfigError, match="together: is for one job, not for a study"):
+        study.run("seed=0,1", f"together=[{other}]")
+    assert study.launched == []
 
 
 def test_a_restart_reaches_the_runs_that_diverged_and_no_others(make_config: MakeConfig) -> None:

@@ -34,7 +34,7 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
-        """Run `python -m train <overrides>` for each job."""
+        """Run `python -m train <words>` for each job."""
         return launch_local(jobs, self.config)
 
     def launch(

@@ -56,7 +56,7 @@ class StudySweeper(Sweeper):
         def launch(jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
             if isinstance(launcher, JobLauncher):
                 return launcher.launch_jobs(jobs)
-            launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+            launcher.launch([job.words for job in jobs], initial_job_idx=0)
             return {}
 
         run_study(
