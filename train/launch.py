@@ -239,7 +239,7 @@ def _record(launch: _Launch, study_folder: Path) -> None:
     """Say what the slots did, and add it to launch.jsonl."""
     facts = {"jobs": launch.n_jobs, "runs": len(launch.run_ids)}
     row = {"time": utc_now(), "host": socket.gethostname(), **facts, **launch.times.row()}
-    launch.progress.say(f"{facts['jobs']} jobs of {facts['runs']} runs in {launch.times}")
+    launch.progress.say(f"jobs {facts['jobs']}, runs {facts['runs']}; {launch.times}")
     try:
         append_jsonl(study_folder / "launch.jsonl", [row])
     except OSError as error:  # the launch itself is over

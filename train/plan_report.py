@@ -82,7 +82,7 @@ def job_lines(groups: Sequence[RunGroup]) -> list[str]:
     own = sum(group.own_flops for group in groups)
     shared = sum(group.shared_flops for group in groups)
     lines = [
-        f"{len(groups)} jobs of {n_runs} runs to train: C of all runs {own:.4g} FLOPs exact, "
+        f"to train: jobs {len(groups)}, runs {n_runs}; C of all runs {own:.4g} FLOPs exact, "
         f"computed {shared:.4g} ({shared / own:.1%}; what runs share counts once)"
     ]
     for group in groups:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -30,7 +31,8 @@ from train.errors import (
     WindTunnelError,
 )
 from train.jobs import Job, JobEnd, JobRun
-from train.launch import launch_local
+from train.launch import launch_local, wait_for_any
+from train.records import read_jsonl
 from train.retries import RETRIES
 from train.rundir import RunFolder
 
@@ -281,6 +283,156 @@ def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
     with pytest.raises(InfrastructureError, match=message):
         launch_local([first, second], config(tmp_path))
     assert not first.n_held()
+
+
+def acts_of(root: Path, **acts: str) -> None:
+    """What runs of a job do before their job ends."""
+    for name, act in acts.items():
+        (root / "s" / f"{name}.act").write_text(act, encoding="utf-8")
+
+
+def test_a_job_of_several_runs_is_one_process(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
+    assert launch_local([job], config(tmp_path)) == dict.fromkeys("abc", DONE)
+    assert started(tmp_path) == ["a completed b c"]
+
+
+def test_a_killed_job_is_started_again_for_what_it_left_unfinished(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = one_job(jobs(tmp_path, a="killed", b="", c="killed,completed", d=""))
+    acts_of(tmp_path, a="completed", b="diverged")
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a killed b c d", "c killed d", "c completed d"]
+    assert ends == {
+        "a": JobEnd(cause=None, exit_code=-9),
+        "b": JobEnd(cause="diverged", exit_code=-9),
+        "c": DONE,
+        "d": DONE,
+    }
+    errors = capfd.readouterr().err
+    assert "c and 1 more: killed by SIGKILL; starting them again (1 of 2)" in errors
+    assert "c and 1 more: killed by SIGKILL; starting them again (2 of 2)" in errors
+
+
+def test_the_limit_of_starts_holds_for_every_run_of_a_job(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="killed", b=""))
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a killed b"] * (1 + RETRIES["killed"])
+    assert ends == dict.fromkeys("ab", JobEnd(cause="killed", exit_code=-9))
+
+
+def test_a_diverged_replica_is_not_tried_again(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
+    acts_of(tmp_path, b="diverged")
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a completed b c"]
+    assert {name: end.cause for name, end in ends.items()} == {
+        "a": None,
+        "b": "diverged",
+        "c": None,
+    }
+
+
+def test_a_job_that_fails_fails_all_its_runs(tmp_path: Path) -> None:
+    job, other = one_job(jobs(tmp_path, a="raised", b="")), *jobs(tmp_path, c="completed")
+    ends = launch_local([job, other], config(tmp_path, workers=1))
+    bug = JobEnd(cause="bug", exit_code=1)
+    assert ends == {"a": bug, "b": bug, "c": DONE}
+
+
+def test_a_job_with_a_run_that_is_held_waits_for_it_and_trains_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    several = jobs(tmp_path, a="completed", b="", c="completed")
+    free = jobs(tmp_path, free="completed")
+    held = folder_of(several[1])
+
+    def train_elsewhere() -> bool:
+        with held.locked():
+            entered.set()
+            while folder_of(free[0]).state() != "completed":
+                time.sleep(0.01)
+            time.sleep(0.3)
+            held.write_status("completed", step=10)
+        return True
+
+    entered = threading.Event()
+    with meanwhile(train_elsewhere):
+        entered.wait()
+        ends = launch_local([one_job(several), *free], config(tmp_path))
+    assert started(tmp_path) == ["free completed", "a completed c"]
+    assert ends == dict.fromkeys(["free", "a", "c"], DONE)
+    assert "1 run is trained by other processes" in capfd.readouterr().err
+
+
+def test_what_the_slots_did_is_said_and_added_to_the_study(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for count in (1, 2):
+        work = [one_job(jobs(tmp_path, **{f"a{count}": "completed", f"b{count}": ""}))]
+        launch_local([*work, *jobs(tmp_path, **{f"c{count}": "completed"})], config(tmp_path))
+        rows = read_jsonl(tmp_path / "s" / "launch.jsonl")
+        assert len(rows) == count
+    row = rows[-1]
+    assert (row["jobs"], row["runs"], row["slots"]) == (2, 3, 2)
+    parts = [row[f"{kind}_seconds"] for kind in ("busy", "waiting", "starved")]
+    assert min(parts) >= 0
+    assert sum(parts) == pytest.approx(2 * row["wall_seconds"], abs=0.01)
+    assert row["busy_seconds"] > 0
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"jobs 2, runs 3; {row['wall_seconds']:.1f} s on 2 slots: ")
+
+
+def test_a_launch_without_a_folder_to_write_to_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, rows: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(launch, "append_jsonl", refuse)
+    work = jobs(tmp_path, a="completed")
+    assert launch_local(work, config(tmp_path)) == {"a": DONE}
+    assert "launch.jsonl: not written (No space left on device)" in capfd.readouterr().err
+
+
+def test_a_stopped_launch_leaves_a_row_too(tmp_path: Path, gate: Path) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b="completed")
+
+    def stop() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    running = lambda: folder_of(work[0]).state() == "running"  # noqa: E731
+    with meanwhile(running, stop), pytest.raises(PreemptedError):
+        launch_local(work, config(tmp_path, workers=1))
+    (row,) = read_jsonl(tmp_path / "s" / "launch.jsonl")
+    assert (row["jobs"], row["runs"]) == (1, 1)
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_an_end_is_noticed_long_before_the_next_look(
+    monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        wait_for_any([process], 0.0)
+        assert process.poll() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        began, n_waits = time.monotonic(), 0
+        while process.poll() is None:
+            wait_for_any([process], 60.0)
+            n_waits += 1
+        assert time.monotonic() - began < 30.0
+        assert n_waits == 1 or not has_pidfd
+
+
+def test_without_processes_the_whole_time_is_waited() -> None:
+    began = time.monotonic()
+    wait_for_any([], 0.05)
+    assert time.monotonic() - began >= 0.049
 
 
 def test_hydra_s_own_way_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,101 @@
+"""The real command on a job of several runs: each is recorded as if alone."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from faults.overrides import as_overrides, changed
+from faults.runner import Outcome, run_child, run_folder
+from train.config import Config
+from train.launch import STUDY_JOB
+from train.manifest import PlannedRun, register_runs
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.validate import validate
+
+Tiny = Callable[..., Config]
+
+
+def planned_study(*configs: Config) -> list[RunFolder]:
+    """Write the manifest of a study of these runs, and return their folders."""
+    runs = [PlannedRun(overrides=[], config=each, plan=validate(each)) for each in configs]
+    folder = runs[0].folder.path.parent
+    folder.mkdir(parents=True)
+    register_runs(folder, folder.name, runs, extend=False)
+    return [run.folder for run in runs]
+
+
+def train_together(first: Config, others: Sequence[RunFolder]) -> Outcome:
+    names = ",".join(f"'{folder.path.name}'" for folder in others)
+    return run_child(first, arguments=[*as_overrides(first), f"together=[{names}]"])
+
+
+def stack(tiny: Tiny, **changes: float) -> list[Config]:
+    """Three replicas of a run of 20 steps, the second changed."""
+    config = changed(tiny(), {"budget.tokens": 20 * 256.0})
+    second = changed(config, {"seed": 1, **changes})
+    return [config, second, changed(config, {"seed": 2})]
+
+
+def test_every_run_of_a_job_is_completed_and_said_to_be(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = stack(tiny)
+    first, *others = planned_study(*configs)
+    done = train_together(configs[0], others)
+    assert done.exit_code == 0, done
+    folders = [first, *others]
+    assert [folder.state() for folder in folders] == ["completed"] * 3
+    for folder, line in zip(folders, done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{folder.path}: completed, validation loss ")
+        assert [row["step"] for row in read_jsonl(folder.metrics)] == list(range(1, 21))
+        assert "together: []" in folder.config.read_text(encoding="utf-8")
+    assert [read_json(folder.result)["row"]["seed"] for folder in folders] == [0, 1, 2]
+    before = {path: path.read_bytes() for path in first.path.parent.glob("*/*.json*")}
+    monkeypatch.setenv(STUDY_JOB, "1")
+    again = train_together(configs[0], others)
+    assert (again.exit_code, again.stdout) == (0, "")  # it went to job.log
+    assert {path: path.read_bytes() for path in before} == before
+    assert first.log.read_text(encoding="utf-8") == done.stdout
+    pointer = f"trained along with {first.path.name}: see ../{first.path.name}/job.log\n"
+    assert [folder.log.read_text(encoding="utf-8") for folder in others] == [pointer] * 2
+
+
+def test_a_run_that_diverges_is_recorded_and_costs_its_job_no_other(tiny: Tiny) -> None:
+    configs = stack(tiny, **{"optimizer.lr": 1e30})
+    first, second, third = planned_study(*configs)
+    ended = train_together(configs[0], [second, third])
+    assert ended.exit_code == 5, ended
+    assert [each.state() for each in (first, second, third)] == [
+        "completed",
+        "diverged",
+        "completed",
+    ]
+    assert len(ended.stdout.splitlines()) == 3
+    assert f"{second.path}: diverged\n" in ended.stdout
+    assert "Traceback" not in ended.stderr
+    assert train_together(configs[0], [second, third]).exit_code == 0  # nothing is left to do
+
+
+def test_a_run_that_the_study_does_not_have_is_refused_before_anything_is_trained(
+    tiny: Tiny,
+) -> None:
+    configs = stack(tiny)
+    first, *_ = planned_study(*configs[:2])
+    stranger = run_folder(configs[2])
+    refused = train_together(configs[0], [stranger])
+    assert refused.exit_code == 2, refused
+    assert refused.stderr.startswith(f"error: together: {stranger.path.name} is not in ")
+    assert not first.attempts.exists()
+
+
+def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny: Tiny) -> None:
+    configs = stack(tiny)
+    first, second, third = planned_study(*configs)
+    with second.locked():
+        refused = train_together(configs[0], [second, third])
+    assert refused.exit_code == 73, refused
+    assert not second.attempts.exists()
+    done = train_together(configs[0], [second, third])
+    assert done.exit_code == 0, done
+    assert [each.state() for each in (first, second, third)] == ["completed"] * 3
