@@ -105,8 +105,8 @@ def figures(drill: Drill) -> list[Figure]:
     return [
         Figure("kills survived", len(kills) if finished else 0, "kills", drill.kills_wanted),
         *(Figure(f"of {kind}", kinds[kind], "kills") for kind in KINDS),
-        Figure("jobs that died", len(victims), "jobs"),
-        Figure("of which before their first step", _before_start(victims), "jobs"),
+        Figure("runs whose job died", len(victims), "runs"),
+        Figure("of which before their first step", _before_start(victims), "runs"),
         Figure("commands started", sum(storm.launches for storm in storms), "commands"),
         Figure(
             "unexpected exits", sum(len(storm.unexpected) for storm in storms), "exits", 0, "max"

@@ -44,10 +44,10 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
-    """One job that was killed."""
+    """One run of a job that was killed."""
 
     run_id: str | None
-    """None when it had not begun to train."""
+    """None when the job had not begun to train."""
     attempt: int = 0
     last_step: int = 0
     """Step of its last logged row, or the step it began at."""
@@ -156,15 +156,15 @@ class Storm:
         delay = min(self.rng.expovariate(left / (0.5 * work)), 0.7 * work)
         return max(0.05, delay), self.rng.random() < STARTUP_SHARE
 
-    def _training(self) -> dict[int, tuple[str, int, int]]:
-        """Run id, attempt and last logged step by the pid that trains it, dead or alive."""
-        found = {}
+    def _training(self) -> dict[int, list[tuple[str, int, int]]]:
+        """Run id, attempt and last logged step of each run that a job trains, by its pid."""
+        found: dict[int, list[tuple[str, int, int]]] = {}
         for path in self.folder.glob("*/attempts.jsonl"):
             last = (read_jsonl(path) or [{}])[-1]
             if last.get("event") == "start":
                 rows = read_jsonl(path.parent / "metrics.jsonl")
                 step = rows[-1]["step"] if rows else last["start_step"]
-                found[last["pid"]] = (path.parent.name, last["attempt"], step)
+                found.setdefault(last["pid"], []).append((path.parent.name, last["attempt"], step))
         alive = {process.pid for process in self.processes()}
         return {pid: facts for pid, facts in found.items() if pid in alive}
 
@@ -181,20 +181,22 @@ class Storm:
         hit = kill_all(chosen, self.mark)
         if not hit:  # it ended by itself in the meantime
             return
-        victims = [self._victim(process, at_work) for process in hit if process.is_job]
+        dead = [process for process in hit if process.is_job]
+        victims = [victim for job in dead for victim in self._victims(at_work.get(job.pid, []))]
         stroke = Kill(kind=kind, seconds=time.monotonic() - self._began, victims=tuple(victims))
         self.kills.append(stroke)
         self._moved = time.monotonic()
         record = {"kind": kind, "seconds": stroke.seconds, "victims": [vars(v) for v in victims]}
         append_jsonl(self.folder / "kills.jsonl", [record])
 
-    def _victim(self, process: Process, at_work: dict[int, tuple[str, int, int]]) -> Victim:
-        """What a job had reached: read after its death, so that nothing is added to it."""
-        if process.pid not in at_work:
-            return Victim(run_id=None)
-        run_id, attempt, step = at_work[process.pid]
-        rows = read_jsonl(self.folder / run_id / "metrics.jsonl")
-        return Victim(run_id=run_id, attempt=attempt, last_step=rows[-1]["step"] if rows else step)
+    def _victims(self, at_work: list[tuple[str, int, int]]) -> list[Victim]:
+        """What a job's runs had reached: read after its death, so that nothing is added to it."""
+        victims = []
+        for run_id, attempt, step in at_work:
+            rows = read_jsonl(self.folder / run_id / "metrics.jsonl")
+            last = rows[-1]["step"] if rows else step
+            victims.append(Victim(run_id=run_id, attempt=attempt, last_step=last))
+        return victims or [Victim(run_id=None)]
 
     def _look(self) -> None:
         if time.monotonic() - self._looked < LOOK_SECONDS:

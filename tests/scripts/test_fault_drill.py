@@ -296,7 +296,7 @@ def test_the_accounting_of_a_drill(studies: tuple[Path, Path], tmp_path: Path) -
     assert next(row for row in rows if row.name == "kills survived").meets is False  # 3 wanted
     assert found["of one job"] == found["of launcher with all jobs"] == 1
     assert found["of launcher alone"] == 0
-    assert found["jobs that died"] == 3
+    assert found["runs whose job died"] == 3
     assert found["of which before their first step"] == 1
     assert found["steps trained"] == 80
     assert found["time lost"] == 6.0
