@@ -38,8 +38,10 @@ def use_fake_jobs(put: Callable[[object, str, object], object] = setattr) -> Non
 def run_fake_study(
     config: Config, acts: Acts, *, words: Sequence[str] = (), workers: int = 2
 ) -> None:
-    """Run one job a seed through train.study and train.launch; raises as the command would."""
-    config = changed(config, {"machine.workers": workers})
+    """Run one job a seed, or a stack of seeds where the config says how many, through train.study
+    and train.launch; raises as the command would."""
+    stack = config.machine.stack or 1
+    config = changed(config, {"machine.workers": workers, "machine.stack": stack})
     base = OmegaConf.structured(config)
 
     def compose(overrides: list[str]) -> DictConfig:

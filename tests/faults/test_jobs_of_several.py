@@ -1,9 +1,19 @@
-"""The real command on a job of several runs: each is recorded as if alone."""
+"""Jobs of several runs: each is recorded as if alone, whatever ends its job.
 
+The real command first; then launchers, whose jobs are fake_job.py: stacks of two seeds.
+"""
+
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from faults.fake_job import STARTED
+from faults.fake_study import folder_of, run_fake_study, start_launcher, states, study_folder
 from faults.overrides import as_overrides, changed
 from faults.runner import Outcome, run_child, run_folder
 from train.config import Config
@@ -11,6 +21,7 @@ from train.launch import STUDY_JOB
 from train.manifest import PlannedRun, register_runs
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
+from train.study import StudyIncompleteError
 from train.validate import validate
 
 Tiny = Callable[..., Config]
@@ -99,3 +110,67 @@ def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny: Tiny) -> None
     done = train_together(configs[0], [second, third])
     assert done.exit_code == 0, done
     assert [each.state() for each in (first, second, third)] == ["completed"] * 3
+
+
+# Launchers
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_a_killed_job_costs_no_other_and_its_runs_are_started_again_together(tiny: Tiny) -> None:
+    config = tiny(machine__stack=2)
+    acts = {0: "killed,completed", 1: "completed", 2: "killed,killed,completed", 3: "completed"}
+    run_fake_study(config, acts, workers=1)
+    assert states(config) == ["completed"] * 4
+    names = {seed: folder_of(config, seed).path.name for seed in acts}
+    log = (study_folder(config) / STARTED).read_text(encoding="utf-8").splitlines()
+    assert sorted(log) == sorted(
+        [f"{names[0]} {act} {names[1]}" for act in ("killed", "completed")]
+        + [f"{names[2]} {act} {names[3]}" for act in ("killed", "killed", "completed")]
+    )
+
+
+@pytest.mark.usefixtures("fake_jobs")
+def test_every_run_of_a_job_that_stays_dead_is_named(tiny: Tiny) -> None:
+    config = tiny(machine__stack=3)
+    with pytest.raises(StudyIncompleteError) as raised:
+        run_fake_study(config, {0: "killed", 1: "completed", 2: "completed"}, workers=1)
+    lines = [f"  {folder_of(config, seed).path.name}: stale killed by SIGKILL" for seed in range(3)]
+    assert str(raised.value).splitlines()[1:] == lines
+    assert raised.value.exit_code == 75
+
+
+def test_an_orphan_is_left_alone_with_all_its_runs(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(machine__stack=2)
+    gate, errors = tmp_path / "gate", tmp_path / "errors"
+    gate.touch()
+    acts = {0: f"wait:{gate}", 1: "completed", 2: "completed", 3: "completed"}
+    launchers = [start_launcher(config, acts, errors)]
+    folders = [folder_of(config, seed) for seed in acts]
+    try:
+        wait_until(lambda: [folder.state() for folder in folders[:2]] == ["running"] * 2)
+        launchers[0].kill()
+        launchers[0].join()
+        launchers.append(start_launcher(config, acts, errors))
+        wait_until(
+            lambda: "2 runs are trained by other processes" in errors.read_text(encoding="utf-8")
+        )
+        wait_until(lambda: states(config).count("completed") == 2)
+        assert [folder.state() for folder in folders[:2]] == ["running"] * 2
+        gate.unlink()
+        launchers[1].join(60)
+        assert launchers[1].exitcode == 0, errors.read_text(encoding="utf-8")
+    finally:
+        for launcher in launchers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(launcher.pid or 0, signal.SIGKILL)
+            launcher.join()
+            launcher.close()
+    assert states(config) == ["completed"] * 4
+    assert all(len(read_jsonl(folder.attempts)) == 2 for folder in folders)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
