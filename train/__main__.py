@@ -12,6 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from train.clock import process_seconds
 from train.compose import (
     CONFIG_ROOT,
     explain,
@@ -25,7 +26,6 @@ from train.config import Config
 from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
 from train.hydra_node import guarded, refuse_hydra_options
 from train.launch import STUDY_JOB
-from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.plan_report import print_plan
 from train.preflight import preflight
@@ -35,6 +35,7 @@ from train.secrets import mask, refuse_secret_words
 from train.signals import stops_at_once
 from train.study import plan_jobs, refuse_over_max_flops
 from train.together import plan_together, point_to_log
+from train.trainer import train_runs
 from train.validate import validate
 
 _refused: list[WindTunnelError] = []
@@ -76,28 +77,12 @@ def run_job(tree: DictConfig) -> None:
         for run in runs[1:]:
             point_to_log(run.folder, of=first.folder)
     try:
-        train_one_by_one(runs)
+        train_runs(runs, startup=process_seconds())
     except DivergedError:
         if len(runs) > 1:
             _say_how_they_ended(runs)
         raise
     _say_how_they_ended(runs)
-
-
-def train_one_by_one(runs: Sequence[PlannedRun]) -> None:
-    """Train each run; one that diverges keeps none of the others from its end.
-
-    Raises:
-        DivergedError: The first that diverged.
-    """
-    diverged = None
-    for run in runs:
-        try:
-            train_run(run.config, run.plan)
-        except DivergedError as error:
-            diverged = diverged or error
-    if diverged is not None:
-        raise diverged
 
 
 def main() -> int:

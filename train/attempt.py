@@ -4,13 +4,17 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from train.costs import RunCost
 from train.device import is_device_lost, is_out_of_memory
 from train.errors import (
     DeviceMemoryError,
     InfrastructureError,
     RecordsError,
+    StorageError,
+    WindTunnelError,
     as_storage_error,
 )
+from train.manifest import PlannedRun
 from train.planning import RunPlan
 from train.replay import compare
 from train.run import Run
@@ -37,15 +41,49 @@ def known_error(error: BaseException, plan: RunPlan) -> BaseException:
     return error
 
 
+def record_end(
+    planned: PlannedRun | Run,
+    error: BaseException,
+    cause: str,
+    *,
+    state: str,
+    cost: RunCost | None = None,
+) -> None:
+    """Write down how an attempt ended short of its horizon; a full disk must not hide the cause.
+
+    Args:
+        planned: The run; only planned when it could not even be opened.
+        error: What ended it, in the user's terms.
+        cause: One of retries.RETRIES.
+        state: The run's, from here on.
+        cost: What the run has cost, where that is known.
+    """
+    folder = planned.folder
+    known = folder.read_status()
+    with contextlib.suppress(OSError, ValueError, StorageError):
+        folder.write_status(
+            state,
+            reason=str(error) or type(error).__name__,
+            step=known.get("step", 0),
+            total_steps=planned.plan.steps,
+            seconds=known.get("seconds", 0.0),
+            exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
+            **({"cost": cost.facts()} if cost is not None else {}),
+        )
+        if isinstance(planned, Run):
+            close_attempt(planned, state, cause=cause)
+        else:
+            number = folder.attempt_number() + 1
+            folder.log_attempt("end", attempt=number, state=state, cause=cause)
+
+
 def close_attempt(
     run: Run, state: str, *, cause: str | None, summary: Mapping[str, Any] | None = None
 ) -> None:
     """Close the mirror and append the attempt's end: its cause, its step, how replays compare."""
     mirror = run.tracker.finish(state, summary or {})
     replayed = None
-    with contextlib.suppress(
-        RecordsError
-    ):  # the end of a run that found it is written all the same
+    with contextlib.suppress(RecordsError):  # whose end is written all the same
         replayed = compare(run.folder)
     run.folder.log_attempt(
         "end",

@@ -1,14 +1,18 @@
 """Batches as a pure function of (seed, step): the data's position is the step, nothing is saved.
 
-On CUDA the training tokens are put on the device whole when they fit; otherwise, and on the CPU,
-windows are gathered from the memory-mapped shards.
+On CUDA the training tokens are put on the device whole when they fit, and a step gathers its
+windows there; otherwise, and on the CPU, the host gathers them from the memory-mapped shards.
 """
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data.sampler import n_windows, window_starts
+from train.data.sampler import n_windows, segment_starts
 from train.data.shards import Dataset
 from train.device import ComputeDevice
 
@@ -16,56 +20,96 @@ RESIDENT_SHARE = 0.4
 """Share of the job's GPU memory that the training tokens may take."""
 
 
-class Batches:
-    """Training windows and the fixed validation windows, on the device."""
+class Windows(ABC):
+    """Where R replicas get the windows of a step from; the engine knows no more of the data."""
+
+    is_resident: bool
+    """Whether the tokens are on the device, and a step gathers its windows itself."""
 
     def __init__(
-        self, dataset: Dataset, compute: ComputeDevice, *, seed: int, batch_seqs: int, seq_len: int
+        self, compute: ComputeDevice, *, seeds: Sequence[int], batch_seqs: int, seq_len: int
     ) -> None:
-        self.dataset, self.compute = dataset, compute
-        self.seed, self.batch_seqs, self.seq_len = seed, batch_seqs, seq_len
+        self.compute, self.seeds = compute, tuple(seeds)
+        self.batch_seqs, self.seq_len = batch_seqs, seq_len
+        self.offsets_T = torch.arange(seq_len + 1, device=compute.device)
+
+    @abstractmethod
+    def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
+        """Where the windows of `n_steps` steps from `step` on start: (S, R, B)."""
+
+    @abstractmethod
+    def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
+        """Put the windows at `starts_RB` into `out_RBT`; when they are not resident."""
+
+    @abstractmethod
+    def resident_windows(self, starts_RB: Tensor) -> Tensor:
+        """The windows at `starts_RB`, (R, B, T + 1) int64; when they are resident."""
+
+    def empty(self) -> Tensor:
+        """Room for the windows of one step: (R, B, T + 1) int64, on the device."""
+        size = (len(self.seeds), self.batch_seqs, self.seq_len + 1)
+        return torch.zeros(size, dtype=torch.int64, device=self.compute.device)
+
+
+class Batches(Windows):
+    """Training windows of R replicas, and the fixed validation windows that they share."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        compute: ComputeDevice,
+        *,
+        seeds: Sequence[int],
+        batch_seqs: int,
+        seq_len: int,
+    ) -> None:
+        super().__init__(compute, seeds=seeds, batch_seqs=batch_seqs, seq_len=seq_len)
+        self.dataset = dataset
         self.n_tokens = dataset.n_tokens("train")
-        self._resident = _resident_tokens(dataset, compute)
+        self._tokens = _resident_tokens(dataset, compute)
+        self.is_resident = self._tokens is not None
 
-    def train(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of one optimiser step, each (batch_seqs, seq_len) int64."""
-        starts_B = window_starts(
-            seed=self.seed,
-            step=step,
-            batch_seqs=self.batch_seqs,
-            n_tokens=self.n_tokens,
-            seq_len=self.seq_len,
-        )
-        if self._resident is not None:
-            offsets_T = torch.arange(self.seq_len + 1, device=self.compute.device)
-            index_BT = torch.from_numpy(starts_B).to(self.compute.device)[:, None] + offsets_T
-            return _split(self._resident[index_BT].long() & self._mask)
-        return _split(self._gather("train", starts_B))
+    def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
+        """Where the windows of `n_steps` steps from `step` on start: (S, R, B) token offsets."""
+        by_seed = {
+            seed: segment_starts(
+                seed=seed,
+                step=step,
+                n_steps=n_steps,
+                batch_seqs=self.batch_seqs,
+                n_tokens=self.n_tokens,
+                seq_len=self.seq_len,
+            )
+            for seed in set(self.seeds)
+        }
+        return np.stack([by_seed[seed] for seed in self.seeds], axis=1)
 
-    def validation(self, tokens: int, *, max_seqs: int) -> list[tuple[Tensor, Tensor]]:
-        """The first `tokens` validation tokens as batches of at most `max_seqs` windows.
+    def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
+        """Copy the windows at `starts_RB` from the shards into `out_RBT`."""
+        windows = self.dataset.windows("train", starts_RB.ravel(), self.seq_len + 1)
+        out_RBT.copy_(torch.from_numpy(windows).view(out_RBT.shape))
+
+    def resident_windows(self, starts_RB: Tensor) -> Tensor:
+        """The windows at `starts_RB`, gathered on the device: (R, B, T + 1) int64."""
+        assert self._tokens is not None
+        # uint16 ids are held as int16, for which torch has all kernels; the mask undoes their sign
+        mask = 0xFFFF if self._tokens.dtype is torch.int16 else -1
+        return self._tokens[starts_RB[..., None] + self.offsets_T].long() & mask
+
+    def validation(self, tokens: int, *, max_seqs: int) -> list[Tensor]:
+        """The first `tokens` validation tokens as windows, (B, T + 1) int64, B at most `max_seqs`.
 
         Windows lie end to end, the same for every run; at least one is returned.
         """
         available = n_windows(self.dataset.n_tokens("validation"), self.seq_len)
         n_used = max(1, min(available, tokens // self.seq_len))
         starts = np.arange(n_used, dtype=np.int64) * self.seq_len
-        chunks = [starts[i : i + max_seqs] for i in range(0, n_used, max_seqs)]
-        return [_split(self._gather("validation", chunk)) for chunk in chunks]
-
-    def _gather(self, split: str, starts_B: np.ndarray) -> Tensor:
-        windows_BT = self.dataset.windows(split, starts_B, self.seq_len + 1)
-        return torch.from_numpy(windows_BT).to(self.compute.device)
-
-    @property
-    def _mask(self) -> int:
-        """Undo the sign of uint16 ids that are held as int16, for which torch has all kernels."""
-        assert self._resident is not None
-        return 0xFFFF if self._resident.dtype is torch.int16 else -1
-
-
-def _split(windows_BT: Tensor) -> tuple[Tensor, Tensor]:
-    return windows_BT[:, :-1].contiguous(), windows_BT[:, 1:].contiguous()
+        return [
+            torch.from_numpy(
+                self.dataset.windows("validation", starts[i : i + max_seqs], self.seq_len + 1)
+            ).to(self.compute.device)
+            for i in range(0, n_used, max_seqs)
+        ]
 
 
 def _resident_tokens(dataset: Dataset, compute: ComputeDevice) -> Tensor | None:

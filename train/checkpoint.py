@@ -26,7 +26,7 @@ from train.quarantine import delete, known_bad, quarantine
 from train.records import read_json, sync_folder, write_json
 from train.state_dict import compact, tensor_bytes
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised by every change after which an older checkpoint could be half understood."""
 
 DAMAGE = (
@@ -106,10 +106,16 @@ def save_checkpoint(
     return final
 
 
-def load_newest(root: Path) -> Checkpoint | None:
+def committed_steps(root: Path) -> list[int]:
+    """Steps of the checkpoints under `root`, sound or not, oldest first."""
+    return [int(folder.name.removeprefix("step_")) for folder in _step_folders(root)]
+
+
+def load_newest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
     """Return the newest sound checkpoint, newest by step number, or None without any.
 
-    A damaged one is moved to `bad/` with its reason and the one before it is tried.
+    A damaged one is moved to `bad/` with its reason and the one before it is tried. Those beyond
+    `at_most` steps are deleted: the run goes on from before them, and its rows are cut to match.
 
     Raises:
         CheckpointError: Checkpoints exist and none is sound, or one is of another version;
@@ -119,6 +125,9 @@ def load_newest(root: Path) -> Checkpoint | None:
         return None
     for stale in root.glob("step_*.partial"):
         delete(stale)
+    for folder in _step_folders(root):
+        if at_most is not None and int(folder.name.removeprefix("step_")) > at_most:
+            _discard(folder)
     reasons: list[str] = []
     for folder in reversed(_step_folders(root)):
         try:
@@ -225,6 +234,8 @@ def _discard(folder: Path) -> None:
 
 def _step_folders(root: Path) -> list[Path]:
     """Committed checkpoints, oldest first by step number, never by a clock."""
+    if not root.exists():
+        return []
     named = [(STEP_FOLDER.fullmatch(path.name), path) for path in root.iterdir()]
     return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
 

@@ -1,6 +1,5 @@
 """The device a job computes on: choice, arithmetic and threads."""
 
-import contextlib
 import gc
 import os
 import platform
@@ -29,12 +28,6 @@ class ComputeDevice:
     def is_cuda(self) -> bool:
         """Whether work is queued rather than done when a call returns."""
         return self.device.type == "cuda"
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Bfloat16 matrix products on CUDA; float32 on the CPU."""
-        if self.is_cuda:
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
     def memory_budget(self) -> int:
         """Bytes that this job may plan with: its share of the device, or what is left of it.
@@ -102,6 +95,14 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def has_native_bf16(compute: ComputeDevice) -> bool:
+    """Whether the device has instructions for bfloat16 products, as GPUs have from Ampere on."""
+    if compute.is_cuda:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def cpu_cores() -> int:

@@ -1,13 +1,13 @@
 """The validation loss: the same tokens for every run, whatever its seed, batch or size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from train.device import ComputeDevice
-from train.model import Transformer
+from train.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,27 @@ class Evaluation:
     """Tokens it was measured on."""
 
 
-@torch.no_grad()
 def evaluate(
-    model: Transformer,
-    batches: list[tuple[Tensor, Tensor]],
-    compute: ComputeDevice,
-    *,
-    bytes_per_token: float,
-) -> Evaluation:
-    """Token-weighted mean loss over `batches`."""
-    total = torch.zeros((), dtype=torch.float64, device=compute.device)
+    engine: Engine, windows: Sequence[Tensor], *, bytes_per_token: float
+) -> list[Evaluation]:
+    """Token-weighted mean loss of each replica.
+
+    Args:
+        engine: The replicas.
+        windows: Batches of (B, T + 1) tokens, on the device.
+        bytes_per_token: Of the validation text.
+    """
+    total_R = torch.zeros(engine.n_replicas, dtype=torch.float64, device=engine.compute.device)
     n_tokens = 0
-    for tokens_BT, targets_BT in batches:
-        with compute.autocast():
-            loss = model(tokens_BT, targets_BT)
-        total += loss.double() * targets_BT.numel()
-        n_tokens += targets_BT.numel()
-    loss_mean = float(total) / n_tokens
-    return Evaluation(
-        loss=loss_mean,
-        bits_per_byte=loss_mean / math.log(2) / bytes_per_token,
-        n_tokens=n_tokens,
-    )
+    for windows_BT in windows:
+        predicted = windows_BT.shape[0] * (windows_BT.shape[1] - 1)
+        total_R += engine.losses_on(windows_BT).double() * predicted
+        n_tokens += predicted
+    return [
+        Evaluation(
+            loss=loss,
+            bits_per_byte=loss / math.log(2) / bytes_per_token,
+            n_tokens=n_tokens,
+        )
+        for loss in (total_R / n_tokens).tolist()
+    ]

@@ -1,34 +1,24 @@
-"""The training loop of one run, from its folder's lock to its result.
+"""The training loop: a stack of runs from where its checkpoints left it to its horizon.
 
-Order inside a step: update, log row, evaluation row, sync, checkpoint, status. A checkpoint at step
-k therefore implies that every row up to k is on disk.
+Order at a step where something is due: log rows, evaluation rows, sync, checkpoint, status. A
+checkpoint at step k therefore implies that every row up to k is on disk. Whatever ends one run of a
+stack is that run's own end; the others go on.
 """
 
-import contextlib
 import math
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
-
-from train.attempt import STATE_AFTER, close_attempt, known_error
-from train.clock import RunClock
-from train.config import Config, OnSaveError
-from train.device import is_out_of_memory, release_memory
-from train.errors import (
-    CheckpointError,
-    DivergedError,
-    LockedError,
-    RecordsError,
-    StorageError,
-    WindTunnelError,
-)
-from train.planning import RunPlan
+from train.attempt import record_end
+from train.clock import Spend
+from train.config import OnSaveError
+from train.engine import Segment
+from train.errors import DivergedError, StorageError
+from train.evaluate import evaluate
 from train.progress import RunProgress
 from train.recording import (
     complete,
-    describe,
+    fork,
     log_evaluation,
     log_row,
     open_records,
@@ -37,203 +27,144 @@ from train.recording import (
     save,
     write_running,
 )
-from train.records import FINISHED_STATES
-from train.resume import find_checkpoint, restore
-from train.run import Run, build_run
-from train.rundir import RunFolder
+from train.run import Run
 from train.schedule import evaluation_steps
-from train.signals import StopRequest, stop_requests
-from train.step import half_micro_batch, train_step
+from train.signals import StopRequest
+from train.stack import Stack
 
 
-def train_run(config: Config, plan: RunPlan) -> None:
-    """Train one run to its horizon, or go on where it stopped; a finished run is left alone.
+def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
+    """Train the stack to its horizon.
+
+    Runs that diverge end there, are recorded, and leave stack.active for stack.diverged.
 
     Raises:
-        ConfigError: The device is not there, the data has too few tokens, or versions changed and
-            machine.strict_versions is set.
-        DataError: The data is missing or damaged.
-        LockedError: Another process trains this run.
-        CheckpointError: Its checkpoints are all damaged, or another run's.
-        RecordsError: Rows that its checkpoint vouches for are gone or damaged.
-        StorageError: The disk is full, read-only or gone.
-        DeviceMemoryError: One window at a time does not fit the device.
-        InfrastructureError: The device failed; the same command continues.
         PreemptedError, InterruptedByUserError: A signal stopped it; everything is saved.
-        DivergedError: The loss stopped being finite, or ended above its start; recorded as such.
+        StorageError: A checkpoint could not be written.
     """
-    folder = RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
-    with stop_requests() as stop, folder.locked():
-        if config.restart and folder.state() == "diverged":
-            folder.archive()
-        if folder.state() in FINISHED_STATES:
-            return
-        if folder.result.exists():  # killed between the result and the status
-            folder.write_status("completed", step=plan.steps, total_steps=plan.steps)
-            return
-        micro_batch_seqs = None
-        while True:
-            try:
-                micro_batch_seqs = _attempt(config, plan, folder, stop, micro_batch_seqs)
-            except (CheckpointError, RecordsError):
-                if not config.restart or not folder.checkpoints.exists():
-                    raise
-                folder.archive()
-                continue
-            if micro_batch_seqs is None:
-                return
-            release_memory()
+    engine, clock = stack.engine, stack.clock
+    title = stack.runs[0].run_id
+    if len(stack.runs) > 1:
+        title += f" and {len(stack.runs) - 1} more"
+    with RunProgress(title, total_steps=stack.steps, start_step=engine.step) as progress:
+        _for_each(stack, stack.runs, lambda run: write_running(run, stack))
+        clock.resume(engine.step)
+        while engine.step < stack.steps and stack.active:
+            due = _next_boundary(stack)
+            segment = engine.advance(due - engine.step, should_stop=lambda: bool(stop))
+            is_stop = bool(stop) and engine.step < stack.steps  # once: it may come at any line
+            _observe(stack, segment)
+            _at_boundary(stack, progress, is_stop=is_stop)
+            if is_stop and stack.active:
+                raise stop.error(f"after step {engine.step}")
+            clock.resume(engine.step)
+    _for_each(stack, stack.runs, lambda run: complete(run, stack))
 
 
-def _attempt(
-    config: Config,
-    plan: RunPlan,
-    folder: RunFolder,
-    stop: StopRequest,
-    micro_batch_seqs: int | None,
-) -> int | None:
-    """Train from the newest checkpoint on; None at the end, or a micro-batch to try again with.
+def _for_each(stack: Stack, runs: Sequence[Run], action: Callable[[Run], None]) -> None:
+    """Do `action` for those of `runs` that are under way; a run that it finds diverged ends."""
+    for run in [run for run in runs if run in stack.active]:
+        try:
+            action(run)
+        except DivergedError as error:
+            stack.active.remove(run)
+            stack.diverged.append(error)
+            if run in stack.riders:  # it ends as if it had been trained alone: with a start
+                open_records(run, stack)
+            record_end(run, error, error.cause, state="diverged", cost=stack.cost(run))
 
-    A micro-batch that does not fit is halved and the run restarts from its checkpoint, with the
-    same batch: what the failed step left behind is not used.
-    """
-    attempt = folder.attempt_number() + 1
-    run = None
-    try:
-        run = build_run(config, plan, folder, attempt, most_micro_batch_seqs=micro_batch_seqs)
-        is_free = micro_batch_seqs is None and config.machine.micro_batch_seqs is None
-        facts, changed = describe(run)
-        restore(run, find_checkpoint(run), may_choose_micro_batch=is_free)
-        open_records(run, facts, changed)
-        train_to_horizon(run, stop)
-        return None
-    except LockedError:  # another process owns the folder: nothing more is written there
-        raise
-    except BaseException as error:
-        if run is not None and is_out_of_memory(error):
-            half = half_micro_batch(run.micro_batch_seqs, batch_seqs=run.batches.batch_seqs)
-            if half is not None:
-                _record_end(run, folder, plan, attempt, error, "out_of_memory", state="preempted")
-                warnings.warn(
-                    f"{plan.run_id}: {run.micro_batch_seqs} windows at a time do not fit the "
-                    f"memory; going on from the last checkpoint with {half}, the batch unchanged",
-                    stacklevel=2,
+
+def _next_boundary(stack: Stack) -> int:
+    """The next step after which something is due."""
+    step, machine = stack.engine.step, stack.runs[0].config.machine
+    steps = [stack.steps, step + machine.log_every - step % machine.log_every]
+    if machine.checkpoint_steps:
+        steps.append(step + machine.checkpoint_steps - step % machine.checkpoint_steps)
+    for run in stack.active:
+        steps += [due for due in _evaluations(run) if due > step]
+    steps += [rider.rides_to for rider in stack.riders if rider in stack.active]
+    return min(steps)
+
+
+def _evaluations(run: Run) -> tuple[int, ...]:
+    return evaluation_steps(run.plan.steps, run.config.eval.points)
+
+
+def _observe(stack: Stack, segment: Segment) -> None:
+    """Take the losses of the steps since the last boundary; a non-finite one ends its run."""
+    first = stack.engine.step - len(segment) + 1
+
+    def observe(run: Run) -> None:
+        values = zip(segment.losses_SR, segment.grad_norms_SR, strict=True)
+        for step, (losses_R, grad_norms_R) in enumerate(values, start=first):
+            loss, grad_norm = losses_R[run.replica], grad_norms_R[run.replica]
+            run.step = step
+            if not math.isfinite(loss) or not math.isfinite(grad_norm):
+                last = "none" if run.losses.last is None else f"{run.losses.last:.6g}"
+                raise DivergedError(
+                    f"step {step}: loss {loss:g}, gradient norm {grad_norm:g} "
+                    f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
                 )
-                return half
-        known = known_error(error, plan)
-        cause = known.cause if isinstance(known, WindTunnelError) else "bug"
-        state = STATE_AFTER.get(cause, "failed")
-        _record_end(run, folder, plan, attempt, known, cause, state=state)
-        if known is error:
-            raise
-        raise known from None
+            run.window.append((loss, grad_norm))
+            run.losses.observe(step, loss)
+
+    _for_each(stack, stack.active, observe)
 
 
-def _record_end(
-    run: Run | None,
-    folder: RunFolder,
-    plan: RunPlan,
-    attempt: int,
-    error: BaseException,
-    cause: str,
-    *,
-    state: str,
-) -> None:
-    """Write down how an attempt ended short of its horizon; a full disk must not hide the cause."""
-    known = folder.read_status()
-    with contextlib.suppress(OSError, ValueError, StorageError):
-        folder.write_status(
-            state,
-            reason=str(error) or type(error).__name__,
-            step=known.get("step", 0),
-            total_steps=plan.steps,
-            seconds=known.get("seconds", 0.0),
-            exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
-        )
-        if run is not None:
-            close_attempt(run, state, cause=cause)
-        else:
-            folder.log_attempt("end", attempt=attempt, state=state, cause=cause)
+def _at_boundary(stack: Stack, progress: RunProgress, *, is_stop: bool) -> None:
+    """Do what is due at this step, for each run that is under way."""
+    clock, machine, step = stack.clock, stack.runs[0].config.machine, stack.engine.step
+    is_last, is_log = step == stack.steps, step % machine.log_every == 0 or step == stack.steps
+    seconds = clock.training_seconds()
+    for run in stack.active:
+        run.folder.refuse_other_holder()
+        run.seconds += seconds
+    if is_log:
+        with clock.spending(Spend.logging):
+            _log(stack, progress)
+    _evaluate(stack)
+    if is_last:
+        _for_each(stack, stack.runs, refuse_diverged_end)
+    is_save = is_last or step % (machine.checkpoint_steps or stack.steps) == 0
+    if is_save or is_stop or (is_log and clock.save_is_due(machine.checkpoint_minutes)):
+        with clock.saving():
+            _for_each(stack, stack.runs, lambda run: _save(run, stack))
+    with clock.spending(Spend.checkpoint):
+        leaving = [rider for rider in stack.riders if rider.rides_to == step]
+        _for_each(stack, leaving, lambda rider: fork(rider, stack))
+        stack.active = [run for run in stack.active if run not in leaving]
+    if is_log or is_stop:
+        with clock.spending(Spend.logging):
+            _for_each(stack, stack.runs, lambda run: write_running(run, stack))
 
 
-def train_to_horizon(run: Run, stop: StopRequest) -> None:
-    """The loop."""
-    plan, machine = run.plan, run.config.machine
-    eval_steps = frozenset(evaluation_steps(plan.steps, run.config.eval.points))
-    queued: list[tuple[Tensor, Tensor]] = []
-    clock = RunClock(run.step)
-    with RunProgress(plan.run_id, total_steps=plan.steps, start_step=run.step) as progress:
-        write_running(run)
-        while run.step < plan.steps:
-            lr = plan.lr * plan.schedule.multiplier(run.step)
-            queued.append(_update(run, lr))
-            run.step += 1
-            is_last = run.step == plan.steps
-            is_log = is_last or run.step % machine.log_every == 0
-            is_eval = run.step in eval_steps
-            is_save = is_last or run.step % (machine.checkpoint_steps or plan.steps) == 0
-            is_stop = bool(stop) and not is_last  # read once: a signal may come at any line
-            is_boundary = is_log or is_eval or is_save or is_stop
-            if is_boundary or not run.compute.is_cuda:  # on CUDA, looking stalls the queue
-                _collect(run, queued)
-            if not is_boundary:
-                continue
-            run.folder.refuse_other_holder()
-            run.seconds += clock.training_seconds()
-            if is_log:
-                row = log_row(run, lr=lr, tokens_per_second=clock.rate(run.step, plan.batch_tokens))
-                progress.update(run.step, row)
-            if is_eval:
-                log_evaluation(run)
-                refuse_diverged_evaluation(run)
-            if is_last:
-                refuse_diverged_end(run)
-            is_due = is_log and clock.save_is_due(machine.checkpoint_minutes)
-            if is_save or is_stop or is_due:
-                with clock.saving():
-                    _save(run)
-            if is_log or is_stop:
-                write_running(run)
-            if is_stop:
-                raise stop.error(f"after step {run.step}")
-            clock.resume(run.step)
-    complete(run)
+def _log(stack: Stack, progress: RunProgress) -> None:
+    """Append a row of metrics to every run's."""
+    step, rate = stack.engine.step, stack.clock.rate(stack.engine.step, stack.batch_tokens)
+    for number, run in enumerate(stack.active):
+        row = log_row(run, stack, tokens_per_second=rate)
+        if number == 0:
+            progress.update(step, row)
 
 
-def _update(run: Run, lr: float) -> tuple[Tensor, Tensor]:
-    """Take the run's next step; its loss and gradient norm stay on the device."""
-    return train_step(
-        run.forward,
-        run.optimizer,
-        run.batches.train(run.step),
-        run.compute,
-        lr=lr,
-        micro_batch_seqs=run.micro_batch_seqs,
-        grad_clip=run.config.optimizer.grad_clip,
-    )
+def _evaluate(stack: Stack) -> None:
+    """Measure the validation loss where a run's evaluations are due, once for all of them."""
+    due = [run for run in stack.active if stack.engine.step in _evaluations(run)]
+    if not due:
+        return
+    with stack.clock.spending(Spend.evaluation):
+        bytes_per_token = stack.runs[0].dataset.bytes_per_token("validation")
+        measured = evaluate(stack.engine, stack.validation, bytes_per_token=bytes_per_token)
+        for run in due:
+            log_evaluation(run, measured[run.replica])
+        _for_each(stack, due, refuse_diverged_evaluation)
 
 
-def _save(run: Run) -> None:
+def _save(run: Run, stack: Stack) -> None:
     """Save, and go on without it if that fails and the config says so."""
     try:
-        save(run)
+        save(run, stack)
     except StorageError as error:
         if run.config.machine.on_save_error is OnSaveError.stop:
             raise StorageError(f"{error}; free some, and the same command continues") from None
         warnings.warn(f"{error}; training goes on without this checkpoint", stacklevel=2)
-
-
-def _collect(run: Run, queued: list[tuple[Tensor, Tensor]]) -> None:
-    """Read the queued losses; a non-finite one ends the run as diverged."""
-    values = torch.stack([torch.stack(pair) for pair in queued]).double().tolist()
-    first = run.step - len(queued) + 1
-    queued.clear()
-    for step, (loss, grad_norm) in enumerate(values, start=first):
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            last = "none" if run.losses.last is None else f"{run.losses.last:.6g}"
-            raise DivergedError(
-                f"step {step}: loss {loss:g}, gradient norm {grad_norm:g} "
-                f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
-            )
-        run.window.append((loss, grad_norm))
-        run.losses.observe(step, loss)

@@ -8,8 +8,8 @@ import torch
 from train.device import ComputeDevice, select_device
 from train.errors import ConfigError
 from train.manifest import PlannedRun
+from train.micro_batch import activation_bytes
 from train.planning import RunPlan
-from train.step import activation_bytes
 
 STATE_BYTES = 16
 """Per parameter: the weight, its gradient and two moments, in float32."""

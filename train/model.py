@@ -1,156 +1,198 @@
-"""The decoder-only transformer: pre-norm RMSNorm, rotary positions, SDPA, untied head by default.
+"""The decoder-only transformer as a function of its weights: R replicas of a shape in one pass.
 
-Shapes: B batch, T time, D d_model, H n_heads, K head_dim, F d_ff, V vocab_size.
-Its parameters are counted in counting.py, which the tests hold against this module.
+Pre-norm, without biases; RMSNorm, rotary positions, normalised queries and keys and an untied head
+by default, GPT-2's block by options. Weights are float32 and handed in by name (parameters.py);
+products run in `dtype`. With several replicas every weight has a leading axis R and products are
+batched; attention has no weights, so there the replicas' windows are one batch. Every operation
+works on each replica alone, in the same order as for one, so that stacking changes no result.
+
+Shapes: R replicas, B batch, T time, D d_model, H n_heads, K head_dim, F d_ff, V vocab_size. `_`
+before them stands for the leading R, absent when there is one replica; N is B * T.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from train.config import Norm, Positions
+from train.cross_entropy import cross_entropy
 from train.shape import ModelShape
 
+EPS = 1e-6
+"""Added to the mean square or variance in a norm."""
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * gain over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+BLOCK_WEIGHTS = (
+    "attention_norm.gain",
+    "attention.qkv.weight",
+    "attention.out.weight",
+    "feed_forward_norm.gain",
+    "feed_forward.up.weight",
+    "feed_forward.down.weight",
+)
+QK_GAINS = ("attention.q_norm.gain", "attention.k_norm.gain")
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis; the result has the dtype of `x`."""
-        return functional.rms_norm(x, (x.shape[-1],), self.gain.to(x.dtype), eps=1e-6)
+AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+Weights = Mapping[str, Tensor]
 
 
-class Rotary(nn.Module):
+class Transformer:
+    """Token ids to each replica's mean next-token cross-entropy."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: AttentionFunction,
+        rotary_base: float = 10_000.0,
+    ) -> None:
+        self.shape, self.dtype, self.attention = shape, dtype, attention
+        self.names = BLOCK_WEIGHTS + (QK_GAINS if shape.qk_norm else ())
+        self.rotary = None
+        if shape.positions is Positions.rotary:
+            self.rotary = Rotary(shape, base=rotary_base, device=device, dtype=dtype)
+
+    def losses(self, weights: Weights, tokens_RBT: Tensor, targets_RBT: Tensor) -> Tensor:
+        """Return the mean cross-entropy of each replica, (R,), nats per token, in float32."""
+        x = self.embed(weights, tokens_RBT)
+        for i in range(self.shape.n_layers):
+            x = self.block(x, *(weights[f"blocks.{i}.{name}"] for name in self.names))
+        return self.loss(x, weights["final_norm.gain"], self.head(weights), targets_RBT)
+
+    def embed(self, weights: Weights, tokens_RBT: Tensor) -> Tensor:
+        """Look up the tokens, and add learned positions: (_, N, D).
+
+        Looked up in float32, so that the gradient of a frequent token is summed in it.
+        """
+        n_replicas, batch, time = tokens_RBT.shape
+        table_RVD = weights["embedding.weight"].view(n_replicas, self.shape.vocab_size, -1)
+        first_R = torch.arange(n_replicas, device=tokens_RBT.device) * self.shape.vocab_size
+        rows = (tokens_RBT + first_R[:, None, None]).flatten()
+        x = functional.embedding(rows, table_RVD.flatten(0, 1)).to(self.dtype)
+        if self.shape.positions is Positions.learned:
+            positions_RTD = weights["positions.weight"].view(n_replicas, 1, self.shape.seq_len, -1)
+            x = x.view(n_replicas, batch, time, -1) + positions_RTD[:, :, :time].to(self.dtype)
+        lead = () if n_replicas == 1 else (n_replicas,)
+        return x.view(*lead, batch * time, self.shape.d_model)
+
+    def head(self, weights: Weights) -> Tensor:
+        """The output matrix, (_, V, D)."""
+        return weights["embedding.weight" if self.shape.tie_head else "head.weight"]
+
+    def block(
+        self,
+        x: Tensor,
+        norm_gain: Tensor,
+        qkv: Tensor,
+        out: Tensor,
+        feed_forward_gain: Tensor,
+        up: Tensor,
+        down: Tensor,
+        *qk_gains: Tensor,
+    ) -> Tensor:
+        """One layer: attention, then feed-forward, each added to the residual stream (_, N, D)."""
+        mixed = self.mix(matmul(self.norm(x), self.scaled(qkv, norm_gain)), *qk_gains)
+        x = x + matmul(mixed.view(x.shape), out.to(self.dtype))
+        hidden = matmul(self.norm(x), self.scaled(up, feed_forward_gain))
+        return x + matmul(self.activate(hidden), down.to(self.dtype))
+
+    def mix(self, qkv: Tensor, *qk_gains: Tensor) -> Tensor:
+        """Causal multi-head attention from (_, N, 3D) queries, keys and values: (B, T, H, K)."""
+        shape, lead = self.shape, qkv.shape[:-2]
+        heads = (-1, shape.seq_len, 3, shape.n_heads, shape.head_dim)
+        qkv = qkv.view(*heads)
+        turned, v_BTHK = qkv[:, :, :2], qkv[:, :, 2]
+        if qk_gains:
+            gain = torch.stack(qk_gains, dim=-2)  # (_, 2, K)
+            spread = gain.view(*lead, 1, 1, 2, 1, -1).to(self.dtype)
+            turned = root_mean_square_norm(turned).view(*lead, -1, *heads[1:2], 2, *heads[3:])
+            turned = (turned * spread).view(-1, *heads[1:2], 2, *heads[3:])
+        if self.rotary is not None:
+            turned = self.rotary(turned)
+        q_BTHK, k_BTHK = turned.unbind(2)
+        y_BHTK = self.attention(
+            q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
+        )
+        return y_BHTK.transpose(1, 2).contiguous()
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), or SwiGLU (Shazeer 2020)."""
+        if self.shape.gated:
+            gate, value = hidden.chunk(2, dim=-1)
+            return functional.silu(gate) * value
+        return functional.gelu(hidden)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The norm without its gain, which `scaled` puts into the matrix that follows."""
+        if self.shape.norm is Norm.layer:
+            return functional.layer_norm(x, (x.shape[-1],), eps=EPS)
+        return root_mean_square_norm(x)
+
+    def scaled(self, matrix: Tensor, gain: Tensor) -> Tensor:
+        """The matrix with a norm's gain on its columns.
+
+        (x * gain) W is x (gain * W): the same function for the size of a matrix instead of that of
+        the tokens, and rounded to `dtype` once.
+        """
+        return (matrix * gain.unsqueeze(-2)).to(self.dtype)
+
+    def loss(self, x: Tensor, gain: Tensor, head: Tensor, targets_RBT: Tensor) -> Tensor:
+        """Mean cross-entropy of each replica, (R,)."""
+        n_replicas = targets_RBT.shape[0]
+        targets = targets_RBT.reshape(*x.shape[:-1])
+        return cross_entropy(self.norm(x), self.scaled(head, gain), targets).view(n_replicas)
+
+
+class Rotary:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864): each pair of coordinates is turned."""
 
-    cos_TK: Tensor
-    sin_TK: Tensor
+    def __init__(
+        self, shape: ModelShape, *, base: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        half = shape.head_dim // 2
+        frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
+        angles = torch.outer(torch.arange(shape.seq_len, dtype=torch.float64), frequencies)
+        cos_TK = torch.cat((angles.cos(), angles.cos()), dim=1)
+        sin_TK = torch.cat((-angles.sin(), angles.sin()), dim=1)
+        self.cos_T11K, self.sin_T11K = (
+            table.float().to(device, dtype)[:, None, None] for table in (cos_TK, sin_TK)
+        )
 
-    def __init__(self, seq_len: int, head_dim: int, base: float) -> None:
-        super().__init__()
-        frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-        angles = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequencies)
-        angles_TK = torch.cat((angles, angles), dim=1)
-        sign_K = torch.cat((-torch.ones(head_dim // 2), torch.ones(head_dim // 2)))
-        self.register_buffer("cos_TK", angles_TK.cos().float(), persistent=False)
-        self.register_buffer("sin_TK", (angles_TK.sin() * sign_K).float(), persistent=False)
-
-    def forward(self, x_BHTK: Tensor) -> Tensor:
-        """Turn queries or keys by their position; a coordinate's partner is half a head away."""
-        time, half = x_BHTK.shape[2], x_BHTK.shape[3] // 2
-        cos, sin = self.cos_TK[:time].to(x_BHTK.dtype), self.sin_TK[:time].to(x_BHTK.dtype)
-        return x_BHTK * cos + x_BHTK.roll(half, dims=-1) * sin
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
-
-    def __init__(self, shape: ModelShape, rotary: Rotary) -> None:
-        super().__init__()
-        self.n_heads, self.head_dim = shape.n_heads, shape.head_dim
-        self.qkv = nn.Linear(shape.d_model, 3 * shape.d_model, bias=False)
-        self.out = nn.Linear(shape.d_model, shape.d_model, bias=False)
-        self.rotary = rotary
-        self.q_norm = RMSNorm(shape.head_dim) if shape.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(shape.head_dim) if shape.qk_norm else nn.Identity()
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Mix each position with the ones before it."""
-        batch, time, width = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(batch, time, 3, self.n_heads, self.head_dim)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q_BHTK = self.rotary(self.q_norm(q_BHTK))
-        k_BHTK = self.rotary(self.k_norm(k_BHTK))
-        y_BHTK = functional.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-        y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).reshape(batch, time, width))
-        return y_BTD
+    def __call__(self, x_BT2HK: Tensor) -> Tensor:
+        """Turn queries and keys by their position; a coordinate's partner is half a head away."""
+        partner = x_BT2HK.roll(x_BT2HK.shape[-1] // 2, dims=-1)
+        return x_BT2HK * self.cos_T11K + partner * self.sin_T11K
 
 
-class FeedForward(nn.Module):
-    """GELU, or SwiGLU (Shazeer 2020, arXiv:2002.05202) when the shape is gated."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        super().__init__()
-        self.gated = shape.gated
-        self.up = nn.Linear(shape.d_model, (2 if shape.gated else 1) * shape.d_ff, bias=False)
-        self.down = nn.Linear(shape.d_ff, shape.d_model, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Apply the two (or three) matrices at every position."""
-        h_BTF = self.up(x_BTD)
-        if self.gated:
-            gate_BTF, value_BTF = h_BTF.chunk(2, dim=-1)
-            h_BTF = functional.silu(gate_BTF) * value_BTF
-        else:
-            h_BTF = functional.gelu(h_BTF, approximate="tanh")
-        y_BTD: Tensor = self.down(h_BTF)
-        return y_BTD
+def matmul(x: Tensor, matrix: Tensor) -> Tensor:
+    """(_, N, D) times the transpose of (_, F, D)."""
+    return x @ matrix.mT
 
 
-class Block(nn.Module):
-    """Attention, then feed-forward, each added to the residual stream."""
+class _RootMeanSquareNorm(torch.autograd.Function):
+    """As few passes over x as there can be; on a CPU, PyTorch's own takes twice as long."""
 
-    def __init__(self, shape: ModelShape, rotary: Rotary) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(shape.d_model)
-        self.attention = Attention(shape, rotary)
-        self.feed_forward_norm = RMSNorm(shape.d_model)
-        self.feed_forward = FeedForward(shape)
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+        wide = x.float()
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
+        y = (wide * inverse).to(x.dtype)
+        context.save_for_backward(y, inverse)
+        return y
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """One layer."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
-        y_BTD: Tensor = x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
-        return y_BTD
+    @staticmethod
+    def backward(context: Any, grad_y: Tensor) -> Tensor:  # noqa: ANN401
+        y, inverse = context.saved_tensors
+        along = (grad_y * y).mean(-1, keepdim=True)
+        grad_x: Tensor = (torch.addcmul(grad_y, y, along, value=-1) * inverse).to(y.dtype)
+        return grad_x
 
 
-class Transformer(nn.Module):
-    """Token ids to the mean next-token cross-entropy."""
-
-    def __init__(self, shape: ModelShape, *, rotary_base: float = 10_000.0) -> None:
-        super().__init__()
-        self.shape = shape
-        rotary = Rotary(shape.seq_len, shape.head_dim, rotary_base)
-        self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
-        self.blocks = nn.ModuleList(Block(shape, rotary) for _ in range(shape.n_layers))
-        self.final_norm = RMSNorm(shape.d_model)
-        self.head = nn.Linear(shape.d_model, shape.vocab_size, bias=False)
-        if shape.tie_head:
-            self.head.weight = self.embedding.weight
-
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the mean cross-entropy, nats per token, in float32."""
-        x_BTD = self.embedding(tokens_BT)
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
-        logits_BTV = self.head(self.final_norm(x_BTD))
-        return functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-
-    @torch.no_grad()
-    def initialize(self, seed: int) -> None:
-        """Draw the weights on the CPU from `seed`, so that every device starts alike.
-
-        The blocks' matrices have standard deviation 1 / sqrt(fan_in), those that write to the
-        residual stream divided by sqrt(2 n_layers) (Radford et al. 2019), the embedding
-        1 / sqrt(d_model). The head starts at zero, so that the first loss is exactly
-        ln(vocab_size); a tied head is the embedding.
-        """
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(weight: Tensor, std: float) -> None:
-            values = torch.empty(weight.shape).normal_(0.0, std, generator=generator)
-            weight.copy_(values)
-
-        depth = (2 * self.shape.n_layers) ** -0.5
-        draw(self.embedding.weight, self.shape.d_model**-0.5)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            draw(block.attention.qkv.weight, self.shape.d_model**-0.5)
-            draw(block.attention.out.weight, self.shape.d_model**-0.5 * depth)
-            draw(block.feed_forward.up.weight, self.shape.d_model**-0.5)
-            draw(block.feed_forward.down.weight, self.shape.d_ff**-0.5 * depth)
-        if not self.shape.tie_head:
-            self.head.weight.zero_()
+def root_mean_square_norm(x: Tensor) -> Tensor:
+    """Divide the last axis by its root mean square (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    y: Tensor = _RootMeanSquareNorm.apply(x)  # type: ignore[no-untyped-call]
+    return y

@@ -1,43 +1,114 @@
-"""AdamW, its weight decay decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+"""AdamW over rows of parameters, each replica with its own settings, moments, and fate.
+
+Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101) and reaches matrices only. A
+replica whose loss or gradient was not finite is frozen: from that step on nothing of it changes.
+Everything that a step decides stays on the device, so that the host never waits for it.
+"""
+
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.config import OptimizerConfig
+from train.parameters import Layout
 
 
-def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, *, peak_lr: float
-) -> torch.optim.AdamW:
-    """Two groups: matrices (embedding and head included) decay, norm gains do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    gains = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": gains, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=peak_lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
+class AdamW:
+    """One optimiser of R replicas whose parameters are the rows of one matrix."""
 
+    def __init__(
+        self, rows_RP: Tensor, layout: Layout, settings: Sequence[OptimizerConfig]
+    ) -> None:
+        device = rows_RP.device
+        self.rows_RP, self.settings = rows_RP, settings
+        self.exp_avg_RP = torch.zeros_like(rows_RP)
+        self.exp_avg_sq_RP = torch.zeros_like(rows_RP)
+        self.steps_R = torch.zeros(len(settings), device=device)
+        self.frozen_R = torch.zeros(len(settings), device=device)
+        """1 from a replica's first step on that was not finite."""
+        self._clip_R = torch.tensor([s.grad_clip for s in settings], device=device)
+        self._segments = ((0, layout.decayed, True), (layout.decayed, layout.width, False))
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group for the next update."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    @torch.no_grad()
+    def update(self, grad_RP: Tensor, loss_R: Tensor, lr_R: Tensor) -> Tensor:
+        """Clip, and update every replica that is and was finite; return the norms before clipping.
 
+        Args:
+            grad_RP: Gradients; scaled in place.
+            loss_R: The step's losses.
+            lr_R: Learning rates of this update, float32, on the device.
 
-def freeze_if(optimizer: torch.optim.Optimizer, is_bad: Tensor) -> None:
-    """From the first step on at which `is_bad` is true, let no update change anything.
+        Returns:
+            Shape (R,). Global gradient norms.
+        """
+        norm_R: Tensor = torch.linalg.vector_norm(grad_RP, dim=1)
+        is_bad_R = ~(torch.isfinite(loss_R) & torch.isfinite(norm_R))
+        self.frozen_R.copy_(torch.maximum(self.frozen_R, is_bad_R.to(torch.float32)))
+        grad_RP.mul_((self._clip_R / (norm_R + 1e-6)).clamp(max=1.0)[:, None])
+        self.steps_R += 1.0 - self.frozen_R
+        for replica, settings in enumerate(self.settings):
+            for start, end, decays in self._segments:
+                self._update_segment(
+                    replica,
+                    slice(start, end),
+                    grad_RP,
+                    lr_R[replica],
+                    settings,
+                    weight_decay=settings.weight_decay if decays else 0.0,
+                )
+        return norm_R
 
-    The fused kernels of AdamW leave weights, moments and step counts alone where `found_inf` is 1,
-    the door that loss scaling uses; the flag is a tensor, so the host does not wait for it.
+    def _update_segment(
+        self,
+        replica: int,
+        segment: slice,
+        grad_RP: Tensor,
+        lr: Tensor,
+        settings: OptimizerConfig,
+        *,
+        weight_decay: float,
+    ) -> None:
+        """PyTorch's fused kernel, which torch.optim.AdamW(fused=True) calls, on part of a row.
 
-    Args:
-        optimizer: A fused optimiser.
-        is_bad: A boolean scalar on its device.
-    """
-    before = getattr(optimizer, "found_inf", None)
-    flag = is_bad.to(torch.float32)
-    frozen = flag if before is None else torch.maximum(before, flag)
-    optimizer.found_inf = frozen  # type: ignore[attr-defined]
+        Where `found_inf` is 1 it changes nothing: the door that loss scaling uses.
+        """
+        torch._fused_adamw_(
+            [self.rows_RP[replica, segment]],
+            [grad_RP[replica, segment]],
+            [self.exp_avg_RP[replica, segment]],
+            [self.exp_avg_sq_RP[replica, segment]],
+            [],
+            [self.steps_R[replica]],
+            lr=lr,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            weight_decay=weight_decay,
+            eps=settings.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=self.frozen_R[replica],
+        )
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that an update changes, beside the rows."""
+        return [self.exp_avg_RP, self.exp_avg_sq_RP, self.steps_R, self.frozen_R]
+
+    def replica_state(self, replica: int) -> dict[str, Tensor]:
+        """A replica's moments and step count, copies on the CPU."""
+        return {
+            "exp_avg": self.exp_avg_RP[replica].cpu().clone(),
+            "exp_avg_sq": self.exp_avg_sq_RP[replica].cpu().clone(),
+            "step": self.steps_R[replica].cpu().clone(),
+        }
+
+    def load_replica(self, replica: int, state: dict[str, Tensor]) -> None:
+        """Take over what replica_state returned.
+
+        Raises:
+            KeyError, RuntimeError: The state is of another layout.
+        """
+        self.exp_avg_RP[replica].copy_(state["exp_avg"])
+        self.exp_avg_sq_RP[replica].copy_(state["exp_avg_sq"])
+        self.steps_R[replica].copy_(state["step"])
+        self.frozen_R[replica] = 0.0

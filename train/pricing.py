@@ -1,22 +1,18 @@
 """What a plan costs on this device: seconds by timed steps, memory and disk by counting."""
 
-import time
 from collections.abc import Sequence
 
-import torch
-
+from train.arithmetic import DTYPES, resolve_dtype
 from train.config import Config
-from train.device import ComputeDevice, select_device
+from train.device import select_device
 from train.manifest import PlannedRun
-from train.model import Transformer
-from train.optimizer import build_optimizer
+from train.micro_batch import activation_bytes
 from train.peak import measure_peak_flops
 from train.planning import RunPlan
 from train.schedule import evaluation_steps
 from train.shape import ModelShape
-from train.step import activation_bytes, choose_micro_batch, train_step
+from train.timing import seconds_per_step
 
-TIMED_STEPS = 3
 LONGEST_STEP_SECONDS = 2.0
 """A step that should take longer is not taken to price a plan, but reckoned from FLOPs."""
 
@@ -33,12 +29,18 @@ def seconds_per_run(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """
     compute = select_device(runs[0].config.machine)
     per_step: dict[tuple[ModelShape, int], float] = {}
-    dtype = torch.bfloat16 if compute.is_cuda else torch.float32
-    rate = ASSUMED_SHARE * measure_peak_flops(compute, dtype)
+    dtype = resolve_dtype(runs[0].config.machine, compute)
+    rate = ASSUMED_SHARE * measure_peak_flops(compute, DTYPES[dtype])
     for run in sorted(runs, key=_step_flops):
         key = (run.plan.shape, run.plan.batch_tokens)
         if key not in per_step and _step_flops(run) / rate <= LONGEST_STEP_SECONDS:
-            per_step[key] = _time_step(run.config, run.plan, compute)
+            per_step[key] = seconds_per_step(
+                run.plan.shape,
+                run.config.machine,
+                compute,
+                schedule=run.plan.schedule,
+                batch_seqs=run.plan.batch_tokens // run.plan.shape.seq_len,
+            )
             rate = _step_flops(run) / per_step[key]
         per_step.setdefault(key, _step_flops(run) / rate)
     return {
@@ -76,33 +78,3 @@ def checkpoint_bytes(plan: RunPlan) -> int:
 def disk_bytes(config: Config, plan: RunPlan) -> int:
     """Checkpoints of a run, one more than kept while it is written."""
     return checkpoint_bytes(plan) * (config.machine.checkpoint_keep + 1)
-
-
-def _time_step(config: Config, plan: RunPlan, compute: ComputeDevice) -> float:
-    """Median seconds of a step after one that warms up."""
-    model = Transformer(plan.shape)
-    model.initialize(0)
-    model.to(compute.device)
-    optimizer = build_optimizer(model, config.optimizer, peak_lr=plan.lr)
-    batch_seqs = plan.batch_tokens // plan.shape.seq_len
-    micro = choose_micro_batch(
-        plan.shape, compute, batch_seqs=batch_seqs, asked=config.machine.micro_batch_seqs
-    )
-    size = (batch_seqs, plan.shape.seq_len)
-    tokens = torch.randint(plan.shape.vocab_size, size, device=compute.device)
-    times = []
-    for _ in range(TIMED_STEPS + 1):
-        compute.synchronize()
-        start = time.perf_counter()
-        train_step(
-            model,
-            optimizer,
-            (tokens, tokens),
-            compute,
-            lr=0.0,
-            micro_batch_seqs=micro,
-            grad_clip=1.0,
-        )
-        compute.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[TIMED_STEPS // 2]

@@ -3,17 +3,17 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from train.attempt import close_attempt
 from train.checkpoint import save_checkpoint
 from train.errors import DivergedError
-from train.evaluate import evaluate
+from train.evaluate import Evaluation
 from train.identity import science
 from train.provenance import changed_versions, refuse_changed_versions, run_facts, runs_table_row
 from train.records import (
@@ -27,62 +27,64 @@ from train.records import (
 from train.replay import ReplayReport, compare
 from train.resume import checkpoint_state
 from train.run import Run
+from train.stack import Stack
 from train.tracker import build_tracker
 
 
-def describe(run: Run) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """Return run.json's content and what differs from the last attempt's, before anything changes.
+def describe(run: Run, device: str) -> None:
+    """Reckon run.json and what differs from the last attempt's, before anything is written.
 
     Raises:
         ConfigError: Versions changed since the last attempt, and machine.strict_versions is set.
     """
     folder, config = run.folder, run.config
-    facts = run_facts(config, run.plan, run.dataset, device=run.compute.name, epochs=run.epochs)
-    changed = changed_versions(_known_facts(folder.run), facts) if run.attempt > 1 else {}
-    if changed and config.machine.strict_versions:
-        refuse_changed_versions(folder.path, changed)
-    if changed:
-        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+    run.facts = run_facts(config, run.plan, run.dataset, device=device, epochs=run.epochs)
+    if run.attempt == 1:
+        return
+    run.changed = changed_versions(_known_facts(folder.run), run.facts)
+    if run.changed and config.machine.strict_versions:
+        refuse_changed_versions(folder.path, run.changed)
+    if run.changed:
+        listed = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in run.changed.items())
         warnings.warn(f"{folder.path.name}: changed since its last attempt: {listed}", stacklevel=2)
-    return facts, changed
 
 
-def open_records(
-    run: Run, facts: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]
-) -> None:
+def open_records(run: Run, stack: Stack) -> None:
     """Write down what is about to run, and start the mirror; the run is where it goes on from.
 
     Args:
-        run: A restored run.
-        facts: As `describe` returned them.
-        changed: Likewise.
+        run: A restored run that was described.
+        stack: What trains it.
 
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
     """
     config, folder = run.config, run.folder
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.structured(config)))
-    write_json(folder.run, facts)
+    write_json(folder.run, run.facts)
     sync_folder(folder.path.parent)  # the run folder's own name
+    is_mirrored = run.attempt > 1 or run.forked_from is None  # or else the trunk's rows are not yet
     run.tracker = build_tracker(
         config.tracker,
         study=config.study.name,
-        run_id=run.plan.run_id,
+        run_id=run.run_id,
         attempt=run.attempt,
-        start_step=run.step,
+        start_step=run.step if is_mirrored else 0,
         science=science(config),
         folder=folder.path,
     )
+    others = [other.run_id for other in stack.runs if other is not run]
     folder.log_attempt(
         "start",
         attempt=run.attempt,
         start_step=run.step,
-        device=run.compute.name,
-        micro_batch_seqs=run.micro_batch_seqs,
-        eval_seqs=run.eval_seqs,
+        device=stack.engine.compute.name,
+        arithmetic=stack.engine.arithmetic.facts(),
         wandb_id=run.tracker.attempt_id,
-        versions=facts["versions"],
-        **({"changed": dict(changed)} if changed else {}),
+        versions=run.facts["versions"],
+        **({"stacked_with": others} if others else {}),
+        **run.facts_of_fork(),
+        **({"changed": dict(run.changed)} if run.changed else {}),
     )
 
 
@@ -94,18 +96,21 @@ def _known_facts(path: Path) -> dict[str, Any]:
         return {}
 
 
-def log_row(run: Run, *, lr: float, tokens_per_second: float) -> dict[str, Any]:
-    """Append a row of metrics: means over the steps since the last row."""
+def log_row(run: Run, stack: Stack, *, tokens_per_second: float) -> dict[str, Any]:
+    """Append a row of metrics: means over the steps since the last row.
+
+    Tokens per second are this run's, FLOP/s and their shares of the peak the device's.
+    """
     losses, grad_norms = zip(*run.window, strict=True)
     run.loss_train = math.fsum(losses) / len(losses)
-    flops_per_second = tokens_per_second * run.plan.token_flops.train
+    flops_per_second = len(stack.runs) * tokens_per_second * run.plan.token_flops.train
     row = {
         **_progress(run),
         "loss": run.loss_train,
-        "lr": lr,
+        "lr": run.plan.lr * run.plan.schedule.multiplier(run.step - 1),
         "grad_norm": math.fsum(grad_norms) / len(grad_norms),
         "tokens_per_second": round(tokens_per_second, 1),
-        "mfu": round(flops_per_second / run.peak_flops, 5),
+        **stack.peak.utilisation(flops_per_second).columns(),
         "seconds": round(run.seconds, 3),
     }
     run.window.clear()
@@ -113,14 +118,8 @@ def log_row(run: Run, *, lr: float, tokens_per_second: float) -> dict[str, Any]:
     return row
 
 
-def log_evaluation(run: Run) -> None:
+def log_evaluation(run: Run, measured: Evaluation) -> None:
     """Append a row of evaluations."""
-    measured = evaluate(
-        run.forward,
-        run.validation,
-        run.compute,
-        bytes_per_token=run.dataset.bytes_per_token("validation"),
-    )
     run.val_loss, run.bits_per_byte = measured.loss, measured.bits_per_byte
     row = {
         **_progress(run),
@@ -138,23 +137,52 @@ def _progress(run: Run) -> dict[str, int]:
     return {"step": run.step, "tokens": tokens, "flops": tokens * run.plan.flops_per_token}
 
 
-def write_running(run: Run) -> None:
-    """Say in status.json how far the run is."""
+def write_running(run: Run, stack: Stack) -> None:
+    """Say in status.json how far the run is, and what it has cost."""
     run.folder.write_status(
-        "running", step=run.step, total_steps=run.plan.steps, seconds=round(run.seconds, 3)
+        "running",
+        step=run.step,
+        total_steps=run.plan.steps,
+        seconds=round(run.seconds, 3),
+        cost=stack.cost(run).facts(),
     )
 
 
-def save(run: Run) -> None:
-    """Commit a checkpoint; the rows before it are on disk first.
+def save(run: Run, stack: Stack) -> None:
+    """Commit a checkpoint, with what the runs that ride on this one need; rows go to disk first.
 
     Raises:
         DivergedError: A weight or moment is not finite; such a state is never saved.
         StorageError: The disk is full or refuses; earlier checkpoints are as they were.
     """
-    model, optimizer = run.model.state_dict(), run.optimizer.state_dict()
+    riders = [r for r in stack.riders if r.forked_from == run.run_id and r in stack.active]
+    _commit(run, stack, spent=stack.clock.spent(run.spent), riders=riders)
+
+
+def fork(rider: Run, stack: Stack) -> None:
+    """A run leaves the trunk it shared: commit the checkpoint from which it will go on.
+
+    Its trunk is charged to the run that it rode on.
+
+    Raises:
+        DivergedError, StorageError: As for `save`.
+    """
+    rider.fork_step = rider.step
+    _commit(rider, stack, spent={}, riders=[])
+    rider.folder.write_status(
+        "preempted",
+        reason=f"its first {rider.step} steps are those of {rider.forked_from}; its cooldown waits",
+        step=rider.step,
+        total_steps=rider.plan.steps,
+        seconds=round(rider.seconds, 3),
+    )
+
+
+def _commit(run: Run, stack: Stack, *, spent: Mapping[str, float], riders: Sequence[Run]) -> None:
+    model, optimizer = stack.engine.replica_state(run.replica)
     _refuse_non_finite(run, model, optimizer)
-    append_jsonl(run.folder.metrics, [], sync=True)
+    for written in (run, *riders):
+        append_jsonl(written.folder.metrics, [], sync=True)
     run.folder.checkpoints.mkdir(exist_ok=True)
     sync_folder(run.folder.path)  # the names of the records and of checkpoints/, too
     save_checkpoint(
@@ -162,15 +190,16 @@ def save(run: Run) -> None:
         run.step,
         model=model,
         optimizer=optimizer,
-        state=checkpoint_state(run),
+        state=checkpoint_state(run, stack.engine, spent=spent, riders=riders),
         keep=run.config.machine.checkpoint_keep,
     )
 
 
-def _refuse_non_finite(run: Run, model: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
-    moments = [tensor for state in optimizer["state"].values() for tensor in state.values()]
-    tensors = [value for value in (*model.values(), *moments) if torch.is_floating_point(value)]
-    if not bool(torch.stack([value.isfinite().all().cpu() for value in tensors]).all()):
+def _refuse_non_finite(
+    run: Run, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]
+) -> None:
+    tensors = [*model.values(), *optimizer.values()]
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise DivergedError(
             f"step {run.step}: a weight or moment is not finite (learning rate {run.plan.lr:.3g}, "
             f"last loss {run.losses.last:.6g})"
@@ -203,7 +232,9 @@ def refuse_diverged_end(run: Run) -> None:
         )
 
 
-def _result(run: Run, row: Mapping[str, Any], replayed: ReplayReport) -> dict[str, Any]:
+def _result(
+    run: Run, stack: Stack, row: Mapping[str, Any], replayed: ReplayReport
+) -> dict[str, Any]:
     """The content of result.json; `row` is the one of the runs table."""
     return {
         "schema": SCHEMA_VERSION,
@@ -214,6 +245,7 @@ def _result(run: Run, row: Mapping[str, Any], replayed: ReplayReport) -> dict[st
         "divergence": {**run.losses.facts(), "diverged_above": run.config.study.diverged_above},
         "epochs": run.epochs,
         "attempts": run.attempt,
+        "cost": stack.cost(run).facts(),
         "replayed": replayed.facts(),
         "files": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -222,7 +254,7 @@ def _result(run: Run, row: Mapping[str, Any], replayed: ReplayReport) -> dict[st
     }
 
 
-def complete(run: Run) -> None:
+def complete(run: Run, stack: Stack) -> None:
     """Write the result, once, and close the run."""
     row = runs_table_row(
         run.config,
@@ -235,7 +267,7 @@ def complete(run: Run) -> None:
             "loss_train": run.loss_train,
             "tokens_per_second": round(run.plan.tokens / max(1e-9, run.seconds), 1),
             "seconds": round(run.seconds, 3),
-            "device": run.compute.name,
+            "device": stack.engine.compute.name,
         },
     )
     folder = run.folder
@@ -243,8 +275,12 @@ def complete(run: Run) -> None:
     replayed = compare(folder)
     if replayed.differing:
         warnings.warn(f"{run.plan.run_id}: {replayed}", stacklevel=2)
-    write_json(folder.result, _result(run, row, replayed))
+    write_json(folder.result, _result(run, stack, row, replayed))
     folder.write_status(
-        "completed", step=run.step, total_steps=run.plan.steps, seconds=round(run.seconds, 3)
+        "completed",
+        step=run.step,
+        total_steps=run.plan.steps,
+        seconds=round(run.seconds, 3),
+        cost=stack.cost(run).facts(),
     )
     close_attempt(run, "completed", cause=None, summary=row)

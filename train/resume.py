@@ -1,17 +1,16 @@
-"""Back to the newest checkpoint: verified, of this very run, and its records cut to match."""
+"""Back to a checkpoint: verified, of this very run, and its records cut to match."""
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from train.checkpoint import Checkpoint, load_newest
+from train.clock import undone
 from train.divergence import LossWatch
+from train.engine import Engine
 from train.errors import CheckpointError
 from train.identity import NUMERICS_VERSION, science
-from train.records import sound_rows
 from train.replay import set_aside
 from train.run import Run
 
@@ -27,42 +26,60 @@ def identity_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def checkpoint_state(run: Run) -> dict[str, Any]:
+def checkpoint_state(
+    run: Run, engine: Engine, *, spent: Mapping[str, float], riders: Sequence[Run] = ()
+) -> dict[str, Any]:
     """The loop's own state, beside the weights and the optimiser's: JSON values.
 
-    The data's position and the schedule's are the step. The records' sizes tell a resume which rows
-    this checkpoint vouches for; the caller has put those on disk.
+    The data's position and the schedule's are the step, and nothing draws random numbers. The
+    records' sizes tell a resume which rows this checkpoint vouches for; the caller has put those on
+    disk.
+
+    Args:
+        run: The run.
+        engine: What trains it.
+        spent: Wall seconds that it answers for by now.
+        riders: Runs that share its trunk from here on, and have no checkpoint of their own.
     """
     return {
         "identity": identity_facts(run),
+        "arithmetic": engine.arithmetic.facts(),
+        "spent": dict(spent),
+        "tracker": {"attempt_id": run.tracker.attempt_id, "step": run.step},
+        "riders": {rider.run_id: _records_state(rider) for rider in riders},
+        **run.facts_of_fork(),
+        **_records_state(run),
+    }
+
+
+def _records_state(run: Run) -> dict[str, Any]:
+    """What a run's rows so far come to, and their sizes on disk."""
+    return {
         "seconds": run.seconds,
         "window": run.window,
         "losses": run.losses.to_state(),
         "loss_train": _or_none(run.loss_train),
         "val_loss": _or_none(run.val_loss),
         "bits_per_byte": _or_none(run.bits_per_byte),
-        "micro_batch_seqs": run.micro_batch_seqs,
-        "eval_seqs": run.eval_seqs,
         "records": {
             path.name: path.stat().st_size
             for path in (run.folder.metrics, run.folder.evals)
             if path.exists()
         },
-        "rng": {
-            "cpu": bytes(torch.get_rng_state().tolist()).hex(),
-            "cuda": _cuda_rng(run),
-        },
-        "tracker": {"attempt_id": run.tracker.attempt_id, "step": run.step},
     }
 
 
-def find_checkpoint(run: Run) -> Checkpoint | None:
+def find_checkpoint(run: Run, *, at_most: int | None = None) -> Checkpoint | None:
     """The newest sound checkpoint of the run, or None before its first.
+
+    Args:
+        run: The run.
+        at_most: Steps beyond which checkpoints are passed over.
 
     Raises:
         CheckpointError: None is sound, or it is of another config, data, tokenizer or numerics.
     """
-    found = load_newest(run.folder.checkpoints)
+    found = load_newest(run.folder.checkpoints, at_most=at_most)
     if found is not None:
         for damaged in found.set_aside:
             warnings.warn(
@@ -81,64 +98,35 @@ def find_checkpoint(run: Run) -> Checkpoint | None:
     return found
 
 
-def restore(run: Run, checkpoint: Checkpoint | None, *, may_choose_micro_batch: bool) -> None:
-    """Put the run where `checkpoint` left it, or at its start, and set later rows aside.
+def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> None:
+    """Put what a run's rows come to where it was at `step`, and set later rows aside.
 
     Args:
-        run: A run that was just built.
-        checkpoint: What `find_checkpoint` found.
-        may_choose_micro_batch: Whether the micro-batches of the checkpoint, or before the first one
-            those of the last start, are taken over: their size moves the rounding, and what is
-            free on a device at a start must not decide that.
+        run: A run that was just made.
+        step: Of the checkpoint.
+        state: Its own part of the checkpoint's state; None at the start.
+
+    Raises:
+        RecordsError: Rows that the checkpoint vouches for are gone or damaged.
     """
-    records: Mapping[str, int] = {}
-    if checkpoint is not None:
-        state = checkpoint.state
-        run.step = checkpoint.step
-        run.model.load_state_dict(checkpoint.model)
-        run.optimizer.load_state_dict(checkpoint.optimizer)
+    if state is not None:
+        run.step = step
+        run.spent = undone(state.get("spent", {}), _told(run))
+        run.forked_from, run.fork_step = state.get("forked_from"), state.get("fork_step")
         run.seconds = state["seconds"]
         run.window = [(loss, grad_norm) for loss, grad_norm in state["window"]]
         run.losses = LossWatch.from_state(state["losses"], total_steps=run.plan.steps)
         run.loss_train = _or_nan(state["loss_train"])
         run.val_loss = _or_nan(state["val_loss"])
         run.bits_per_byte = _or_nan(state["bits_per_byte"])
-        torch.set_rng_state(
-            torch.tensor(list(bytes.fromhex(state["rng"]["cpu"])), dtype=torch.uint8)
-        )
-        if run.compute.is_cuda and state["rng"]["cuda"]:
-            cuda = torch.tensor(list(bytes.fromhex(state["rng"]["cuda"])), dtype=torch.uint8)
-            torch.cuda.set_rng_state(cuda, run.compute.device)
-        if may_choose_micro_batch:
-            _use_sizes(run, state["micro_batch_seqs"], state["eval_seqs"])
-        records = state["records"]
-    elif may_choose_micro_batch:
-        _use_sizes_of_last_start(run)
-    set_aside(run.folder, records)
+    set_aside(run.folder, state["records"] if state is not None else {})
 
 
-def _use_sizes_of_last_start(run: Run) -> None:
-    """Before the first checkpoint, cut batches as the last attempt on this device did."""
-    for row in reversed(list(sound_rows(run.folder.attempts))):
-        if row.get("event") != "start":
-            continue
-        sizes = [row.get("micro_batch_seqs"), row.get("eval_seqs")]
-        are_sizes = all(type(size) is int and size > 0 for size in sizes)
-        is_same_device = row.get("device") == run.compute.name
-        if are_sizes and is_same_device and run.batches.batch_seqs % sizes[0] == 0:
-            _use_sizes(run, *sizes)
-        return
-
-
-def _use_sizes(run: Run, micro_batch_seqs: int, eval_seqs: int) -> None:
-    run.micro_batch_seqs, run.eval_seqs = micro_batch_seqs, eval_seqs
-    run.validation = run.batches.validation(run.config.eval.tokens, max_seqs=eval_seqs)
-
-
-def _cuda_rng(run: Run) -> str | None:
-    if not run.compute.is_cuda:
-        return None
-    return bytes(torch.cuda.get_rng_state(run.compute.device).tolist()).hex()
+def _told(run: Run) -> dict[str, float]:
+    """Seconds that its status told last, by Spend's words."""
+    cost = run.folder.read_status().get("cost")
+    spent = cost.get("spent") if isinstance(cost, dict) else None
+    return spent if isinstance(spent, dict) else {}
 
 
 def _differences(name: str, there: Any, here: Any) -> Iterator[str]:  # noqa: ANN401

@@ -51,32 +51,44 @@ def epochs(tokens: float, n_tokens: int, seq_len: int) -> float:
 def window_starts(
     *, seed: int, step: int, batch_seqs: int, n_tokens: int, seq_len: int
 ) -> NDArray[np.int64]:
-    """Return where the windows of one optimiser step start.
+    """Return where the windows of one optimiser step start: row 0 of segment_starts."""
+    starts_SB = segment_starts(
+        seed=seed, step=step, n_steps=1, batch_seqs=batch_seqs, n_tokens=n_tokens, seq_len=seq_len
+    )
+    return starts_SB.reshape(batch_seqs)
+
+
+def segment_starts(
+    *, seed: int, step: int, n_steps: int, batch_seqs: int, n_tokens: int, seq_len: int
+) -> NDArray[np.int64]:
+    """Return where the windows of consecutive optimiser steps start.
 
     Args:
         seed: Any integer; another seed is another order.
-        step: Optimiser steps done before this one, >= 0.
+        step: Optimiser steps done before the first of these, >= 0.
+        n_steps: Steps.
         batch_seqs: Windows per step.
         n_tokens: Tokens in the split.
         seq_len: Predicted tokens per window.
 
     Returns:
-        Shape (batch_seqs,). Token offsets, multiples of seq_len; a batch may straddle epochs.
+        Shape (n_steps, batch_seqs). Token offsets, multiples of seq_len; a batch may straddle
+        epochs.
 
     Raises:
         DataError: The split is shorter than one window.
     """
     windows = n_windows(n_tokens, seq_len)
-    first = step * batch_seqs  # a Python integer: never overflows
-    starts = np.empty(batch_seqs, dtype=np.int64)
+    first, total = step * batch_seqs, n_steps * batch_seqs  # Python integers: never overflow
+    starts = np.empty(total, dtype=np.int64)
     done = 0
-    while done < batch_seqs:
+    while done < total:
         epoch, position = divmod(first + done, windows)
-        count = min(batch_seqs - done, windows - position)
+        count = min(total - done, windows - position)
         positions = np.arange(position, position + count, dtype=np.uint64)
         starts[done : done + count] = permute(positions, size=windows, key=epoch_key(seed, epoch))
         done += count
-    return starts * seq_len
+    return starts.reshape(n_steps, batch_seqs) * seq_len
 
 
 def epoch_key(seed: int, epoch: int) -> int:

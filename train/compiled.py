@@ -1,0 +1,44 @@
+"""torch.compile for the model: whole where it is shallow, one block for all its layers where not.
+
+Compiled code is kept in the user's cache folder, so that a second run of a shape loads it. Shallow
+models gain more from one compiled function, since entering each costs a quarter of a millisecond of
+Python; a deep one would take minutes to compile whole, and its blocks are all the same.
+"""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from train.cache import cache_folder
+from train.device import ComputeDevice
+from train.model import Transformer, Weights
+
+WHOLE_UP_TO_LAYERS = 4
+
+Losses = Callable[[Weights, Tensor, Tensor], Tensor]
+
+
+def can_compile(compute: ComputeDevice) -> bool:
+    """Whether what torch.compile needs is here: Triton for CUDA, a C++ compiler for the CPU."""
+    if compute.is_cuda:
+        return torch.utils._triton.has_triton()
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def compile_model(model: Transformer) -> Losses:
+    """Return the model's losses, compiled at their first call for each size of batch.
+
+    The model itself stays as it is: evaluations use it, and would compile for their sizes again.
+    """
+    model = copy.copy(model)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
+    if model.shape.n_layers <= WHOLE_UP_TO_LAYERS:
+        return torch.compile(model.losses, dynamic=False)
+    model.block = torch.compile(model.block, dynamic=False)  # type: ignore[method-assign]
+    model.loss = torch.compile(model.loss, dynamic=False)  # type: ignore[method-assign]
+    return model.losses

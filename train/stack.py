@@ -1,0 +1,166 @@
+"""A stack: runs that one engine trains in lockstep, and those that ride along to their fork step.
+
+Riders are shorter runs that share the trunk of one of the stack. Up to their own cooldown they are
+that run, step for step, so what it does is written to their folders too; at their fork step they
+get a checkpoint, from which a later stack goes on as from any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from train.arithmetic import Arithmetic, choose_arithmetic
+from train.batches import Batches
+from train.clock import RunClock, Spend
+from train.costs import RunCost, run_cost
+from train.device import ComputeDevice, select_device
+from train.engine import Engine, Replica
+from train.errors import DivergedError
+from train.peak import PeakFlops, peak_flops
+from train.records import sound_rows
+from train.run import Run
+
+
+@dataclass(kw_only=True)
+class Stack:
+    """What the loop holds between steps."""
+
+    engine: Engine
+    runs: list[Run]
+    """Those that train here, by replica; of equal steps."""
+    riders: list[Run]
+    """Those that leave at their fork step."""
+    validation: list[Tensor]
+    peak: PeakFlops
+    clock: RunClock
+    active: list[Run] = field(default_factory=list)
+    """Runs and riders that are still under way."""
+    diverged: list[DivergedError] = field(default_factory=list)
+    """Ends of those that diverged."""
+
+    @property
+    def steps(self) -> int:
+        """The horizon, in steps."""
+        return self.runs[0].plan.steps
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step, of one replica."""
+        return self.runs[0].plan.batch_tokens
+
+    def cost(self, run: Run) -> RunCost:
+        """What a run has cost so far; a rider pays for nothing before it leaves."""
+        return run_cost(
+            step_flops=run.plan.token_flops.train * run.plan.batch_tokens,
+            step=run.step,
+            seconds=run.seconds,
+            spent=self.clock.spent(run.spent),
+            stack=len(self.runs),
+            devices=1 / self.engine.compute.sharers,
+            peak_flops=self.peak.measured,
+            peak_datasheet=self.peak.datasheet,
+            forked_from=run.forked_from,
+            fork_step=run.fork_step,
+        )
+
+
+def build_stack(
+    runs: Sequence[Run],
+    riders: Sequence[Run],
+    clock: RunClock,
+    *,
+    most_micro_batch_seqs: int | None = None,
+) -> Stack:
+    """Build the engine and put the weights where the checkpoints left them, or at their start.
+
+    Args:
+        runs: The stack's, in the order of its replicas, opened, and going on from one step.
+        riders: Opened runs that share a trunk with one of them.
+        clock: The job's.
+        most_micro_batch_seqs: Windows per forward pass that are known to fit, after a larger number
+            did not; null when nothing is known.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
+    first = runs[0]
+    compute = select_device(first.config.machine)
+    batches = Batches(
+        first.dataset,
+        compute,
+        seeds=[run.config.seed for run in runs],
+        batch_seqs=first.plan.batch_tokens // first.config.data.seq_len,
+        seq_len=first.config.data.seq_len,
+    )
+    arithmetic = _arithmetic(runs, compute, batches, most_micro_batch_seqs)
+    engine = Engine(
+        first.plan.shape,
+        [_replica(run) for run in runs],
+        compute,
+        batches,
+        arithmetic,
+        rotary_base=first.config.model.rotary_base,
+    )
+    engine.waiting_for_data = lambda: clock.spending(Spend.data)
+    for place, run in enumerate(runs):
+        run.replica = place
+        if run.checkpoint is not None:
+            engine.load_replica(place, run.checkpoint.model, run.checkpoint.optimizer)
+            run.checkpoint = None  # its tensors are not needed twice
+    places = {run.run_id: run.replica for run in runs}
+    for rider in riders:
+        rider.replica = places[str(rider.forked_from)]
+    engine.step = first.step
+    return Stack(
+        engine=engine,
+        runs=list(runs),
+        riders=list(riders),
+        validation=batches.validation(first.config.eval.tokens, max_seqs=arithmetic.eval_seqs),
+        peak=peak_flops(compute, arithmetic.torch_dtype),
+        clock=clock,
+        active=[*runs, *riders],
+    )
+
+
+def _replica(run: Run) -> Replica:
+    return Replica(
+        seed=run.config.seed,
+        lr=run.plan.lr,
+        schedule=run.plan.schedule,
+        optimizer=run.config.optimizer,
+    )
+
+
+def _arithmetic(
+    runs: Sequence[Run],
+    compute: ComputeDevice,
+    batches: Batches,
+    most_micro_batch_seqs: int | None,
+) -> Arithmetic:
+    """What the run began with, unless the config or a full memory says otherwise."""
+    first = runs[0]
+    if most_micro_batch_seqs is None:
+        begun = _recorded(first, compute)
+        if begun is not None and begun.allows(first.config.machine, batches.batch_seqs):
+            return begun
+    return choose_arithmetic(
+        first.plan.shape,
+        first.config.machine,
+        compute,
+        n_replicas=len(runs),
+        batch_seqs=batches.batch_seqs,
+        flops=sum(run.plan.flops_exact for run in runs),
+        most_micro_batch_seqs=most_micro_batch_seqs,
+    )
+
+
+def _recorded(run: Run, compute: ComputeDevice) -> Arithmetic | None:
+    """The arithmetic of the checkpoint; before the first, of the last start on this device."""
+    if run.checkpoint is not None:
+        return Arithmetic.from_facts(run.checkpoint.state.get("arithmetic"))
+    for row in reversed(list(sound_rows(run.folder.attempts))):
+        if row.get("event") == "start":
+            is_same_device = row.get("device") == compute.name
+            return Arithmetic.from_facts(row.get("arithmetic")) if is_same_device else None
+    return None

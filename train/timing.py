@@ -1,0 +1,92 @@
+"""Seconds of a step of a stack on this device, by taking a few on random tokens."""
+
+import time
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.arithmetic import choose_arithmetic
+from train.batches import Windows
+from train.config import Compile, MachineConfig, OptimizerConfig
+from train.device import ComputeDevice
+from train.engine import Engine, Replica
+from train.schedule import Schedule
+from train.shape import ModelShape
+
+TIMED_STEPS = 3
+
+TOKENS = 1_000_003
+"""Random tokens that the steps read."""
+
+
+class RandomWindows(Windows):
+    """Windows of random tokens, on the device."""
+
+    is_resident = True
+
+    def __init__(
+        self, shape: ModelShape, compute: ComputeDevice, *, n_replicas: int, batch_seqs: int
+    ) -> None:
+        super().__init__(
+            compute, seeds=[0] * n_replicas, batch_seqs=batch_seqs, seq_len=shape.seq_len
+        )
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(shape.vocab_size, (TOKENS + shape.seq_len,), generator=generator)
+        self._tokens = tokens.to(compute.device)
+
+    def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
+        """Anywhere: (S, R, B)."""
+        size = (n_steps, len(self.seeds), self.batch_seqs)
+        return np.random.default_rng(step).integers(0, TOKENS, size)
+
+    def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
+        """Put the windows at `starts_RB` into `out_RBT`."""
+        out_RBT.copy_(self.resident_windows(torch.from_numpy(starts_RB)))
+
+    def resident_windows(self, starts_RB: Tensor) -> Tensor:
+        """The windows at `starts_RB`."""
+        return self._tokens[starts_RB[..., None] + self.offsets_T]
+
+
+def seconds_per_step(
+    shape: ModelShape,
+    machine: MachineConfig,
+    compute: ComputeDevice,
+    *,
+    schedule: Schedule,
+    batch_seqs: int,
+    n_replicas: int = 1,
+) -> float:
+    """Median seconds of TIMED_STEPS steps of a stack, after one that warms up.
+
+    Steps are not compiled: that would take longer than what it is to price.
+
+    Args:
+        shape: The model's.
+        machine: How this machine is used.
+        compute: The device.
+        schedule: Any; the updates are taken at a learning rate of zero.
+        batch_seqs: Windows of a replica per step.
+        n_replicas: Runs in the stack.
+    """
+    arithmetic = choose_arithmetic(
+        shape,
+        replace(machine, compile=Compile.never),
+        compute,
+        n_replicas=n_replicas,
+        batch_seqs=batch_seqs,
+        flops=0.0,
+    )
+    replica = Replica(seed=0, lr=0.0, schedule=schedule, optimizer=OptimizerConfig())
+    windows = RandomWindows(shape, compute, n_replicas=n_replicas, batch_seqs=batch_seqs)
+    engine = Engine(shape, [replica] * n_replicas, compute, windows, arithmetic)
+    times = []
+    for _ in range(TIMED_STEPS + 1):
+        began = time.perf_counter()
+        engine.advance(1)  # reads the loss, so the step is done
+        times.append(time.perf_counter() - began)
+    return median(times[1:])
