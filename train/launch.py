@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -219,8 +219,10 @@ class _Launch:
         self.elsewhere.append(_Elsewhere(job=job, n_held=n_held, look_at=look_at))
 
 
-def wait_for_any(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> None:
+def wait_for_any(processes: Collection[subprocess.Popen[bytes]], seconds: float) -> None:
     """Return when one of the processes has ended, or after `seconds`, without burning the CPU."""
+    if any(process.returncode is not None for process in processes):
+        return
     ends: list[int] = []
     try:
         ends.extend(os.pidfd_open(process.pid) for process in processes)

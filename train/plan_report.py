@@ -15,7 +15,7 @@ from train.grouping import RunGroup
 from train.identity import short_count
 from train.manifest import PlannedRun
 from train.pricing import disk_bytes, memory_bytes, seconds_per_run
-from train.slots import job_slots
+from train.slots import job_slots, parallel_slots
 from train.tracker import require_tracker
 from train.validate import check_enough_tokens
 
@@ -58,14 +58,15 @@ def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
     console.print(table)
     plans = [run.plan for run in runs]
     left = [_seconds_of(group, seconds) for group in groups]
-    workers = len(job_slots(runs[0].config.machine))
+    machine = runs[0].config.machine
+    workers, n_parallel = len(job_slots(machine)), parallel_slots(machine)
     lines = [
         f"{len(runs)} runs on {compute.name}, {workers} at once: "
         f"{sum(6 * plan.params.standard * plan.tokens for plan in plans):.4g} FLOPs (6ND), "
         f"{sum(plan.flops_exact for plan in plans):.4g} exact, "
         f"{short_count(sum(plan.tokens for plan in plans))} tokens; "
         f"{_duration(sum(seconds.values()))} of work, {_duration(sum(left))} not done yet, "
-        f"at least {_duration(_clock(left, workers))} on the clock; "
+        f"at least {_duration(_clock(left, n_parallel))} on the clock; "
         f"{_bytes(sum(disk_bytes(run.config, run.plan) for run in runs))} of disk at most",
         *job_lines(groups),
         *data_lines(runs),
@@ -101,9 +102,9 @@ def _seconds_of(group: RunGroup, seconds: dict[str, float]) -> float:
     return alone * group.shared_flops / group.own_flops
 
 
-def _clock(left: list[float], workers: int) -> float:
-    """Least wall-clock seconds: the longest run, or all of them packed without a gap."""
-    return max(max(left, default=0.0), sum(left) / workers)
+def _clock(left: list[float], n_parallel: int) -> float:
+    """Least wall-clock seconds: the longest job, or all of them packed without a gap."""
+    return max(max(left, default=0.0), sum(left) / n_parallel)
 
 
 def data_lines(runs: Sequence[PlannedRun]) -> list[str]:
