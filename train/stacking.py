@@ -14,7 +14,7 @@ from train.planning import RunPlan
 from train.timing import seconds_per_step
 
 LONGEST_ALONE = 0.05
-"""Seconds of a step alone beyond which arithmetic fills the device, and no stack is tried (ours)."""
+"""Seconds of a step alone beyond which arithmetic fills the device: no stack is tried (ours)."""
 
 LEAST_GAIN = 1.05
 """How many times as fast a stack must be for it to be taken: timings are a few per cent off."""
