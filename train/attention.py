@@ -70,8 +70,9 @@ def faster_kernel(shape: ModelShape, compute: ComputeDevice, dtype: torch.dtype)
     path = cache_folder() / "attention.json"
     key = f"{compute.name}, torch {torch.__version__}, {dtype}, {shape.seq_len}x{shape.head_dim}"
     known = _known(path)
-    if known.get(key) in AttentionKernel.__members__:
-        return AttentionKernel[known[key]]
+    for kernel in KERNELS:
+        if known.get(key) == kernel.name:
+            return kernel
     plain, fused = _seconds(shape, compute, dtype)
     kernel = AttentionKernel.plain if plain < CLEARLY_FASTER * fused else AttentionKernel.sdpa
     try:

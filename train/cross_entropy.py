@@ -20,7 +20,10 @@ CHUNK_LOGITS = 2**26
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of each replica, in float32.
+    """Mean negative log-likelihood of each replica, in float32 or wider.
+
+    Chunks are taken of each replica alone: their borders must not depend on how many are stacked,
+    and one replica's fill a device.
 
     Args:
         x: (_, N, D), the normalised residual stream; `_` is R, or nothing for one replica.
@@ -32,48 +35,58 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """
     if head.shape[-2] < CHUNK_FROM:
         return _mean_loss(x @ head.mT, targets)
-    loss: Tensor = _ChunkedHead.apply(x, head, targets)  # type: ignore[no-untyped-call]
-    return loss
+    if head.ndim == 2:
+        return _chunked_loss(x, head, targets)
+    return torch.stack([_chunked_loss(*one) for one in zip(x, head, targets, strict=True)])
 
 
 def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     n_tokens, vocab_size = logits.shape[-2:]
-    losses = functional.cross_entropy(
-        logits.reshape(-1, vocab_size).float(), targets.flatten(), reduction="none"
-    )
+    wide = logits.reshape(-1, vocab_size).to(_wide(logits))
+    losses = functional.cross_entropy(wide, targets.flatten(), reduction="none")
     return losses.view(*targets.shape[:-1], n_tokens).mean(-1)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """What sums are taken in: float32, or the tensor's own type where that is wider."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _chunked_loss(x_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    loss: Tensor = _ChunkedHead.apply(x_ND, head_VD, targets_N)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _ChunkedHead(torch.autograd.Function):
     """The loss of each chunk and at once its gradients, so that no chunk's logits outlive it."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, head: Tensor, targets: Tensor) -> Tensor:  # noqa: ANN401
-        n_tokens, vocab_size = targets.shape[-1], head.shape[-2]
-        rows = max(1, CHUNK_LOGITS // (vocab_size * max(1, targets.numel() // n_tokens)))
-        total = torch.zeros(targets.shape[:-1], device=x.device)
-        grad_x = torch.empty_like(x)
-        grad_head = torch.zeros(head.shape, device=x.device)
+    def forward(context: Any, x_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:  # noqa: ANN401
+        n_tokens, wide = len(targets_N), _wide(x_ND)
+        rows = max(1, CHUNK_LOGITS // len(head_VD))
+        total = torch.zeros((), dtype=wide, device=x_ND.device)
+        grad_x_ND = torch.empty_like(x_ND)
+        grad_head_VD = torch.zeros_like(head_VD, dtype=wide)
         for begin in range(0, n_tokens, rows):
-            x_c, y_c = x[..., begin : begin + rows, :], targets[..., begin : begin + rows]
-            log_p = (x_c @ head.mT).float().log_softmax(-1)
-            picked = y_c.unsqueeze(-1)
-            total -= log_p.gather(-1, picked).sum((-2, -1))
+            chunk = slice(begin, begin + rows)
+            picked = targets_N[chunk, None]
+            log_p = (x_ND[chunk] @ head_VD.mT).to(wide).log_softmax(-1)
+            total -= log_p.gather(-1, picked).sum()
             slope = log_p.exp_()
-            slope.scatter_add_(-1, picked, torch.full_like(picked, -1.0, dtype=slope.dtype))
-            slope = slope.to(x.dtype)
-            grad_x[..., begin : begin + rows, :] = slope @ head
-            grad_head += slope.mT @ x_c
-        context.save_for_backward(grad_x, grad_head)
-        context.n_tokens, context.head_dtype = n_tokens, head.dtype
+            slope.scatter_add_(-1, picked, torch.full_like(picked, -1.0, dtype=wide))
+            slope = slope.to(x_ND.dtype)
+            grad_x_ND[chunk] = slope @ head_VD
+            grad_head_VD += slope.mT @ x_ND[chunk]
+        context.save_for_backward(grad_x_ND, grad_head_VD)
+        context.n_tokens, context.head_dtype = n_tokens, head_VD.dtype
         return total / n_tokens
 
     @staticmethod
     def backward(context: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
-        grad_x, grad_head = context.saved_tensors
-        scale = (grad_loss / context.n_tokens)[..., None, None]
+        grad_x_ND, grad_head_VD = context.saved_tensors
+        scale = grad_loss / context.n_tokens
         return (
-            (grad_x * scale).to(grad_x.dtype),
-            (grad_head * scale).to(context.head_dtype),
+            (grad_x_ND * scale).to(grad_x_ND.dtype),
+            (grad_head_VD * scale).to(context.head_dtype),
             None,
         )

@@ -159,7 +159,7 @@ class Rotary:
         cos_TK = torch.cat((angles.cos(), angles.cos()), dim=1)
         sin_TK = torch.cat((-angles.sin(), angles.sin()), dim=1)
         self.cos_T11K, self.sin_T11K = (
-            table.float().to(device, dtype)[:, None, None] for table in (cos_TK, sin_TK)
+            table.to(device, dtype)[:, None, None] for table in (cos_TK, sin_TK)
         )
 
     def __call__(self, x_BT2HK: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class _RootMeanSquareNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
         y = (wide * inverse).to(x.dtype)
         context.save_for_backward(y, inverse)
