@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from train.product import matmul
+
 CHUNK_FROM = 16_384
 """Vocabulary from which the head runs in chunks (ours, between the 8 thousand up to which one
 kernel is faster and the 32 thousand from which chunks are)."""
@@ -34,7 +36,7 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         Shape (_,): (R,), or a scalar.
     """
     if head.shape[-2] < CHUNK_FROM:
-        return _mean_loss(x @ head.mT, targets)
+        return _mean_loss(matmul(x, head), targets)
     if head.ndim == 2:
         return _chunked_loss(x, head, targets)
     return torch.stack([_chunked_loss(*one) for one in zip(x, head, targets, strict=True)])

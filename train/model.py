@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from train.config import Norm, Positions
 from train.cross_entropy import cross_entropy
+from train.product import matmul
 from train.shape import ModelShape
 
 EPS = 1e-6
@@ -166,11 +167,6 @@ class Rotary:
         """Turn queries and keys by their position; a coordinate's partner is half a head away."""
         partner = x_BT2HK.roll(x_BT2HK.shape[-1] // 2, dims=-1)
         return x_BT2HK * self.cos_T11K + partner * self.sin_T11K
-
-
-def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """(_, N, D) times the transpose of (_, F, D)."""
-    return x @ matrix.mT
 
 
 class _RootMeanSquareNorm(torch.autograd.Function):
