@@ -2,12 +2,28 @@
 
 from dataclasses import dataclass
 
-from train.config import ModelConfig, Norm, Positions
+from train.config import (
+    BudgetConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    Norm,
+    OptimizerConfig,
+    Positions,
+    ScheduleConfig,
+    ScheduleShape,
+    Source,
+    SyntheticConfig,
+)
 from train.counting import count_params
-from train.shape import ModelShape, model_shape
+from train.manifest import PlannedRun
+from train.validate import validate
 
-VOCAB_SIZE = 256
-"""Bytes."""
+STEPS = 1_000_000
+"""Of a run that is timed: never reached, so that the blocks are counted."""
+
+TEXT = SyntheticConfig(tokens=2_000_000)
+"""What everybody reads: bytes of a Markov source."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +39,36 @@ class Size:
     @property
     def name(self) -> str:
         """Such as '0.12 M at 1024'."""
-        params = count_params(self.gpt2()).total
+        params = count_params(self.gpt2().plan.shape).total
         return f"{params / 1e6:.2g} M at {self.batch_tokens}"
 
-    def gpt2(self) -> ModelShape:
-        """GPT-2's block: LayerNorm, learned positions, GELU, a tied head."""
-        return self._shape(
+    def gpt2(self) -> PlannedRun:
+        """A run of GPT-2's block: LayerNorm, learned positions, GELU, a tied head."""
+        return self._run(
             ModelConfig(norm=Norm.layer, positions=Positions.learned, qk_norm=False, tie_head=True)
         )
 
-    def default(self) -> ModelShape:
+    def default(self) -> PlannedRun:
         """Our default block: RMSNorm, rotary positions, normalised queries and keys, own head."""
-        return self._shape(ModelConfig())
+        return self._run(ModelConfig())
 
-    def _shape(self, model: ModelConfig) -> ModelShape:
+    def _run(self, model: ModelConfig) -> PlannedRun:
         model.d_model, model.n_layers, model.n_heads = self.d_model, self.n_layers, self.n_heads
-        return model_shape(model, vocab_size=VOCAB_SIZE, seq_len=self.seq_len)
+        config = Config(
+            model=model,
+            data=DataConfig(
+                name="bench",
+                source=Source.synthetic,
+                seq_len=self.seq_len,
+                validation_tokens=20_000,
+                allow_repeat=True,
+                synthetic=TEXT,
+            ),
+            optimizer=OptimizerConfig(lr=1e-3, batch_tokens=self.batch_tokens),
+            schedule=ScheduleConfig(shape=ScheduleShape.constant),
+            budget=BudgetConfig(tokens=self.batch_tokens * STEPS),
+        )
+        return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
 TINY = Size(16, 2, 2, 16, 64)

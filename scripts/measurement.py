@@ -22,6 +22,21 @@ class Effort:
     folder: Path
     """For files, emptied by whoever made it."""
 
+    @property
+    def contender_seconds(self) -> float:
+        """About how long one of those that take turns takes, with its first steps."""
+        return (self.rounds + 3) * max(self.block_seconds, 0.5)
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether there is time to; without it what is called compiled is not."""
+        return not self.is_tiny
+
+    @property
+    def data(self) -> Path:
+        """Root of prepared data."""
+        return self.folder / "data"
+
 
 @dataclass(frozen=True)
 class Measurement:

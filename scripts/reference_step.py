@@ -163,9 +163,3 @@ class ReferenceStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return float(loss.item())
-
-
-def write_tokens(path: Path, *, count: int, vocab_size: int, seed: int) -> None:
-    """Write uniform random tokens; a step's time does not depend on what they say."""
-    rng = np.random.default_rng(seed)
-    path.write_bytes(rng.integers(0, vocab_size, count, dtype=np.uint16).tobytes())

@@ -19,7 +19,6 @@ from reference_step import (  # type: ignore[import-not-found]  # noqa: E402
     RandomWindows,
     ReferenceModel,
     ReferenceStep,
-    write_tokens,
 )
 
 
@@ -31,17 +30,9 @@ def shape() -> ModelShape:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
-    write_tokens(tmp_path / "tokens.bin", count=500, vocab_size=32, seed=0)
+    ids = np.random.default_rng(0).integers(0, 32, 500, dtype=np.uint16)
+    ids.tofile(tmp_path / "tokens.bin")
     return tmp_path / "tokens.bin"
-
-
-def test_tokens_are_uint16_below_the_vocabulary_and_seeded(tmp_path: Path, tokens: Path) -> None:
-    ids = np.fromfile(tokens, np.uint16)
-    assert (ids.size, ids.min(), ids.max()) == (500, 0, 31)
-    write_tokens(tmp_path / "again.bin", count=500, vocab_size=32, seed=0)
-    assert (tmp_path / "again.bin").read_bytes() == tokens.read_bytes()
-    write_tokens(tmp_path / "other.bin", count=500, vocab_size=32, seed=1)
-    assert (tmp_path / "other.bin").read_bytes() != tokens.read_bytes()
 
 
 def test_a_batch_is_windows_of_the_file_and_what_follows_each_token(tmp_path: Path) -> None:
