@@ -4,6 +4,7 @@ On CUDA the training tokens are put on the device whole when they fit, and a ste
 windows there; otherwise, and on the CPU, the host gathers them from the memory-mapped shards.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -68,6 +69,8 @@ class Batches(Windows):
         self.n_tokens = dataset.n_tokens("train")
         self._tokens = _resident_tokens(dataset, compute)
         self.is_resident = self._tokens is not None
+        is_sent = compute.is_cuda and not self.is_resident
+        self._staging = _Staging(self.empty().shape) if is_sent else None
 
     def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
         """Where the windows of `n_steps` steps from `step` on start: (S, R, B) token offsets."""
@@ -87,7 +90,11 @@ class Batches(Windows):
     def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
         """Copy the windows at `starts_RB` from the shards into `out_RBT`."""
         windows = self.dataset.windows("train", starts_RB.ravel(), self.seq_len + 1)
-        out_RBT.copy_(torch.from_numpy(windows).view(out_RBT.shape))
+        windows_RBT = torch.from_numpy(windows).view(out_RBT.shape)
+        if self._staging is None:
+            out_RBT.copy_(windows_RBT)
+        else:
+            self._staging.send(windows_RBT, out_RBT)
 
     def resident_windows(self, starts_RB: Tensor) -> Tensor:
         """The windows at `starts_RB`, gathered on the device: (R, B, T + 1) int64."""
@@ -110,6 +117,28 @@ class Batches(Windows):
             ).to(self.compute.device)
             for i in range(0, n_used, max_seqs)
         ]
+
+
+class _Staging:
+    """Two page-locked buffers in turn: the host fills one while the device still computes.
+
+    From ordinary memory a copy to the device waits for the steps before it, and so would the host.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        pairs = [
+            (torch.empty(size, dtype=torch.int64, pin_memory=True), torch.cuda.Event())  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        ]
+        self._turns = itertools.cycle(pairs)
+
+    def send(self, windows: Tensor, out: Tensor) -> None:
+        """Copy to the device in its own time, after what it is to do before."""
+        buffer, is_sent = next(self._turns)
+        is_sent.synchronize()  # until its last content is on the device
+        buffer.copy_(windows)
+        out.copy_(buffer, non_blocking=True)
+        is_sent.record()
 
 
 def _resident_tokens(dataset: Dataset, compute: ComputeDevice) -> Tensor | None:

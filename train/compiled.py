@@ -35,6 +35,8 @@ def compile_model(model: Transformer) -> Losses:
     The model itself stays as it is: evaluations use it, and would compile for their sizes again.
     """
     model = copy.copy(model)
+    if torch.are_deterministic_algorithms_enabled():  # compiled, it asks the host for its range
+        model.embed = torch.compiler.disable(model.embed)  # type: ignore[method-assign, no-untyped-call]
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
     if model.shape.n_layers <= WHOLE_UP_TO_LAYERS:

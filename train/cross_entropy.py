@@ -59,6 +59,18 @@ def _chunked_loss(x_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     return loss
 
 
+def _less_picked(p_NV: Tensor, picked_N1: Tensor) -> Tensor:
+    """Probabilities less one at each row's target; `p_NV` is used up.
+
+    In deterministic mode CUDA scatters by way of a sort that asks the host, which no graph can
+    hold; there every entry is looked at instead.
+    """
+    if p_NV.is_cuda and torch.are_deterministic_algorithms_enabled():
+        ids_V = torch.arange(p_NV.shape[-1], device=p_NV.device)
+        return torch.where(ids_V == picked_N1, p_NV - 1.0, p_NV)
+    return p_NV.scatter_add_(-1, picked_N1, torch.full_like(picked_N1, -1.0, dtype=p_NV.dtype))
+
+
 class _ChunkedHead(torch.autograd.Function):
     """The loss of each chunk and at once its gradients, so that no chunk's logits outlive it."""
 
@@ -74,9 +86,7 @@ class _ChunkedHead(torch.autograd.Function):
             picked = targets_N[chunk, None]
             log_p = (x_ND[chunk] @ head_VD.mT).to(wide).log_softmax(-1)
             total -= log_p.gather(-1, picked).sum()
-            slope = log_p.exp_()
-            slope.scatter_add_(-1, picked, torch.full_like(picked, -1.0, dtype=wide))
-            slope = slope.to(x_ND.dtype)
+            slope = _less_picked(log_p.exp_(), picked).to(x_ND.dtype)
             grad_x_ND[chunk] = slope @ head_VD
             grad_head_VD += slope.mT @ x_ND[chunk]
         context.save_for_backward(grad_x_ND, grad_head_VD)

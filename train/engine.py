@@ -117,14 +117,13 @@ class Engine:
         self._grad_RP = torch.zeros_like(self.rows_RP)
         self._grads = list(self.layout.views(self._grad_RP).values())
         self._make_tables()
-        self._graph = (
-            GraphedStep(self._step, self._state()) if compute.is_cuda and may_graph else None
-        )
+        self._graph = GraphedStep(self._state()) if compute.is_cuda and may_graph else None
 
     def _make_tables(self) -> None:
         """A row for each of the next steps: learning rates, windows, and what came of them."""
         n_replicas, device = len(self.replicas), self.compute.device
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
+        self._rows_S1 = torch.arange(TABLE_STEPS, device=device)[:, None]
         self._lr_SR = torch.zeros(TABLE_STEPS, n_replicas, device=device)
         self._losses_SR = torch.zeros(TABLE_STEPS, n_replicas, device=device)
         self._norms_SR = torch.zeros(TABLE_STEPS, n_replicas, device=device)
@@ -164,13 +163,13 @@ class Engine:
         taken = 0
         while taken < n_steps and not (taken and should_stop()):
             if self._graph is not None and self.batches.is_resident:
-                taken += self._graph.replay(n_steps - taken)
+                taken += self._graph.replay(self._step, n_steps - taken)
                 continue
             if not self.batches.is_resident:
                 with self.waiting_for_data():
                     self.batches.gather(starts_SRB[taken], self._windows_RBT)
             if self._graph is not None:
-                self._graph.replay(1)
+                self._graph.replay(self._step, 1)
             else:
                 self._step()
             taken += 1
@@ -186,8 +185,9 @@ class Engine:
         loss_R = self._accumulate(windows_RBT)
         lr_R = self._lr_SR.index_select(0, self._row)[0]
         norm_R = self.optimizer.update(self._grad_RP, loss_R, lr_R)
-        self._losses_SR.index_copy_(0, self._row, loss_R[None])
-        self._norms_SR.index_copy_(0, self._row, norm_R[None])
+        is_row_S1 = self._rows_S1 == self._row  # index_copy_ asks the host in deterministic mode
+        torch.where(is_row_S1, loss_R, self._losses_SR, out=self._losses_SR)
+        torch.where(is_row_S1, norm_R, self._norms_SR, out=self._norms_SR)
         self._row += 1
 
     def _accumulate(self, windows_RBT: Tensor) -> Tensor:
