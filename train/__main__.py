@@ -26,17 +26,21 @@ from train.config import Config
 from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
 from train.hydra_node import guarded, refuse_hydra_options
 from train.launch import STUDY_JOB
+from train.lockstep import follow
 from train.manifest import PlannedRun, register_runs
 from train.plan_report import print_plan
 from train.preflight import preflight
 from train.records import read_json
+from train.rendezvous import join_world
 from train.rundir import RunFolder
 from train.secrets import mask, refuse_secret_words
+from train.shares import refuse_uneven
 from train.signals import stops_at_once
 from train.study import plan_jobs, refuse_over_max_flops
 from train.together import plan_together, point_to_log
 from train.trainer import train_runs
 from train.validate import validate
+from train.world import this_world
 
 _refused: list[WindTunnelError] = []
 """The job's own error, kept here: Hydra prints the whole command before it lets one through."""
@@ -65,6 +69,7 @@ def run_job(tree: DictConfig) -> None:
     config = to_config(tree)
     first = PlannedRun(overrides=_own_words(), config=config, plan=validate(config))
     runs = [first, *plan_together(first)]
+    refuse_uneven(runs, this_world())
     config.together = []  # a run's records are the same in whatever company it is trained
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))
@@ -86,6 +91,19 @@ def run_job(tree: DictConfig) -> None:
 
 
 def main() -> int:
+    """Run the command; of several processes, the first, whose lead the others follow."""
+    try:
+        world = join_world()
+    except WindTunnelError as error:
+        return _fail(error)
+    if world.rank > 0:
+        return follow(world)
+    exit_code = command()
+    world.leave(exit_code)
+    return exit_code
+
+
+def command() -> int:
     """Run Hydra and turn every user's mistake into a message and an exit code."""
     _refused.clear()
     register_schema()
@@ -122,6 +140,7 @@ def refuse_words(words: list[str]) -> None:
 
 
 def _fail(error: WindTunnelError) -> int:
+    this_world().report(error)
     with contextlib.suppress(OSError):  # the terminal may be gone: the exit code tells it too
         sys.stderr.write(mask(f"error: {error}\n"))
     return error.exit_code

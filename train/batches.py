@@ -16,6 +16,7 @@ from torch import Tensor
 from train.data.sampler import n_windows, segment_starts
 from train.data.shards import Dataset
 from train.device import ComputeDevice
+from train.world import World
 
 RESIDENT_SHARE = 0.4
 """Share of the job's GPU memory that the training tokens may take."""
@@ -63,8 +64,11 @@ class Batches(Windows):
         seeds: Sequence[int],
         batch_seqs: int,
         seq_len: int,
+        world: World | None = None,
     ) -> None:
-        super().__init__(compute, seeds=seeds, batch_seqs=batch_seqs, seq_len=seq_len)
+        self._world, self._all_seqs = world or World(), batch_seqs
+        share = self._world.share(batch_seqs)
+        super().__init__(compute, seeds=seeds, batch_seqs=share, seq_len=seq_len)
         self.dataset = dataset
         self.n_tokens = dataset.n_tokens("train")
         self._tokens = _resident_tokens(dataset, compute)
@@ -73,16 +77,20 @@ class Batches(Windows):
         self._staging = _Staging(self.empty().shape) if is_sent else None
 
     def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
-        """Where the windows of `n_steps` steps from `step` on start: (S, R, B) token offsets."""
+        """Where the windows of `n_steps` steps from `step` on start: (S, R, B) token offsets.
+
+        Of the whole batch, which is the same in any world, this rank takes its share in a row.
+        """
+        here = slice(self._world.rank * self.batch_seqs, (self._world.rank + 1) * self.batch_seqs)
         by_seed = {
             seed: segment_starts(
                 seed=seed,
                 step=step,
                 n_steps=n_steps,
-                batch_seqs=self.batch_seqs,
+                batch_seqs=self._all_seqs,
                 n_tokens=self.n_tokens,
                 seq_len=self.seq_len,
-            )
+            )[:, here]
             for seed in set(self.seeds)
         }
         return np.stack([by_seed[seed] for seed in self.seeds], axis=1)

@@ -46,11 +46,15 @@ class ComputeDevice:
             torch.cuda.synchronize(self.device)
 
 
-def select_device(machine: MachineConfig) -> ComputeDevice:
+def select_device(machine: MachineConfig, *, index: int = 0) -> ComputeDevice:
     """Choose the device and set the process's thread count and determinism.
 
+    Args:
+        machine: What was asked.
+        index: Which of several GPUs; a job of one process sees only its own, or takes the first.
+
     Raises:
-        ConfigError: CUDA is asked for and not there.
+        ConfigError: CUDA is asked for and not there, or there are fewer devices.
     """
     torch.set_num_threads(machine.threads)
     has_cuda = torch.cuda.is_available()
@@ -62,12 +66,17 @@ def select_device(machine: MachineConfig) -> ComputeDevice:
     if machine.device is Device.cpu or not has_cuda:
         threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
         return ComputeDevice(torch.device("cpu"), f"{_cpu_name()}, {threads}")
+    if index >= (n_devices := torch.cuda.device_count()):
+        raise ConfigError(
+            f"process {index} of this machine has no GPU of its own: torch finds {n_devices}; use "
+            f"torchrun --nproc-per-node {n_devices}"
+        )
     torch.set_float32_matmul_precision("high")
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
     sharers = int(os.environ.get(DEVICE_SHARERS, "1"))
-    return ComputeDevice(torch.device("cuda", 0), torch.cuda.get_device_name(0), sharers)
+    return ComputeDevice(torch.device("cuda", index), torch.cuda.get_device_name(index), sharers)
 
 
 FULL_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")

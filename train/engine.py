@@ -27,6 +27,7 @@ from train.optimizer import AdamW
 from train.parameters import initial_values, layout_of
 from train.schedule import Schedule
 from train.shape import ModelShape
+from train.world import World
 
 TABLE_STEPS = 64
 """Steps for which the tables hold rows; longer segments are taken in parts."""
@@ -75,6 +76,7 @@ class Engine:
         *,
         rotary_base: float = 10_000.0,
         may_graph: bool = True,
+        world: World | None = None,
     ) -> None:
         """Build the replicas at step 0, each from its own seed.
 
@@ -86,9 +88,12 @@ class Engine:
             arithmetic: How it computes.
             rotary_base: Base of the rotary frequencies.
             may_graph: Whether a CUDA device replays the step as a graph.
+            world: The processes that train these replicas together, each with its share of every
+                batch; alone when not given.
         """
         self.shape, self.replicas, self.compute = shape, tuple(replicas), compute
         self.batches, self.arithmetic = batches, arithmetic
+        self.world = world or World()
         self.step = 0
         """Updates applied."""
         self.waiting_for_data: Callable[[], contextlib.AbstractContextManager[Any]] = (
@@ -117,7 +122,7 @@ class Engine:
         self._grad_RP = torch.zeros_like(self.rows_RP)
         self._grads = list(self.layout.views(self._grad_RP).values())
         self._make_tables()
-        self._graph = GraphedStep(self._state()) if compute.is_cuda and may_graph else None
+        self._graph = GraphedStep(self.state()) if compute.is_cuda and may_graph else None
 
     def _make_tables(self) -> None:
         """A row for each of the next steps: learning rates, windows, and what came of them."""
@@ -193,11 +198,15 @@ class Engine:
     def _accumulate(self, windows_RBT: Tensor) -> Tensor:
         """Put the batch's mean gradient into the rows; return the mean losses, (R,).
 
-        Micro-batches have equal sizes, so the mean of their means is the batch's mean.
+        Micro-batches and ranks' shares have equal sizes, so the mean of their means is the batch's
+        mean. Over ranks it is what DistributedDataParallel computes (Li et al. 2020,
+        arXiv:2006.15704), whose buckets gather gradients that lie apart; here all of them are one
+        matrix, which needs no bucket. It goes out once, after the last micro-batch.
         """
         n_parts = self.batches.batch_seqs // self.arithmetic.micro_batch_seqs
         parts = windows_RBT.chunk(n_parts, dim=1)
-        share_R = torch.full((self.n_replicas,), 1 / len(parts), device=self.compute.device)
+        share = 1 / (len(parts) * self.world.size)
+        share_R = torch.full((self.n_replicas,), share, device=self.compute.device)
         total_R = torch.zeros_like(share_R)
         for number, part in enumerate(parts):
             loss_R = self._losses(self.weights, part[..., :-1], part[..., 1:])
@@ -207,6 +216,8 @@ class Engine:
             else:
                 torch._foreach_add_(self._grads, grads)
             total_R += loss_R.detach() * share_R
+        self.world.sum(self._grad_RP)
+        self.world.sum(total_R)
         return total_R
 
     @torch.no_grad()
@@ -235,6 +246,6 @@ class Engine:
         self.layout.pack(model, self.rows_RP[replica])
         self.optimizer.load_replica(replica, optimizer)
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         """Every tensor that a step changes and a later one reads."""
         return [self.rows_RP, self._row, *self.optimizer.state()]

@@ -25,7 +25,7 @@ class Evaluation:
 def evaluate(
     engine: Engine, windows: Sequence[Tensor], *, bytes_per_token: float
 ) -> list[Evaluation]:
-    """Token-weighted mean loss of each replica.
+    """Token-weighted mean loss of each replica; ranks measure parts of it and add them up.
 
     Args:
         engine: The replicas.
@@ -33,11 +33,11 @@ def evaluate(
         bytes_per_token: Of the validation text.
     """
     total_R = torch.zeros(engine.n_replicas, dtype=torch.float64, device=engine.compute.device)
-    n_tokens = 0
-    for windows_BT in windows:
+    for windows_BT in engine.world.part(windows):
         predicted = windows_BT.shape[0] * (windows_BT.shape[1] - 1)
         total_R += engine.losses_on(windows_BT).double() * predicted
-        n_tokens += predicted
+    engine.world.sum(total_R)
+    n_tokens = sum(windows_BT[:, 1:].numel() for windows_BT in windows)
     return [
         Evaluation(
             loss=loss,

@@ -14,7 +14,6 @@ from train.clock import Spend
 from train.config import OnSaveError
 from train.engine import Segment
 from train.errors import DivergedError, StorageError
-from train.evaluate import evaluate
 from train.progress import RunProgress
 from train.recording import (
     complete,
@@ -51,7 +50,7 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
         clock.resume(engine.step)
         while engine.step < stack.steps and stack.active:
             due = _next_boundary(stack)
-            segment = engine.advance(due - engine.step, should_stop=lambda: bool(stop))
+            segment = stack.advance(due - engine.step, stop)
             is_stop = bool(stop) and engine.step < stack.steps  # once: it may come at any line
             _observe(stack, segment)
             _at_boundary(stack, progress, is_stop=is_stop)
@@ -153,8 +152,7 @@ def _evaluate(stack: Stack) -> None:
     if not due:
         return
     with stack.clock.spending(Spend.evaluation):
-        bytes_per_token = stack.runs[0].dataset.bytes_per_token("validation")
-        measured = evaluate(stack.engine, stack.validation, bytes_per_token=bytes_per_token)
+        measured = stack.evaluate()
         for run in due:
             log_evaluation(run, measured[run.replica])
         _for_each(stack, due, refuse_diverged_evaluation)

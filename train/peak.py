@@ -113,12 +113,14 @@ class PeakFlops:
     datasheet: float | None
     """By the vendor; None where the device is not known."""
 
-    def utilisation(self, flops_per_second: float) -> Utilisation:
-        """Relate what is done on the device, for all the runs it trains at once, to its peak."""
+    def utilisation(self, flops_per_second: float, *, devices: int = 1) -> Utilisation:
+        """Relate what is done, for all the runs trained at once, to the peak of the devices."""
+        measured = devices * self.measured
+        datasheet = devices * self.datasheet if self.datasheet else None
         return Utilisation(
             flops_per_second=flops_per_second,
-            mfu=flops_per_second / self.measured,
-            mfu_datasheet=flops_per_second / self.datasheet if self.datasheet else None,
+            mfu=flops_per_second / measured,
+            mfu_datasheet=flops_per_second / datasheet if datasheet else None,
         )
 
 

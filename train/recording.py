@@ -83,6 +83,7 @@ def open_records(run: Run, stack: Stack) -> None:
         wandb_id=run.tracker.attempt_id,
         versions=run.facts["versions"],
         **({"stacked_with": others} if others else {}),
+        **({"world_size": stack.world.size} if stack.world.size > 1 else {}),
         **run.facts_of_fork(),
         **({"changed": dict(run.changed)} if run.changed else {}),
     )
@@ -99,7 +100,8 @@ def _known_facts(path: Path) -> dict[str, Any]:
 def log_row(run: Run, stack: Stack, *, tokens_per_second: float) -> dict[str, Any]:
     """Append a row of metrics: means over the steps since the last row.
 
-    Tokens per second are this run's, FLOP/s and their shares of the peak the device's.
+    Tokens per second are this run's, FLOP/s those of all its stack's and world's, their shares of
+    the peak a device's.
     """
     losses, grad_norms = zip(*run.window, strict=True)
     run.loss_train = math.fsum(losses) / len(losses)
@@ -110,7 +112,7 @@ def log_row(run: Run, stack: Stack, *, tokens_per_second: float) -> dict[str, An
         "lr": run.plan.lr * run.plan.schedule.multiplier(run.step - 1),
         "grad_norm": math.fsum(grad_norms) / len(grad_norms),
         "tokens_per_second": round(tokens_per_second, 1),
-        **stack.peak.utilisation(flops_per_second).columns(),
+        **stack.peak.utilisation(flops_per_second, devices=stack.world.size).columns(),
         "seconds": round(run.seconds, 3),
     }
     run.window.clear()

@@ -8,18 +8,20 @@ get a checkpoint, from which a later stack goes on as from any other.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from train.arithmetic import Arithmetic, choose_arithmetic
 from train.batches import Batches
 from train.clock import RunClock, Spend
 from train.costs import RunCost, run_cost
 from train.device import ComputeDevice, select_device
-from train.engine import Engine, Replica
+from train.engine import Engine, Segment
 from train.errors import DivergedError
+from train.evaluate import Evaluation
+from train.lockstep import Lockstep, build_engine, tell_build
 from train.peak import PeakFlops, peak_flops
 from train.records import sound_rows
 from train.run import Run
+from train.signals import StopRequest
+from train.world import World, this_world
 
 
 @dataclass(kw_only=True)
@@ -31,7 +33,8 @@ class Stack:
     """Those that train here, by replica; of equal steps."""
     riders: list[Run]
     """Those that leave at their fork step."""
-    validation: list[Tensor]
+    lockstep: Lockstep
+    """What is done on every rank of the world."""
     peak: PeakFlops
     clock: RunClock
     active: list[Run] = field(default_factory=list)
@@ -49,6 +52,21 @@ class Stack:
         """Tokens of a step, of one replica."""
         return self.runs[0].plan.batch_tokens
 
+    @property
+    def world(self) -> World:
+        """The processes that train it."""
+        return self.engine.world
+
+    def advance(self, n_steps: int, stop: StopRequest) -> Segment:
+        """Take up to `n_steps` steps, on every rank; see Lockstep.advance."""
+        self.world.tell("advance", n_steps=n_steps)
+        return self.lockstep.advance(n_steps, stop)
+
+    def evaluate(self) -> list[Evaluation]:
+        """The validation loss of each replica, by every rank."""
+        self.world.tell("evaluate")
+        return self.lockstep.evaluate()
+
     def cost(self, run: Run) -> RunCost:
         """What a run has cost so far; a rider pays for nothing before it leaves."""
         return run_cost(
@@ -57,7 +75,7 @@ class Stack:
             seconds=run.seconds,
             spent=self.clock.spent(run.spent),
             stack=len(self.runs),
-            devices=1 / self.engine.compute.sharers,
+            devices=self.world.size / self.engine.compute.sharers,
             peak_flops=self.peak.measured,
             peak_datasheet=self.peak.datasheet,
             forked_from=run.forked_from,
@@ -84,7 +102,7 @@ def build_stack(
     Raises:
         ConfigError: The device is not there.
     """
-    first = runs[0]
+    first, world = runs[0], this_world()
     compute = select_device(first.config.machine)
     batches = Batches(
         first.dataset,
@@ -92,44 +110,43 @@ def build_stack(
         seeds=[run.config.seed for run in runs],
         batch_seqs=first.plan.batch_tokens // first.config.data.seq_len,
         seq_len=first.config.data.seq_len,
+        world=world,
     )
     arithmetic = _arithmetic(runs, compute, batches, most_micro_batch_seqs)
-    engine = Engine(
-        first.plan.shape,
-        [_replica(run) for run in runs],
-        compute,
-        batches,
-        arithmetic,
-        rotary_base=first.config.model.rotary_base,
-    )
+    tell_build(world, runs, arithmetic, step=first.step)
+    world.use(compute)
+    with world.lockstep():
+        engine = build_engine(runs, compute, batches, arithmetic, world)
+        _take_checkpoints(engine, runs)
+        engine.step = first.step
+        lockstep = Lockstep(
+            engine=engine,
+            validation=batches.validation(first.config.eval.tokens, max_seqs=arithmetic.eval_seqs),
+            bytes_per_token=first.dataset.bytes_per_token("validation"),
+        )
+        lockstep.equalise()
     engine.waiting_for_data = lambda: clock.spending(Spend.data)
-    for place, run in enumerate(runs):
-        run.replica = place
-        if run.checkpoint is not None:
-            engine.load_replica(place, run.checkpoint.model, run.checkpoint.optimizer)
-            run.checkpoint = None  # its tensors are not needed twice
     places = {run.run_id: run.replica for run in runs}
     for rider in riders:
         rider.replica = places[str(rider.forked_from)]
-    engine.step = first.step
     return Stack(
         engine=engine,
         runs=list(runs),
         riders=list(riders),
-        validation=batches.validation(first.config.eval.tokens, max_seqs=arithmetic.eval_seqs),
+        lockstep=lockstep,
         peak=peak_flops(compute, arithmetic.torch_dtype),
         clock=clock,
         active=[*runs, *riders],
     )
 
 
-def _replica(run: Run) -> Replica:
-    return Replica(
-        seed=run.config.seed,
-        lr=run.plan.lr,
-        schedule=run.plan.schedule,
-        optimizer=run.config.optimizer,
-    )
+def _take_checkpoints(engine: Engine, runs: Sequence[Run]) -> None:
+    """Give each run its replica, where its checkpoint left it."""
+    for place, run in enumerate(runs):
+        run.replica = place
+        if run.checkpoint is not None:
+            engine.load_replica(place, run.checkpoint.model, run.checkpoint.optimizer)
+            run.checkpoint = None  # its tensors are not needed twice
 
 
 def _arithmetic(

@@ -24,9 +24,11 @@ from train.preflight import preflight
 from train.records import FINISHED_STATES
 from train.retries import name_stops
 from train.run_status import RunStatus, run_status
+from train.shares import refuse_study
 from train.slots import parallel_slots
 from train.stacking import best_stack
 from train.validate import validate
+from train.world import this_world
 
 Compose = Callable[[list[str]], DictConfig]
 Launch = Callable[[Sequence[Job]], Mapping[str, JobEnd]]
@@ -45,10 +47,12 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         launch: Runs jobs to their ends and says how they ended, by run_id.
 
     Raises:
-        ConfigError, DataError: Any run of the grid is refused; nothing has been trained.
+        ConfigError, DataError: Any run of the grid is refused, or several processes launch it;
+            nothing has been trained.
         LockedError: Another process runs this study; scratch is never locked.
         StudyIncompleteError: Some runs are neither completed nor diverged.
     """
+    refuse_study(this_world())
     blocks = OmegaConf.to_container(study.grid, resolve=True)
     assert isinstance(blocks, list)
     grid = expand_grid(arguments, blocks)
