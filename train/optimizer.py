@@ -45,7 +45,8 @@ class AdamW:
         norm_R: Tensor = torch.linalg.vector_norm(grad_RP, dim=1)
         is_bad_R = ~(torch.isfinite(loss_R) & torch.isfinite(norm_R))
         self.frozen_R.copy_(torch.maximum(self.frozen_R, is_bad_R.to(torch.float32)))
-        grad_RP.mul_((self._clip_R / (norm_R + 1e-6)).clamp(max=1.0)[:, None])
+        scale_R = (self._clip_R / (norm_R + 1e-6)).clamp(max=1.0)
+        grad_RP.mul_(scale_R.nan_to_num(0.0)[:, None])  # padding must stay zero
         self.steps_R += 1.0 - self.frozen_R
         for replica, settings in enumerate(self.settings):
             for start, end, decays in self._segments:

@@ -1,0 +1,135 @@
+"""Small engines on tokens in memory, for tests of what a step does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from train.arithmetic import Arithmetic
+from train.batches import Windows
+from train.config import (
+    AttentionKernel,
+    Cooldown,
+    Dtype,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleShape,
+)
+from train.data.sampler import segment_starts
+from train.device import ComputeDevice
+from train.engine import Engine, Replica
+from train.schedule import Schedule
+from train.shape import ModelShape, model_shape
+
+CPU = ComputeDevice(torch.device("cpu"), "cpu")
+VOCAB, SEQ_LEN, BATCH_SEQS = 61, 16, 8
+
+
+def shape_of(**model: Any) -> ModelShape:
+    """Width 32, two layers, two heads, unless `model` says otherwise."""
+    sizes = {"vocab_size": VOCAB, "seq_len": SEQ_LEN}
+    sizes |= {name: model.pop(name) for name in sizes if name in model}
+    return model_shape(ModelConfig(**{"d_model": 32, "head_dim": 16, **model}), **sizes)
+
+
+class TokenWindows(Windows):
+    """Windows of skewed random tokens, in the order of each replica's seed."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        seeds: Sequence[int],
+        *,
+        compute: ComputeDevice = CPU,
+        batch_seqs: int = BATCH_SEQS,
+        is_resident: bool = False,
+    ) -> None:
+        super().__init__(compute, seeds=seeds, batch_seqs=batch_seqs, seq_len=shape.seq_len)
+        self.is_resident = is_resident
+        ranks = np.random.default_rng(0).zipf(1.5, 20_000) - 1
+        self.tokens = torch.from_numpy(ranks % shape.vocab_size).to(compute.device)
+
+    def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
+        sizes = {"batch_seqs": self.batch_seqs, "seq_len": self.seq_len}
+        each = [
+            segment_starts(seed=seed, step=step, n_steps=n_steps, n_tokens=20_000, **sizes)
+            for seed in self.seeds
+        ]
+        return np.stack(each, axis=1)
+
+    def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
+        out_RBT.copy_(self.resident_windows(torch.from_numpy(starts_RB)))
+
+    def resident_windows(self, starts_RB: Tensor) -> Tensor:
+        return self.tokens[starts_RB[..., None] + self.offsets_T]
+
+
+def schedule(total_steps: int = 1_000) -> Schedule:
+    """Five steps of warm-up, then a cosine."""
+    return Schedule(
+        shape=ScheduleShape.cosine,
+        total_steps=total_steps,
+        warmup_steps=5,
+        cooldown_steps=0,
+        cooldown=Cooldown.linear,
+        final_ratio=0.1,
+        decay_end_step=total_steps,
+    )
+
+
+def replica(seed: int = 0, lr: float = 0.01, **optimizer: Any) -> Replica:
+    """A run of a stack."""
+    settings = OptimizerConfig(**optimizer)
+    return Replica(seed=seed, lr=lr, schedule=schedule(), optimizer=settings)
+
+
+def arithmetic(**changes: Any) -> Arithmetic:
+    """float32, fused attention, the whole batch at once, unless `changes` say otherwise."""
+    choices: dict[str, Any] = {
+        "dtype": Dtype.fp32,
+        "attention": AttentionKernel.sdpa,
+        "compiled": False,
+        "micro_batch_seqs": BATCH_SEQS,
+        "eval_seqs": BATCH_SEQS,
+    }
+    return Arithmetic(**{**choices, **changes})
+
+
+def make_engine(
+    replicas: Sequence[Replica] = (replica(),),
+    *,
+    shape: ModelShape | None = None,
+    compute: ComputeDevice = CPU,
+    batch_seqs: int = BATCH_SEQS,
+    is_resident: bool = False,
+    may_graph: bool = True,
+    **changes: Any,
+) -> Engine:
+    """An engine of these replicas at step 0; `changes` are the arithmetic's."""
+    shape = shape or shape_of()
+    windows = TokenWindows(
+        shape,
+        [one.seed for one in replicas],
+        compute=compute,
+        batch_seqs=batch_seqs,
+        is_resident=is_resident,
+    )
+    changes = {"micro_batch_seqs": batch_seqs, **changes}
+    return Engine(shape, replicas, compute, windows, arithmetic(**changes), may_graph=may_graph)
+
+
+def state_of(engine: Engine, place: int) -> dict[str, Tensor]:
+    """A replica's weights, moments and step count, copies by name."""
+    model, optimizer = engine.replica_state(place)
+    return {**model, **optimizer}
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Every tensor equal in every bit, NaNs of the same bits too."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype, name
+        assert torch.equal(value.view(torch.int32), other[name].view(torch.int32)), name
