@@ -101,7 +101,9 @@ def find_riders(runs: Sequence[Run], later: Sequence[PlannedRun]) -> list[Run]:
     A run that has checkpoints of its own goes on from them; one that its trunk's checkpoint does
     not know has missed it, and is trained from its start.
     """
-    riders = []
+    riders: list[Run] = []
+    if not runs[0].config.machine.trunks:
+        return riders
     hosts = [PlannedRun(overrides=[], config=run.config, plan=run.plan) for run in runs]
     by_id = {run.run_id: run for run in runs}
     for planned in later:
@@ -115,11 +117,11 @@ def find_riders(runs: Sequence[Run], later: Sequence[PlannedRun]) -> list[Run]:
             if state is None:
                 continue
         rider = _new_run(planned)
-        rider.forked_from = host.plan.run_id
-        rider.rides_to = planned.plan.schedule.fork_step or 0
         try:
             restore_records(rider, checkpoint.step if checkpoint is not None else 0, state)
         except RecordsError:  # trained from its start instead
             continue
+        rider.forked_from = host.plan.run_id  # which the trunk's checkpoint does not say
+        rider.rides_to = planned.plan.schedule.fork_step or 0
         riders.append(rider)
     return riders
