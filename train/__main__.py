@@ -98,8 +98,11 @@ def main() -> int:
         return _fail(error)
     if world.rank > 0:
         return follow(world)
-    exit_code = command()
-    world.leave(exit_code)
+    exit_code = WindTunnelError.exit_code
+    try:
+        exit_code = command()
+    finally:  # also where --help or a refused option ends the process
+        world.leave(exit_code)
     return exit_code
 
 

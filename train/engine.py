@@ -21,7 +21,7 @@ from train.batches import Windows
 from train.compiled import compile_model
 from train.config import OptimizerConfig
 from train.device import ComputeDevice
-from train.graphed import GraphedStep
+from train.graphed import STEPS_A_REPLAY, GraphedStep
 from train.model import Transformer
 from train.optimizer import AdamW
 from train.parameters import initial_values, layout_of
@@ -165,8 +165,10 @@ class Engine:
             if self.batches.is_resident:
                 self._starts_SRB[:n_steps] = torch.from_numpy(starts_SRB)
         self._row.zero_()
+        # ranks ask each other: all after the same steps, whether their steps are graphs or not
+        asks_every = STEPS_A_REPLAY if self._graph is not None else 1
         taken = 0
-        while taken < n_steps and not (taken and should_stop()):
+        while taken < n_steps and not (taken and taken % asks_every == 0 and should_stop()):
             if self._graph is not None and self.batches.is_resident:
                 taken += self._graph.replay(self._step, n_steps - taken)
                 continue
@@ -224,11 +226,16 @@ class Engine:
     def losses_on(self, windows_BT: Tensor) -> Tensor:
         """Each replica's mean loss on the same windows, (R,); by the model as it is, not compiled.
 
+        Replicas go one by one: so many windows fill a device without a stack, which would only
+        multiply the memory, and how many of them go at once must not depend on it.
+
         Args:
             windows_BT: Shape (B, T + 1), on the device.
         """
-        windows_RBT = windows_BT.expand(self.n_replicas, *windows_BT.shape)
-        return self.model.losses(self.weights, windows_RBT[..., :-1], windows_RBT[..., 1:])
+        windows_RBT = windows_BT[None]
+        tokens_RBT, targets_RBT = windows_RBT[..., :-1], windows_RBT[..., 1:]
+        each = [self.layout.views(row_P[None]) for row_P in self.rows_RP]
+        return torch.cat([self.model.losses(one, tokens_RBT, targets_RBT) for one in each])
 
     def replica_state(self, replica: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A replica's weights by name and its optimiser's state, copies on the CPU."""
