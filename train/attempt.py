@@ -60,6 +60,7 @@ def record_end(
     """
     folder = planned.folder
     known = folder.read_status()
+    told = cost.facts() if cost is not None else known.get("cost")
     with contextlib.suppress(OSError, ValueError, StorageError):
         folder.write_status(
             state,
@@ -68,7 +69,7 @@ def record_end(
             total_steps=planned.plan.steps,
             seconds=known.get("seconds", 0.0),
             exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
-            **({"cost": cost.facts()} if cost is not None else {}),
+            **({"cost": told} if told is not None else {}),
         )
         if isinstance(planned, Run):
             close_attempt(planned, state, cause=cause)

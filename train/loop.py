@@ -13,7 +13,7 @@ from train.attempt import record_end
 from train.clock import Spend
 from train.config import OnSaveError
 from train.engine import Segment
-from train.errors import DivergedError, StorageError
+from train.errors import DivergedError, LockedError, StorageError
 from train.progress import RunProgress
 from train.recording import (
     complete,
@@ -35,7 +35,8 @@ from train.stack import Stack
 def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
     """Train the stack to its horizon.
 
-    Runs that diverge end there, are recorded, and leave stack.active for stack.diverged.
+    A run that diverges ends there, is recorded, and leaves stack.active; its error goes to
+    stack.ended. So does a run that another process took over, in whose folder nothing is written.
 
     Raises:
         PreemptedError, InterruptedByUserError: A signal stopped it; everything is saved.
@@ -47,6 +48,7 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
         title += f" and {len(stack.runs) - 1} more"
     with RunProgress(title, total_steps=stack.steps, start_step=engine.step) as progress:
         _for_each(stack, stack.runs, lambda run: write_running(run, stack))
+        _fork(stack)  # where a kill came between the trunk's checkpoint and theirs
         clock.resume(engine.step)
         while engine.step < stack.steps and stack.active:
             due = _next_boundary(stack)
@@ -61,14 +63,16 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
 
 
 def _for_each(stack: Stack, runs: Sequence[Run], action: Callable[[Run], None]) -> None:
-    """Do `action` for those of `runs` that are under way; a run that it finds diverged ends."""
+    """Do `action` for those of `runs` that are under way; one that it finds at its end leaves."""
     for run in [run for run in runs if run in stack.active]:
         try:
             action(run)
+        except LockedError as error:
+            stack.leave(run, error)
         except DivergedError as error:
-            stack.active.remove(run)
-            stack.diverged.append(error)
+            stack.leave(run, error)
             if run in stack.riders:  # it ends as if it had been trained alone: with a start
+                run.fork_step = run.step
                 open_records(run, stack)
             record_end(run, error, error.cause, state="diverged", cost=stack.cost(run))
 
@@ -113,34 +117,40 @@ def _observe(stack: Stack, segment: Segment) -> None:
 def _at_boundary(stack: Stack, progress: RunProgress, *, is_stop: bool) -> None:
     """Do what is due at this step, for each run that is under way."""
     clock, machine, step = stack.clock, stack.runs[0].config.machine, stack.engine.step
-    is_last, is_log = step == stack.steps, step % machine.log_every == 0 or step == stack.steps
     seconds = clock.training_seconds()
+    _for_each(stack, stack.active, lambda run: run.folder.refuse_other_holder())
     for run in stack.active:
-        run.folder.refuse_other_holder()
         run.seconds += seconds
+    ending = [run for run in stack.active if run.plan.steps == step]  # riders without a cooldown
+    due = stack.active if step % machine.log_every == 0 else ending
+    is_log = bool(due)
     if is_log:
         with clock.spending(Spend.logging):
-            _log(stack, progress)
+            _log(stack, due, progress)
     _evaluate(stack)
-    if is_last:
-        _for_each(stack, stack.runs, refuse_diverged_end)
-    is_save = is_last or step % (machine.checkpoint_steps or stack.steps) == 0
+    _for_each(stack, ending, refuse_diverged_end)
+    is_save = step % (machine.checkpoint_steps or stack.steps) == 0 or step == stack.steps
     if is_save or is_stop or (is_log and clock.save_is_due(machine.checkpoint_minutes)):
         with clock.saving():
-            _for_each(stack, stack.runs, lambda run: _save(run, stack))
-    with clock.spending(Spend.checkpoint):
-        leaving = [rider for rider in stack.riders if rider.rides_to == step]
-        _for_each(stack, leaving, lambda rider: fork(rider, stack))
-        stack.active = [run for run in stack.active if run not in leaving]
+            _for_each(stack, stack.runs, lambda run: _keep(run, stack, save))
+    _fork(stack)
     if is_log or is_stop:
         with clock.spending(Spend.logging):
             _for_each(stack, stack.runs, lambda run: write_running(run, stack))
 
 
-def _log(stack: Stack, progress: RunProgress) -> None:
-    """Append a row of metrics to every run's."""
+def _fork(stack: Stack) -> None:
+    """Let the riders go whose cooldown begins here, each with a checkpoint of its own."""
+    leaving = [rider for rider in stack.riders if rider.rides_to == stack.engine.step]
+    with stack.clock.spending(Spend.checkpoint):
+        _for_each(stack, leaving, lambda rider: _keep(rider, stack, fork))
+    stack.active = [run for run in stack.active if run not in leaving]
+
+
+def _log(stack: Stack, due: Sequence[Run], progress: RunProgress) -> None:
+    """Append a row of metrics to those of the runs that are due."""
     step, rate = stack.engine.step, stack.clock.rate(stack.engine.step, stack.batch_tokens)
-    for number, run in enumerate(stack.active):
+    for number, run in enumerate(due):
         row = log_row(run, stack, tokens_per_second=rate)
         if number == 0:
             progress.update(step, row)
@@ -158,10 +168,10 @@ def _evaluate(stack: Stack) -> None:
         _for_each(stack, due, refuse_diverged_evaluation)
 
 
-def _save(run: Run, stack: Stack) -> None:
-    """Save, and go on without it if that fails and the config says so."""
+def _keep(run: Run, stack: Stack, commit: Callable[[Run, Stack], None]) -> None:
+    """Commit a checkpoint, and go on without it if that fails and the config says so."""
     try:
-        save(run, stack)
+        commit(run, stack)
     except StorageError as error:
         if run.config.machine.on_save_error is OnSaveError.stop:
             raise StorageError(f"{error}; free some, and the same command continues") from None

@@ -177,6 +177,7 @@ def fork(rider: Run, stack: Stack) -> None:
         step=rider.step,
         total_steps=rider.plan.steps,
         seconds=round(rider.seconds, 3),
+        cost=stack.cost(rider).facts(),
     )
 
 

@@ -13,7 +13,7 @@ from train.rundir import RunFolder
 from train.tracker import NullTracker, Tracker
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Run:
     """What a run has come to. Its weights are a replica of its stack's engine."""
 

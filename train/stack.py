@@ -14,7 +14,7 @@ from train.clock import RunClock, Spend
 from train.costs import RunCost, run_cost
 from train.device import ComputeDevice, select_device
 from train.engine import Engine, Segment
-from train.errors import DivergedError
+from train.errors import WindTunnelError
 from train.evaluate import Evaluation
 from train.lockstep import Lockstep, build_engine, tell_build
 from train.peak import PeakFlops, peak_flops
@@ -39,8 +39,8 @@ class Stack:
     clock: RunClock
     active: list[Run] = field(default_factory=list)
     """Runs and riders that are still under way."""
-    diverged: list[DivergedError] = field(default_factory=list)
-    """Ends of those that diverged."""
+    ended: list[WindTunnelError] = field(default_factory=list)
+    """Ends of those that came to one of their own."""
 
     @property
     def steps(self) -> int:
@@ -67,13 +67,18 @@ class Stack:
         self.world.tell("evaluate")
         return self.lockstep.evaluate()
 
+    def leave(self, run: Run, error: WindTunnelError) -> None:
+        """A run comes to an end of its own; the others go on."""
+        self.active.remove(run)
+        self.ended.append(error)
+
     def cost(self, run: Run) -> RunCost:
-        """What a run has cost so far; a rider pays for nothing before it leaves."""
+        """What a run has cost so far; a rider pays for nothing, its trunk for all of it."""
         return run_cost(
             step_flops=run.plan.token_flops.train * run.plan.batch_tokens,
             step=run.step,
             seconds=run.seconds,
-            spent=self.clock.spent(run.spent),
+            spent={} if run in self.riders else self.clock.spent(run.spent),
             stack=len(self.runs),
             devices=self.world.size / self.engine.compute.sharers,
             peak_flops=self.peak.measured,

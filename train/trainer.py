@@ -40,8 +40,8 @@ def train_run(config: Config, plan: RunPlan) -> None:
 def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
     """Train the runs of a job to their horizons, or go on where they stopped.
 
-    Finished runs are left alone. A run that diverges, or whose own files are damaged, costs no
-    other: its error is raised when the others are done.
+    Finished runs are left alone. A run that diverges, whose own files are damaged, or that another
+    process takes over, costs no other: its error is raised when the others are done.
 
     Args:
         planned: Runs of one family (grouping.family).
@@ -127,12 +127,17 @@ def _train_stage(
                 break
         most_micro_batch_seqs = half
         is_open = {run.run_id for run in opened if run.folder.state() not in FINISHED_STATES}
-        left = [planned for planned in left if planned.plan.run_id in is_open]
+        left = [run for run in left if half is not None and run.plan.run_id in is_open]
     return errors
 
 
 def _open(planned: PlannedRun, errors: list[WindTunnelError]) -> Run | None:
     """Find where a run goes on; None, with the error noted, when its own files are damaged."""
+    try:
+        planned.folder.refuse_other_holder()
+    except LockedError as error:
+        errors.append(error)
+        return None
     while True:
         try:
             return open_run(planned)
@@ -165,7 +170,6 @@ def _train_stack(
         for run in runs:
             open_records(run, stack)
         train_to_horizon(stack, stop)
-        errors += stack.diverged
         return None
     except LockedError:  # another process owns a folder: nothing more is written there
         raise
@@ -175,6 +179,8 @@ def _train_stack(
             raise _record(_under_way(stack, runs), error, stack) from None
         _record(_under_way(stack, runs), error, stack, state="preempted")
         return half
+    finally:
+        errors += stack.ended if stack is not None else []
 
 
 def _under_way(stack: Stack | None, runs: list[Run]) -> list[Run]:
