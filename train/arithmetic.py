@@ -22,8 +22,9 @@ H200, of which it saves a tenth and a half (ours); compiling takes 10 to 40 seco
 time."""
 
 EVAL_TOKENS_AT_ONCE = 8_192
-"""Tokens per forward pass of an evaluation, of all replicas together: enough to fill a small
-model's matrix products, and 1 GB of float32 logits at a vocabulary of 32 thousand."""
+"""Tokens per forward pass of an evaluation, of one replica: enough to fill a small model's matrix
+products, and 1 GB of float32 logits at a vocabulary of 32 thousand. No other size depends on it, so
+that a loss has the same bits in any stack."""
 
 DTYPES = {Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}
 
@@ -116,13 +117,13 @@ def choose_arithmetic(
         asked=machine.micro_batch_seqs,
         is_plain=attention is AttentionKernel.plain,
     )
-    at_once = EVAL_TOKENS_AT_ONCE // (shape.seq_len * n_replicas)
+    at_once = EVAL_TOKENS_AT_ONCE // shape.seq_len
     return Arithmetic(
         dtype=dtype,
         attention=attention,
         compiled=compiled,
         micro_batch_seqs=micro_batch_seqs,
-        eval_seqs=most_micro_batch_seqs or max(1, at_once, micro_batch_seqs),
+        eval_seqs=most_micro_batch_seqs or max(1, at_once),
     )
 
 
