@@ -25,6 +25,10 @@ UPKEEP_SHARE = 0.03
 
 UPKEEP = ("logging", "evaluation", "checkpoint")
 
+UPKEEP_BATCH_TOKENS = 1_024
+
+EVAL_TOKENS = 131_072
+
 
 def plan_start(effort: Effort) -> list[Measurement]:
     """First steps by size, then the upkeep of a run."""
@@ -87,25 +91,30 @@ def first_step(*words: str) -> None:
 
 
 def measure_upkeep(steps: int, effort: Effort) -> list[Figure]:
-    """Train one run by the command, and read where its own clock says that the time went."""
+    """Train one run by the command, and read where its own clock says that the time went.
+
+    Logging and checkpoints are as by default; evaluations, whose cost is a matter of how many
+    tokens they take of how long a run, are those of the quickstart study.
+    """
     folder = effort.folder / "upkeep"
     words = [
         "model=d64",
         "data.seq_len=128",
         "data.allow_repeat=true",
-        "optimizer.batch_tokens=1024",
-        f"budget.tokens={1024 * steps}",
+        f"optimizer.batch_tokens={UPKEEP_BATCH_TOKENS}",
+        f"budget.tokens={UPKEEP_BATCH_TOKENS * steps}",
         "eval.points=1",
-        "eval.tokens=131072",
+        f"eval.tokens={EVAL_TOKENS}",
         "study.name=upkeep",
     ]
     train(words, folder=folder, cache=folder / "compiled")
     (result,) = folder.glob("runs/upkeep/*/result.json")
     spent: Mapping[str, float] = json.loads(result.read_text())["cost"]["spent"]
-    name = f"a run of {spent['train']:.0f} s of steps"
+    name = f"{UPKEEP_BATCH_TOKENS * steps / 1e6:.2g} M tokens, 2 evaluations of {EVAL_TOKENS}"
     shares = {what: spent[what] / spent["train"] for what in UPKEEP}
     goal = {} if effort.is_tiny else {"goal": UPKEEP_SHARE, "sense": "max"}
     return [
+        Figure(f"{name}: steps", spent["train"], "s"),
         *(Figure(f"{name}: {what}, of the steps' time", s, "ratio") for what, s in shares.items()),
         Figure(f"{name}: all three, of the steps' time", sum(shares.values()), "ratio", **goal),
     ]

@@ -16,9 +16,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
 from train.compose import CONFIG_ROOT, register_schema
+from train.config import MachineConfig
 from train.counting import count_params
 from train.grid import expand_grid
 from train.manifest import PlannedRun, register_runs
+from train.schedule import evaluation_steps
 from train.study import plan_grid
 
 REPO = Path(__file__).resolve().parents[2]
@@ -180,13 +182,17 @@ def test_upkeep_is_a_share_of_the_steps(effort: Effort, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(measure_start, "train", train)
     named = by_name(measure_start.measure_upkeep(6_000, effort))
-    name = "a run of 50 s of steps"
+    name = "6.1 M tokens, 2 evaluations of 131072"
+    assert named[f"{name}: steps"].value == 50.0
     assert named[f"{name}: logging, of the steps' time"].value == 0.002
     assert named[f"{name}: evaluation, of the steps' time"].value == 0.02
     total = named[f"{name}: all three, of the steps' time"]
     assert total.value == pytest.approx(0.026)
     assert (total.goal, total.sense) == (0.03, "max")
-    assert command.runs["upkeep"][0].plan.steps == 6_000
+    (run,) = command.runs["upkeep"]
+    assert run.plan.steps == 6_000
+    assert len(evaluation_steps(run.plan.steps, run.config.eval.points)) == 2
+    assert run.config.machine == MachineConfig()
 
 
 def test_a_stack_of_one_is_not_timed(effort: Effort, monkeypatch: pytest.MonkeyPatch) -> None:
