@@ -45,6 +45,7 @@ def _temporary_files() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("TMPDIR", folder)  # this process has looked already
+        patch.setenv("WINDTUNNEL_CACHE", f"{folder}/cache")  # one attention kernel, for all of them
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from train.config import SCIENCE, Config
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised when the same science config would train differently; see CHANGELOG, "Numerics"."""
 
 

@@ -10,12 +10,15 @@ import torch
 from faults.fake_study import REPO, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.overrides import changed
-from faults.runner import Child, Patch, run_folder, start_child
+from faults.runner import PEAK, Child, Patch, run_folder, start_child
 from train.config import (
+    AttentionKernel,
     BudgetConfig,
+    Compile,
     Config,
     DataConfig,
     Device,
+    Dtype,
     EvalConfig,
     MachineConfig,
     ModelConfig,
@@ -27,8 +30,8 @@ from train.config import (
     SyntheticConfig,
 )
 from train.data.prepare import prepare
-from train.loop import train_run
 from train.rundir import RunFolder
+from train.trainer import train_run
 from train.validate import validate
 
 STEPS = 60
@@ -58,6 +61,9 @@ def tiny_config(runs: Path, data: Path) -> Config:
             log_every=1,
             checkpoint_steps=CHECKPOINT_STEPS,
             checkpoint_minutes=1_000.0,
+            dtype=Dtype.fp32,  # as the golden curve was made, on any processor
+            attention=AttentionKernel.sdpa,
+            compile=Compile.never,
         ),
         paths=PathsConfig(runs=str(runs), data=str(data)),
     )
@@ -66,7 +72,7 @@ def tiny_config(runs: Path, data: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the children: 0.2 s of every start, for the column mfu alone."""
-    monkeypatch.setattr("train.run.measure_peak_flops", lambda compute, dtype: 1e11)
+    monkeypatch.setattr("train.stack.peak_flops", lambda compute, dtype: PEAK)
 
 
 @pytest.fixture(scope="session")

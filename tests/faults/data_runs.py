@@ -15,10 +15,10 @@ from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.errors import DataError
-from train.loop import train_run
 from train.manifest import PlannedRun
 from train.preflight import preflight
 from train.records import read_json, read_jsonl
+from train.trainer import train_run
 from train.validate import validate
 
 TRAIN, HELD = "train-00000.bin", "validation.bin"

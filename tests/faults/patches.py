@@ -1,6 +1,6 @@
 """Faults that a child injects into itself: something happens at a call of a product function.
 
-    run_child(config, At("train.loop:train_step", Kill(), call=8))      # after 7 steps
+    run_child(config, At(STEP, Kill(), call=8))      # after 7 steps
     run_child(config, At("torch:save", Kill(), mentions="step_00000014", when="after"))
 
 A fault that never strikes leaves a run that completes, so tests assert the exit code.
@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+STEP = "train.engine:Engine.advance"
+"""Called once per step of a run that logs every step, with nothing of the step done yet."""
 
 EVERY = 0
 """`call` of a fault that strikes at each call."""
@@ -130,7 +133,7 @@ DISK_FULL = Fail(OSError(errno.ENOSPC, "No space left on device"))
 
 def kill_after_step(step: int) -> At:
     """Killed when `step` updates and all that belongs to them are done, before the next."""
-    return At("train.loop:train_step", Kill(), call=step + 1)
+    return At(STEP, Kill(), call=step + 1)
 
 
 def _words(values: tuple[Any, ...]) -> str:

@@ -1,11 +1,12 @@
-"""A device with room for some windows at a time, as the loop meets it in train_step."""
+"""A device with room for some windows at a time, as the engine meets it in a step."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from train.step import train_step
+from faults.spoil import STEP
+from train.engine import Engine
 
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU_FULL = RuntimeError(
@@ -15,32 +16,31 @@ CPU_FULL = RuntimeError(
 
 
 class Memory:
-    """A train_step on a device with room for some windows at a time, by step from 1."""
+    """A step on a device with room for some windows at a time, by step from 1."""
 
     def __init__(self, room: dict[int, int], *, error: BaseException = CUDA_FULL) -> None:
         self._room, self._error, self.updates = room, error, 0
         self.batches: list[list[int]] = []
         """Windows of each forward pass that fitted, by call."""
 
-    def __call__(self, model: nn.Module, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, engine: Engine) -> None:
         """One update; it fails at the last micro-batch, after the gradients of the others."""
         step = 1 + self.updates
         room = self._room[max(first for first in self._room if first <= step)]
         self.batches.append([])
-        n_micro = rest[1][0].shape[0] // options["micro_batch_seqs"]
+        n_micro = engine.batches.batch_seqs // engine.arithmetic.micro_batch_seqs
+        real = engine._losses
 
-        class Limited:
-            parameters = model.parameters
+        def limited(weights: Any, tokens_RBT: Tensor, targets_RBT: Tensor) -> Tensor:
+            is_last = len(self.batches[-1]) == n_micro - 1
+            if is_last and tokens_RBT.shape[1] > room:
+                raise self._error
+            self.batches[-1].append(tokens_RBT.shape[1])
+            return real(weights, tokens_RBT, targets_RBT)
 
-            def __call__(_, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-                is_last = len(self.batches[-1]) == n_micro - 1
-                if is_last and tokens_BT.shape[0] > room:
-                    raise self._error
-                self.batches[-1].append(tokens_BT.shape[0])
-                loss: Tensor = model(tokens_BT, targets_BT)
-                return loss
-
-        limited: Any = Limited()
-        losses = train_step(limited, *rest, **options)
+        engine._losses = limited
+        try:
+            STEP(engine)
+        finally:
+            engine._losses = real
         self.updates += 1
-        return losses

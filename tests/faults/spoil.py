@@ -1,66 +1,53 @@
-"""Models that go wrong at one step: what the loop is given in place of the real one."""
+"""Losses that go wrong at one step: what the engine is given in place of the model's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from train.step import train_step
+from train.engine import Engine
 
 NAN, INFINITY = float("nan"), float("inf")
 
+STEP = Engine._step
+"""The real one."""
 
-class SpoiltModel:
-    """A model whose loss is changed on its way out."""
+State = tuple[dict[str, Tensor], dict[str, Tensor]]
 
-    def __init__(self, model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> None:
-        self._model, self._spoil = model, spoil
 
-    def __call__(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The real loss, spoilt."""
-        loss: Tensor = self._spoil(self._model(tokens_BT, targets_BT))
-        return loss
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """The real ones."""
-        return self._model.parameters()
+def replace_step(patch: pytest.MonkeyPatch, step: Callable[[Engine], None]) -> None:
+    """Let every engine take `step`, which is given the engine, for one update."""
+    patch.setattr(Engine, "_step", lambda engine: step(engine))
 
 
 class SpoiltStep:
-    """A train_step that spoils the loss of one step, and remembers what it had in hand then."""
+    """A step that spoils the losses of one update, and remembers what it had in hand then."""
 
     def __init__(self, step: int, spoil: Callable[[Tensor], Tensor]) -> None:
         self._at, self._spoil, self._calls = step, spoil, 0
-        self.model: nn.Module
-        self.optimizer: torch.optim.Optimizer
-        self.before: tuple[dict[str, Any], dict[str, Any]]
-        """Weights, and moments with their step counts, before that step."""
+        self.engine: Engine
+        self.before: State
+        """Weights, and moments with their step count, before that step."""
 
-    def __call__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, engine: Engine) -> None:
         """One update."""
         self._calls += 1
-        self.model, self.optimizer = model, optimizer
+        self.engine = engine
         if self._calls != self._at:
-            return train_step(model, optimizer, *rest, **options)  # type: ignore[arg-type]
+            STEP(engine)
+            return
         self.before = self.after()
-        spoilt: Any = SpoiltModel(model, self._spoil)
-        return train_step(spoilt, optimizer, *rest, **options)
+        real = engine._losses
+        engine._losses = lambda *values: self._spoil(real(*values))
+        STEP(engine)
+        engine._losses = real
 
-    def after(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def after(self) -> State:
         """The same now."""
-        return copied(self.model.state_dict()), copied(self.optimizer.state_dict()["state"])
-
-
-def copied(value: Any) -> Any:
-    """Nested state dicts with tensors of their own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    return [copied(item) for item in value] if isinstance(value, list) else value
+        model, optimizer = self.engine.replica_state(0)
+        return {name: value.clone() for name, value in model.items()}, optimizer
 
 
 class _GradientTimes(torch.autograd.Function):

@@ -9,7 +9,7 @@ from submitit.helpers import DelayedSubmission
 from faults.patches import At, Hold
 from train import signals
 from train.config import Config
-from train.loop import train_run
+from train.trainer import train_run
 from train.validate import validate
 
 
@@ -30,7 +30,7 @@ class Training:
     def __call__(self) -> str:
         """Train to the end, and say so."""
         if self.hold is not None:
-            At("train.loop:train_step", Hold(self.hold), call=11)()
+            At("train.engine:Engine.advance", Hold(self.hold), call=11)()
         if not self.chains:
             signals._chain = lambda handler, number: None
         train_run(self.config, validate(self.config))

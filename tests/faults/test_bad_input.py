@@ -217,7 +217,9 @@ def test_control_without_validate_the_nonsense_starts(
 ) -> None:
     started: list[Config] = []
     monkeypatch.setattr(command, "validate", plan_run)
-    monkeypatch.setattr(command, "train_run", lambda config, plan: started.append(config))
+    monkeypatch.setattr(
+        command, "train_runs", lambda runs, startup: started.extend(run.config for run in runs)
+    )
     monkeypatch.setattr(command, "preflight", lambda runs: None)
     assert train_command(*GOOD, *words.split())[0] == 0
     assert len(started) == 1
@@ -229,7 +231,9 @@ def test_control_without_our_look_at_the_words_hydra_takes_them(
 ) -> None:
     started: list[Config] = []
     monkeypatch.setattr(command, "refuse_words", lambda words: None)
-    monkeypatch.setattr(command, "train_run", lambda config, plan: started.append(config))
+    monkeypatch.setattr(
+        command, "train_runs", lambda runs, startup: started.extend(run.config for run in runs)
+    )
     monkeypatch.setattr(command, "preflight", lambda runs: None)
     monkeypatch.setattr(
         command, "print_plan", lambda runs, groups: started.extend(r.config for r in runs)

@@ -33,7 +33,7 @@ from train.config import Config
 from train.data import prepare as preparation
 from train.data.shards import Dataset, open_dataset
 from train.errors import DataError
-from train.loop import train_run
+from train.trainer import train_run
 from train.validate import validate
 
 

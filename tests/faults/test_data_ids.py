@@ -32,7 +32,7 @@ from train.data.tokenizer import BytesTokenizer, text_bytes
 from train.data.writer import SplitWriter
 from train.device import select_device
 from train.errors import DataError
-from train.loop import train_run
+from train.trainer import train_run
 from train.validate import validate
 
 

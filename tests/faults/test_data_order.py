@@ -14,12 +14,14 @@ import pytest
 
 from faults.data_runs import launch
 from faults.runner import run_folder, start_steps
-from train import batches, loop, preflight, run
+from faults.spoil import STEP, replace_step
+from train import batches, opening, preflight
 from train.config import Config
 from train.data import sampler
+from train.engine import Engine
 from train.errors import ConfigError
-from train.loop import train_run
 from train.records import read_json, read_jsonl
+from train.trainer import train_run
 from train.validate import validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
@@ -49,14 +51,15 @@ def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
 def order(monkeypatch: pytest.MonkeyPatch) -> Order:
     """What every step of this process's runs reads, while it runs."""
     read: Order = []
-    real = batches.window_starts
+    real = batches.segment_starts
 
-    def window_starts(**settings: Any) -> np.ndarray:
-        starts = real(**settings)
-        read.append((settings["step"], (starts // SEQ_LEN).tolist()))
-        return starts
+    def segment_starts(**settings: Any) -> np.ndarray:
+        starts_SB = real(**settings)
+        rows = enumerate((starts_SB // SEQ_LEN).tolist(), start=settings["step"])
+        read.extend(rows)
+        return starts_SB
 
-    monkeypatch.setattr(batches, "window_starts", window_starts)
+    monkeypatch.setattr(batches, "segment_starts", segment_starts)
     return read
 
 
@@ -66,17 +69,16 @@ class Crash(Exception):
 
 def crash_after(step: int, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train until `step` steps are done."""
-    real = loop.train_step
     done: list[None] = []
 
-    def train_step(*arguments: Any, **settings: Any) -> Any:
+    def crash(engine: Engine) -> None:
         if len(done) == step:
             raise Crash
         done.append(None)
-        return real(*arguments, **settings)
+        STEP(engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", train_step)
+        replace_step(patch, crash)
         with pytest.raises(Crash):
             train_run(config, validate(config))
 
@@ -114,7 +116,7 @@ def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(
     config: Config, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.data.allow_repeat = False
-    for module in (preflight, run):
+    for module in (preflight, opening):
         monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
     launch(config)
     train_run(config, validate(config))
@@ -151,10 +153,10 @@ def test_t7_control_a_position_that_starts_anew_reads_windows_twice(
     crash_after(6, config, monkeypatch)
     before = {step: windows for step, windows in order if step < 4}
     order.clear()
-    real = batches.window_starts
+    real = batches.segment_starts
     monkeypatch.setattr(
         batches,
-        "window_starts",
+        "segment_starts",
         lambda *, step, **settings: real(step=step - 4, **settings),  # resumed at 4: from zero
     )
     with pytest.warns(UserWarning, match="2 of 2 rows that were computed twice differ"):
@@ -182,7 +184,7 @@ def test_t7_the_order_does_not_depend_on_the_micro_batch(config: Config, order: 
     config.machine.micro_batch_seqs = 2
     train_run(config, validate(config))
     rows = read_jsonl(run_folder(config).attempts)
-    assert rows[0]["micro_batch_seqs"] == 2
+    assert rows[0]["arithmetic"]["micro_batch_seqs"] == 2
     assert order == whole
 
 

@@ -42,7 +42,7 @@ def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_ru
 def replaced(tiny: Tiny, started: Started, gate: Path, *patches: Replace) -> Outcome:
     """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
     config = tiny()
-    held = At("train.loop:train_step", Hold(gate), call=21)
+    held = At("train.engine:Engine.advance", Hold(gate), call=21)
     child = started(config, *patches, held, command=Train(config))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)

@@ -53,8 +53,8 @@ def test_e3_on_cuda_it_has_in_deterministic_mode(tiny: Callable[..., Config]) ->
 def test_e3_control_another_order_of_the_data_has_other_bits(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
 ) -> None:
-    real = Batches.train
-    monkeypatch.setattr(Batches, "train", lambda batches, step: real(batches, 59 - step))
+    real = Batches.starts
+    monkeypatch.setattr(Batches, "starts", lambda batches, step, n: real(batches, 59 - step, n))
     with pytest.raises(AssertionError):
         assert_same_run(reference_run, run_here(tiny()))
 

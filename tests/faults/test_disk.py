@@ -56,7 +56,7 @@ class LimitToNow:
 
 
 def at_step(step: int, action: Callable[[], object]) -> At:
-    return At("train.loop:train_step", action, call=step)
+    return At("train.engine:Engine.advance", action, call=step)
 
 
 def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(

@@ -21,9 +21,9 @@ from faults.runner import run_folder, run_here
 from train import preflight
 from train.config import Config
 from train.errors import StorageError
-from train.loop import train_run
 from train.manifest import PlannedRun
 from train.records import read_json
+from train.trainer import train_run
 from train.validate import validate
 
 PARAMS = 2 * 12 * 32**2 + 2 * 97 * 32 + 2 * 96 + 32

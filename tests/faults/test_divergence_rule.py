@@ -11,7 +11,7 @@ import pytest
 from faults.damage import contents, names, step_name
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from faults.spoil import SpoiltStep, gradient_times, loss_times
+from faults.spoil import SpoiltStep, gradient_times, loss_times, replace_step
 from train.config import Config
 from train.divergence import LossWatch
 from train.errors import DivergedError
@@ -35,7 +35,7 @@ def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(
 def test_n4_one_high_batch_is_on_record_and_not_taken_for_divergence(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.loop.train_step", SpoiltStep(45, loss_times(3.0)))
+    replace_step(monkeypatch, SpoiltStep(45, loss_times(3.0)))
     folder = run_here(tiny())
     assert folder.state() == "completed"
     assert read_json(folder.result)["divergence"]["max_loss_ratio"] > 3.0
@@ -115,7 +115,7 @@ def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(
 def diverged_at_30(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """By a fault that does not come again, so that another start would run through."""
     with monkeypatch.context() as patched:
-        patched.setattr("train.loop.train_step", SpoiltStep(30, gradient_times(float("inf"))))
+        replace_step(patched, SpoiltStep(30, gradient_times(float("inf"))))
         try:
             run_here(config)
         except DivergedError:
@@ -147,7 +147,7 @@ def test_n6_control_taken_for_a_failure_it_would_be_trained_again(
 ) -> None:
     config = tiny()
     folder = diverged_at_30(config, monkeypatch)
-    monkeypatch.setattr("train.loop.FINISHED_STATES", ("completed",))
+    monkeypatch.setattr("train.trainer.FINISHED_STATES", ("completed",))
     run_here(config)
     assert start_steps(folder) == [0, 28]
     assert folder.state() == "completed"  # and what diverged is among the losses of a fit

@@ -57,7 +57,7 @@ def _is_no_storage_error(error: OSError) -> None:
 
 def vanishing(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
     """A child whose run folder is removed after 20 steps."""
-    child = started(tiny(), *patches, At("train.loop:train_step", Hold(gate), call=21))
+    child = started(tiny(), *patches, At("train.engine:Engine.advance", Hold(gate), call=21))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)
     gate.unlink()

@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,9 +24,11 @@ from faults.damage import (
 )
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
+from faults.spoil import STEP, replace_step
 from train import checkpoint, resume
 from train.checkpoint import SCHEMA
 from train.config import Config, DataConfig, Source
+from train.engine import Engine
 from train.errors import CheckpointError
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
@@ -88,7 +89,7 @@ def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(
         paths__data=str(data),
     )
     write_text(text, "abcdefghij")
-    monkeypatch.setattr("train.loop.train_step", stops_at(10))
+    replace_step(monkeypatch, stops_at(10))
     with pytest.raises(Interruption):
         run_here(config)
     monkeypatch.undo()
@@ -105,17 +106,15 @@ class Interruption(Exception):
     """Some error in the middle of a run."""
 
 
-def stops_at(call: int) -> Callable[..., Any]:
-    from train.step import train_step
-
+def stops_at(call: int) -> Callable[[Engine], None]:
     calls = itertools.count(1)
 
-    def patched(*args: Any, **kwargs: Any) -> Any:
+    def step(engine: Engine) -> None:
         if next(calls) == call:
             raise Interruption
-        return train_step(*args, **kwargs)
+        STEP(engine)
 
-    return patched
+    return step
 
 
 def write_text(path: Path, letters: str) -> None:

@@ -16,7 +16,7 @@ from train.rundir import RunFolder
 
 LEAST_KILLS = 8
 CHECKPOINT_STEPS = 3
-SLOWLY = At("train.loop:train_step", Sleep(0.08), call=EVERY)
+SLOWLY = At("train.engine:Engine.advance", Sleep(0.08), call=EVERY)
 
 
 def storm(start: Callable[..., Child], config: Config, seed: int, *patches: Patch) -> list[int]:

@@ -18,8 +18,8 @@ from train import loop, recording
 from train.config import Config
 from train.errors import RecordsError
 from train.records import read_jsonl
-from train.run import Run
 from train.rundir import RunFolder
+from train.stack import Stack
 
 Tiny = Callable[..., Config]
 
@@ -47,13 +47,15 @@ def test_k4_a_row_whose_evaluation_was_lost_comes_once(
 def save_then_evaluate() -> None:
     """The order that must not be: a checkpoint before the evaluation of its step."""
 
-    def log_evaluation(run: Run) -> None:
-        recording.save(run)
-        if run.step == 15:
-            Kill()()
-        recording.log_evaluation(run)
+    real = loop._evaluate
 
-    loop.log_evaluation = log_evaluation
+    def evaluate(stack: Stack) -> None:
+        recording.save(stack.runs[0], stack)
+        if stack.engine.step == 15:
+            Kill()()
+        real(stack)
+
+    loop._evaluate = evaluate
 
 
 def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(

@@ -54,7 +54,7 @@ NO_LOCK = Replace("train.rundir:hold", held_by_all)
 
 def stopped_at(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
     """A child that trains the run and stands still after STEP updates, until the gate goes."""
-    at_step = At("train.loop:train_step", Hold(gate), call=STEP + 1)
+    at_step = At("train.engine:Engine.advance", Hold(gate), call=STEP + 1)
     child = started(tiny(), *patches, at_step)
     child.wait_for(gate.exists)
     return child

@@ -4,6 +4,7 @@ O1 from the first step on, O2 in the middle of a run and of a step. The allocato
 by the test, at a number of windows per forward pass; on CUDA it is the allocator's own.
 """
 
+import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,19 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from faults.damage import names, step_name
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.small_memory import CPU_FULL, CUDA_FULL, Memory
-from train.checkpoint import Checkpoint
+from faults.spoil import replace_step
 from train.config import Config
+from train.engine import Engine
 from train.errors import DeviceMemoryError
 from train.evaluate import Evaluation, evaluate
 from train.records import read_json, read_jsonl
-from train.resume import restore
-from train.run import Run
 from train.rundir import RunFolder
 
 TOLERANCE = 1e-5
@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 def micro_batches(folder: RunFolder) -> list[int]:
     """What each attempt tried, as attempts.jsonl has it."""
     rows = read_jsonl(folder.attempts)
-    return [row["micro_batch_seqs"] for row in rows if row["event"] == "start"]
+    return [row["arithmetic"]["micro_batch_seqs"] for row in rows if row["event"] == "start"]
 
 
 def causes(folder: RunFolder) -> list[str | None]:
@@ -56,7 +56,7 @@ def test_o1_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_is_not(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
 ) -> None:
     tried, memory = [8, 4, 2], Memory({1: 3})
-    monkeypatch.setattr("train.loop.train_step", memory)
+    replace_step(monkeypatch, memory)
     folder, messages = run_halving(tiny())
     for windows, half in itertools.pairwise(tried):
         assert f"{windows} windows at a time do not fit the memory" in messages
@@ -74,7 +74,7 @@ def test_o1_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_is_not(
 def test_o1_the_cpu_s_allocator_is_understood_as_well(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr("train.loop.train_step", Memory({1: 4}, error=error))
+    replace_step(monkeypatch, Memory({1: 4}, error=error))
     folder, _ = run_halving(tiny(budget__tokens=7 * 256))
     assert micro_batches(folder) == [8, 4]
 
@@ -83,7 +83,7 @@ def test_o1_control_another_error_of_torch_is_not_taken_for_it(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    monkeypatch.setattr("train.loop.train_step", Memory({1: 4}, error=error))
+    replace_step(monkeypatch, Memory({1: 4}, error=error))
     config = tiny()
     with pytest.raises(RuntimeError, match="shapes"):
         run_here(config)
@@ -96,13 +96,13 @@ def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
     """In bits what a run gives that was stopped there and went on with half by request."""
     for windows in (4, 2):
         clean = tiny(study__name="clean", machine__micro_batch_seqs=windows)
-        monkeypatch.setattr("train.run.EVAL_TOKENS_AT_ONCE", windows * 32)
+        monkeypatch.setattr("train.arithmetic.EVAL_TOKENS_AT_ONCE", windows * 32)
         if windows == 4:
             interrupt(clean, monkeypatch, Memory({1: 8}))
         else:
             run_halving(clean)
     # 4 of 8 from the start; at step 30 the second of two micro-batches fails, and 2 of 8 fit
-    monkeypatch.setattr("train.loop.train_step", Memory({1: 4, 30: 2}))
+    replace_step(monkeypatch, Memory({1: 4, 30: 2}))
     folder, messages = run_halving(tiny())
     assert "4 windows at a time do not fit the memory" in messages
     assert "going on from the last checkpoint with 2, the batch unchanged" in messages
@@ -114,12 +114,12 @@ def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
 def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
 ) -> None:
-    def limited(model: nn.Module, batches: list[Any], *rest: Any, **options: Any) -> Evaluation:
-        if max(len(tokens_BT) for tokens_BT, _ in batches) > 4:
+    def limited(engine: Engine, batches: list[Tensor], **options: Any) -> list[Evaluation]:
+        if max(len(windows_BT) for windows_BT in batches) > 4:
             raise CUDA_FULL
-        return evaluate(model, batches, *rest, **options)
+        return evaluate(engine, batches, **options)
 
-    monkeypatch.setattr("train.recording.evaluate", limited)
+    monkeypatch.setattr("train.lockstep.evaluate", limited)
     folder, _ = run_halving(tiny())
     assert micro_batches(folder) == [8, 4]
     row, whole = (read_json(x.result)["row"] for x in (folder, reference_run))
@@ -129,24 +129,22 @@ def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
 class RetriedInPlace(Memory):
     """What is tempting: try the same step again with half, upon the gradients that are there."""
 
-    def __call__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, engine: Engine) -> None:
         """One update."""
         try:
-            return super().__call__(model, optimizer, *rest, **options)
+            super().__call__(engine)
         except torch.OutOfMemoryError:
-            zero_grad, optimizer.zero_grad = optimizer.zero_grad, lambda set_to_none: None
-            half = {**options, "micro_batch_seqs": options["micro_batch_seqs"] // 2}
-            result = super().__call__(model, optimizer, *rest, **half)
-            optimizer.zero_grad = zero_grad
-            return result
+            half = engine.arithmetic.micro_batch_seqs // 2
+            engine.arithmetic = dataclasses.replace(engine.arithmetic, micro_batch_seqs=half)
+            copy, torch._foreach_copy_ = torch._foreach_copy_, torch._foreach_add_
+            super().__call__(engine)
+            torch._foreach_copy_ = copy
 
 
 def test_o2_control_tried_again_in_place_a_partial_gradient_poisons_the_update(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
 ) -> None:
-    monkeypatch.setattr("train.loop.train_step", RetriedInPlace({1: 4, 30: 2}))
+    replace_step(monkeypatch, RetriedInPlace({1: 4, 30: 2}))
     folder = run_here(tiny(machine__micro_batch_seqs=4))
     assert folder.state() == "completed"
     assert losses(folder)[:29] == pytest.approx(losses(reference_run)[:29], abs=TOLERANCE)
@@ -158,7 +156,7 @@ def test_o2_below_one_window_the_run_fails_with_advice(
 ) -> None:
     config = tiny()
     with monkeypatch.context() as patched:
-        patched.setattr("train.loop.train_step", Memory({1: 8, 23: 0}))
+        replace_step(patched, Memory({1: 8, 23: 0}))
         with pytest.raises(DeviceMemoryError) as refused:
             run_halving(config)
     assert refused.value.exit_code == 2
@@ -182,7 +180,7 @@ def test_o2_a_later_start_keeps_the_micro_batch_that_fitted(
     interrupt(config, monkeypatch, Memory({1: 4}))
     folder = run_here(config)
     assert micro_batches(folder) == [8, 4, 4]
-    monkeypatch.setattr("train.loop.train_step", Memory({1: 4}))
+    replace_step(monkeypatch, Memory({1: 4}))
     undisturbed, _ = run_halving(tiny(study__name="undisturbed"))
     assert_same_run(undisturbed, folder)
 
@@ -193,10 +191,7 @@ def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
 
-    def forgetful(run: Run, found: Checkpoint | None, *, may_choose_micro_batch: bool) -> None:
-        restore(run, found, may_choose_micro_batch=False)
-
-    monkeypatch.setattr("train.loop.restore", forgetful)
+    monkeypatch.setattr("train.stack._recorded", lambda run, compute: None)
     folder, messages = run_halving(config)
     assert micro_batches(folder) == [8, 4, 8]
     assert "rows that were computed twice differ" in messages
@@ -209,13 +204,13 @@ class Interruption(Exception):
 def interrupt(config: Config, monkeypatch: pytest.MonkeyPatch, memory: Memory) -> None:
     """Train on such a device until some error ends it after 30 steps."""
 
-    def step(*arguments: Any, **options: Any) -> Any:
+    def step(engine: Engine) -> None:
         if memory.updates == 30:
             raise Interruption
-        return memory(*arguments, **options)
+        memory(engine)
 
     with monkeypatch.context() as patched, pytest.raises(Interruption):  # noqa: PT012
-        patched.setattr("train.loop.train_step", step)
+        replace_step(patched, step)
         run_halving(config)
 
 

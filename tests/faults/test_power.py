@@ -15,12 +15,15 @@ import pytest
 from faults.platter import Platter
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import checkpoint, loop, recording
+from faults.spoil import STEP, replace_step
+from train import checkpoint, loop, recording, trainer
 from train.checkpoint import load_newest
 from train.config import Config
+from train.engine import Engine
 from train.errors import CheckpointError, StorageError
 from train.run import Run
 from train.rundir import RunFolder
+from train.stack import Stack
 
 Tiny = Callable[..., Config]
 
@@ -38,16 +41,16 @@ def platter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platter]:
 
 def cut_power(config: Config, platter: Platter, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Train until the power goes at step 18, after the evaluation of 15; leave what is left."""
-    real, calls = loop.train_step, itertools.count(1)
+    calls = itertools.count(1)
 
-    def train_step(*words: Any, **named: Any) -> Any:
+    def step(engine: Engine) -> None:
         if next(calls) == 18:
             raise PowerCut
-        return real(*words, **named)
+        STEP(engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", train_step)
-        patch.setattr(loop, "_record_end", lambda *words, **named: None)  # nobody writes any more
+        replace_step(patch, step)
+        patch.setattr(trainer, "record_end", lambda *words, **named: None)  # nobody writes any more
         with pytest.raises(PowerCut):
             run_here(config)
     folder = run_folder(config)
@@ -80,8 +83,8 @@ def test_at_every_sync_the_last_checkpoint_that_was_committed_can_be_loaded(
         assert (found.step if found else 0) >= committed[-1]
         assert found is None or found.set_aside == ()
 
-    def save(run: Run) -> None:
-        recording.save(run)
+    def save(run: Run, stack: Stack) -> None:
+        recording.save(run, stack)
         committed.append(run.step)
 
     monkeypatch.setattr(loop, "save", save)

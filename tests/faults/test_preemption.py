@@ -27,7 +27,7 @@ Tiny = Callable[..., Config]
 Start = Callable[..., Child]
 
 TERM = Send(signal.SIGTERM)
-AT_STEP_11 = At("train.loop:train_step", TERM, call=11)
+AT_STEP_11 = At("train.engine:Engine.advance", TERM, call=11)
 
 
 def ended_by(folder: RunFolder, *, step: int, cause: str = "preempted") -> None:
@@ -66,7 +66,7 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
     cause: str,
 ) -> None:
     hold = tmp_path / "hold"
-    child = started(tiny(), At("train.loop:train_step", Hold(hold), call=11))
+    child = started(tiny(), At("train.engine:Engine.advance", Hold(hold), call=11))
     child.wait_for(hold.exists)
     child.send(number)
     hold.unlink()
@@ -88,7 +88,7 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
     outcome = run_child(
         tiny(),
         Replace("train.signals:_install", install_nothing),
-        At("train.loop:train_step", Send(number), call=11),
+        At("train.engine:Engine.advance", Send(number), call=11),
     )
     assert outcome.exit_code in (-number, 130)
     run_here(tiny())
@@ -98,19 +98,25 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
 @pytest.mark.parametrize(
     ("faults", "step"),
     [
-        ([At("train.run:Transformer.initialize", TERM)], 1),
-        ([At("train.loop:train_step", TERM)], 1),
+        ([At("train.engine:initial_values", TERM)], 1),
+        ([At("train.engine:Engine.advance", TERM)], 1),
         ([At("train.loop:log_evaluation", TERM, call=3, when="before")], 16),
         ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
         (
             [
-                At("train.loop:train_step", TERM, call=11),
-                At("train.loop:train_step", TERM, call=11),
+                At("train.engine:Engine.advance", TERM, call=11),
+                At("train.engine:Engine.advance", TERM, call=11),
             ],
             11,
         ),
-        ([At("train.loop:train_step", TERM, call=11), At("torch:save", TERM, call=4)], 11),
-        ([At("train.loop:train_step", TERM, call=11), At("train.loop:close_attempt", TERM)], 11),
+        ([At("train.engine:Engine.advance", TERM, call=11), At("torch:save", TERM, call=4)], 11),
+        (
+            [
+                At("train.engine:Engine.advance", TERM, call=11),
+                At("train.attempt:close_attempt", TERM),
+            ],
+            11,
+        ),
     ],
     ids=[
         "start-up",
@@ -136,7 +142,7 @@ def test_s2_a_signal_during_data_preparation_loses_nothing(
     tiny: Tiny, reference_run: RunFolder, tmp_path: Path
 ) -> None:
     config = tiny(paths__data=str(tmp_path / "fresh"))
-    outcome = run_child(config, At("train.run:prepare", TERM, when="after"))
+    outcome = run_child(config, At("train.opening:prepare", TERM, when="after"))
     assert outcome.exit_code == 75, outcome.stderr
     assert_same_run(reference_run, run_here(config))
 
@@ -170,7 +176,7 @@ def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_wa
 ) -> None:
     outcome = run_child(
         tiny(),
-        Replace("train.loop:stop_requests", deaf),
+        Replace("train.trainer:stop_requests", deaf),
         At("torch:save", TERM, mentions="step_00000014.partial/optim.pt"),
     )
     assert outcome.exit_code == 75

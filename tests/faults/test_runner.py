@@ -18,6 +18,7 @@ from faults.same_run import assert_equal_state, assert_same_run
 from train.checkpoint import load_newest, save_checkpoint
 from train.config import Compile, Config
 from train.errors import StorageError
+from train.manifest import PlannedRun
 from train.records import read_json, read_jsonl, write_json
 from train.rundir import RunFolder
 
@@ -89,7 +90,7 @@ def test_one_changed_weight_or_moment_is_noticed(
 ) -> None:
     end = load_newest(copy.checkpoints)
     assert end is not None
-    tensors = end.model if part == "model" else end.optimizer["state"][0]
+    tensors = end.model if part == "model" else end.optimizer
     name = next(key for key, value in tensors.items() if value.dim() > 0)
     tensors[name].view(-1)[0] += 1e-6
     save_checkpoint(
@@ -160,22 +161,22 @@ def test_every_setting_survives_the_command_line(tiny: Tiny) -> None:
 
 def test_a_child_trains_the_very_config(tiny: Tiny) -> None:
     config = tiny(study__question="why?", machine__compile=Compile.always, optimizer__eps=1e-9)
-    outcome = run_child(config, Replace("train.__main__:train_run", print_config))
+    outcome = run_child(config, Replace("train.__main__:train_runs", print_config))
     assert outcome.stdout.splitlines()[0] == str(config)
 
 
-def print_config(config: Config, plan: object) -> None:
-    del plan
-    print(config)  # noqa: T201
+def print_config(runs: list[PlannedRun], *, startup: float) -> None:
+    del startup
+    print(runs[0].config)  # noqa: T201
 
 
 def test_faults_strike_where_they_are_told(tiny: Tiny) -> None:
     killed = run_child(tiny(), kill_after_step(3))
     assert killed.exit_code == -signal.SIGKILL
     assert [row["step"] for row in read_jsonl(killed.folder.metrics)] == [1, 2, 3]
-    refused = run_child(tiny(), At("train.loop:train_step", Fail(StorageError("no disk"))))
+    refused = run_child(tiny(), At("train.engine:Engine.advance", Fail(StorageError("no disk"))))
     assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (3, "error: no disk")
-    mentioned = At("train.loop:train_step", Kill(), mentions="nobody says this")
+    mentioned = At("train.engine:Engine.advance", Kill(), mentions="nobody says this")
     assert run_child(tiny(), mentioned).exit_code == 0
 
 
@@ -189,7 +190,7 @@ def test_a_running_child_can_be_watched_and_signalled(
     tiny: Tiny, tmp_path: Path, started: Callable[..., Child]
 ) -> None:
     hold = tmp_path / "hold"
-    child = started(tiny(), At("train.loop:train_step", Hold(hold), call=5))
+    child = started(tiny(), At("train.engine:Engine.advance", Hold(hold), call=5))
     child.wait_for(hold.exists)
     assert child.pid != os.getpid()
     assert os.getpgid(child.pid) == child.pid
@@ -199,10 +200,10 @@ def test_a_running_child_can_be_watched_and_signalled(
 
 
 def test_waiting_for_what_never_comes_fails(tiny: Tiny, started: Callable[..., Child]) -> None:
-    child = started(tiny(), At("train.loop:train_step", Kill()))
+    child = started(tiny(), At("train.engine:Engine.advance", Kill()))
     with pytest.raises(AssertionError, match="the child ended first"):
         child.wait_for(lambda: False)
-    hung = started(tiny(), At("train.loop:train_step", Hold(Path("/dev/null"))))
+    hung = started(tiny(), At("train.engine:Engine.advance", Hold(Path("/dev/null"))))
     with pytest.raises(AssertionError, match="hung"):
         hung.wait(seconds=0.5)
 

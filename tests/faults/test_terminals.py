@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import loop
+from faults.spoil import STEP, replace_step
 from train.config import Config
+from train.engine import Engine
 from train.errors import PreemptedError, StorageError
 from train.progress import RunProgress
 from train.rundir import RunFolder
@@ -35,19 +35,19 @@ class Terminal(io.StringIO):
 
 def hang_up(patch: pytest.MonkeyPatch) -> None:
     """During step 20 the terminal goes away, and the kernel says so."""
-    terminal, real, seen = Terminal(), loop.train_step, 0
+    terminal, seen = Terminal(), 0
     patch.setattr("train.progress.LOG_SECONDS", -1.0)  # a line at every row
     patch.setattr(sys, "stderr", terminal)
 
-    def train_step(*args: Any, **kwargs: Any) -> Any:
+    def step(engine: Engine) -> None:
         nonlocal seen
         seen += 1
         if seen == 20:
             terminal.is_gone = True
             os.kill(os.getpid(), signal.SIGHUP)
-        return real(*args, **kwargs)
+        STEP(engine)
 
-    patch.setattr(loop, "train_step", train_step)
+    replace_step(patch, step)
 
 
 def test_s6_a_closed_terminal_loses_no_step(

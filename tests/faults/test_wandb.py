@@ -185,7 +185,7 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     at_log = {} if fault in ("mirror killed", "all stopped") else {"log 20": fault}
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
-    child = started(mirrored(tiny), SHORT, At("train.loop:train_step", Hold(held), call=41))
+    child = started(mirrored(tiny), SHORT, At("train.engine:Engine.advance", Hold(held), call=41))
     child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
     strike(fault, of_kind(calls, "init")[-1]["pid"])
     held.unlink()  # 20 steps are left

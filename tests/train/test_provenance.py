@@ -9,10 +9,10 @@ import pytest
 
 from train.config import Config, MachineConfig
 from train.errors import ConfigError, PreemptedError
-from train.loop import train_run
 from train.provenance import changed_versions, git_state, refuse_changed_versions
 from train.records import read_json, read_jsonl, write_json
 from train.rundir import RunFolder
+from train.trainer import train_run
 from train.validate import validate
 
 FACTS: dict[str, Any] = {
@@ -66,7 +66,7 @@ def stopped_under_other_torch(config: Config, monkeypatch: pytest.MonkeyPatch) -
         raise PreemptedError("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr("train.loop.train_step", stop)
+        patched.setattr("train.engine.Engine.advance", stop)
         with pytest.raises(PreemptedError):
             train_run(config, validate(config))
     folder = RunFolder(next(Path(config.paths.runs, "tiny").glob("d*")))

@@ -10,13 +10,13 @@ from train import status
 from train.config import Config, MachineConfig, OptimizerConfig
 from train.costs import run_cost
 from train.errors import ConfigError, DivergedError
-from train.loop import train_run
 from train.manifest import PlannedRun, register_runs
 from train.planning import plan_run
 from train.records import append_jsonl, read_json, write_json
 from train.run_status import RunStatus
 from train.rundir import RunFolder
 from train.status import find_study, study_status, summary
+from train.trainer import train_run
 
 MakeConfig = Callable[..., Config]
 
