@@ -67,12 +67,14 @@ class Arithmetic:
     def from_facts(cls, facts: Any) -> Self | None:  # noqa: ANN401
         """What `facts` returned; None when it is anything else."""
         try:
+            dtype, attention = Dtype[facts["dtype"]], AttentionKernel[facts["attention"]]
             sizes = [facts["micro_batch_seqs"], facts["eval_seqs"]]
-            if not all(type(size) is int and size > 0 for size in sizes):
+            is_chosen = dtype is not Dtype.auto and attention is not AttentionKernel.auto
+            if not is_chosen or not all(type(size) is int and size > 0 for size in sizes):
                 return None
             return cls(
-                dtype=Dtype[facts["dtype"]],
-                attention=AttentionKernel[facts["attention"]],
+                dtype=dtype,
+                attention=attention,
                 compiled=facts["compiled"] is True,
                 micro_batch_seqs=sizes[0],
                 eval_seqs=sizes[1],
