@@ -59,7 +59,8 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
             if is_stop and stack.active:
                 raise stop.error(f"after step {engine.step}")
             clock.resume(engine.step)
-    _for_each(stack, stack.runs, lambda run: complete(run, stack))
+    with clock.spending(Spend.logging):
+        _for_each(stack, stack.runs, lambda run: complete(run, stack))
 
 
 def _for_each(stack: Stack, runs: Sequence[Run], action: Callable[[Run], None]) -> None:
