@@ -19,12 +19,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from train.device import is_device_lost, is_out_of_memory
 from train.errors import CheckpointError, StorageError, as_storage_error
 from train.quarantine import delete, known_bad, quarantine
 from train.records import read_json, sync_folder, write_json
-from train.state_dict import compact, tensor_bytes
 
 SCHEMA = 3
 """Raised by every change after which an older checkpoint could be half understood."""
@@ -52,8 +52,8 @@ class Checkpoint:
 
     step: int
     """Updates applied, which is also the data's position."""
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     state: dict[str, Any]
     """The loop's own state, JSON values."""
     set_aside: tuple[str, ...] = ()
@@ -64,8 +64,8 @@ def save_checkpoint(
     root: Path,
     step: int,
     *,
-    model: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
@@ -74,8 +74,9 @@ def save_checkpoint(
     Args:
         root: The run's checkpoint folder.
         step: Updates applied.
-        model: The model's state dict.
-        optimizer: The optimiser's state dict.
+        model: Weights by name, each a tensor of its own: of one that views a larger one, all that
+            it views would be written.
+        optimizer: The optimiser's tensors, alike.
         state: The loop's own state, JSON values; floats keep their bits.
         keep: Checkpoints that remain.
 
@@ -84,7 +85,7 @@ def save_checkpoint(
     """
     final = root / f"step_{step:08d}"
     partial = root / f"{final.name}.partial"
-    tensors = {"model.pt": compact(model), "optim.pt": compact(optimizer)}
+    tensors = {"model.pt": dict(model), "optim.pt": dict(optimizer)}
     refused = None
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -205,7 +206,7 @@ def _load_tensors(path: Path) -> dict[str, Any]:
 
 
 def _cannot_be_written(
-    partial: Path, tensors: Mapping[str, Any], error: OSError | RuntimeError
+    partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], error: OSError | RuntimeError
 ) -> StorageError | None:
     """What the disk refused, in the user's terms; torch.save says it by a RuntimeError."""
     if isinstance(error, OSError):
@@ -215,7 +216,8 @@ def _cannot_be_written(
     if not is_storage:
         return None
     first_line = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
-    needed, place = tensor_bytes(tensors), partial.parent
+    needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
+    place = partial.parent
     while not place.exists():
         place = place.parent
     return StorageError(

@@ -1,6 +1,7 @@
 """What may be in a checkpoint: rows C7 and C8 of the fault catalogue.
 
-C7 code, which is never run; C8 tied and viewed tensors, which cost their own bytes and no more.
+C7 code, which is never run; C8 tied tensors and views of larger ones, which cost their own bytes and
+no more.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from faults.conftest import tiny_config
 from faults.damage import (
@@ -16,18 +18,18 @@ from faults.damage import (
     PREVIOUS,
     copy_of,
     step_name,
-    tensors,
     train_and_kill,
     vouch_again,
 )
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import checkpoint
 from train.checkpoint import load_newest, save_checkpoint
 from train.config import Config
+from train.engine import Engine
+from train.manifest import PlannedRun
 from train.records import read_json
 from train.rundir import RunFolder
-from train.state_dict import tensor_bytes
+from train.trainer import train_runs
 from train.validate import validate
 
 
@@ -90,55 +92,78 @@ def test_c7_control_the_usual_way_to_load_runs_the_code(
     assert canary.exists()
 
 
-def test_c8_a_tied_head_is_written_once_and_comes_back_tied(tiny: Callable[..., Config]) -> None:
-    config = tiny(model__tie_head=True, budget__tokens=7 * 256)
+def saved_size(config: Config, name: str) -> int:
+    """Bytes of a file of the checkpoint at the last step, 7."""
+    return (run_folder(config).checkpoints / step_name(7) / name).stat().st_size
+
+
+def short(tiny: Callable[..., Config], **changes: Any) -> Config:
+    return tiny(budget__tokens=7 * 256, **changes)
+
+
+def test_c8_a_tied_head_is_written_once_and_comes_back_tied(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = short(tiny, model__tie_head=True)
     run_here(config)
     found = load_newest(run_folder(config).checkpoints)
     assert found is not None
-    head, embedding = found.model["head.weight"], found.model["embedding.weight"]
-    assert head.data_ptr() == embedding.data_ptr()
     total = 4 * validate(config).params.total
-    assert tensor_bytes(found.model) == total
-    size = (run_folder(config).checkpoints / step_name(7) / "model.pt").stat().st_size
-    assert total < size < most_bytes(total, n_tensors=len(found.model))
+    assert sum(tensor.nbytes for tensor in found.model.values()) == total
+    assert total < saved_size(config, "model.pt") < most_bytes(total, n_tensors=len(found.model))
+    engines = engines_of(short(tiny, model__tie_head=True, study__name="again"), monkeypatch)
+    assert "head.weight" not in engines[0].weights  # the embedding is what makes the logits
 
 
-def views_of_a_large_tensor() -> dict[str, Any]:
-    stacked = torch.arange(400_000, dtype=torch.float32).view(4, 100_000)
-    return {"one": stacked[1], "two": stacked[2][:50_000], "list": [stacked[3].view(10, 10_000)]}
+def engines_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Train a run; return the engine that it had."""
+    engines: list[Engine] = []
+    real = Engine.__init__
+
+    def init(engine: Engine, *values: Any, **named: Any) -> None:
+        engines.append(engine)
+        real(engine, *values, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "__init__", init)
+        run_here(config)
+    return engines
 
 
-def test_c8_a_view_is_written_without_the_rest_of_what_it_views(tmp_path: Path) -> None:
-    views = views_of_a_large_tensor()
-    folder = save_checkpoint(tmp_path, 1, model=views, optimizer={}, state={}, keep=2)
-    needed = sum(tensor.nbytes for tensor in tensors(views))
-    assert needed < (folder / "model.pt").stat().st_size < most_bytes(needed, n_tensors=3)
-    found = load_newest(tmp_path)
-    assert found is not None
-    for before, after in zip(tensors(views), tensors(found.model), strict=True):
-        assert torch.equal(before, after)
-
-
-def test_c8_control_as_they_are_views_are_written_with_all_they_view(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_c8_a_replica_is_written_without_its_row_and_without_its_neighbours(
+    tiny: Callable[..., Config],
 ) -> None:
-    monkeypatch.setattr(checkpoint, "compact", lambda value: value)
-    views = views_of_a_large_tensor()
-    folder = save_checkpoint(tmp_path, 1, model=views, optimizer={}, state={}, keep=2)
-    assert (folder / "model.pt").stat().st_size > 4 * 400_000
+    stack = [short(tiny, seed=seed) for seed in range(4)]
+    train_runs([PlannedRun(overrides=[], config=c, plan=validate(c)) for c in stack])
+    needed = 4 * validate(stack[0]).params.total
+    for config in stack:
+        found = load_newest(run_folder(config).checkpoints)
+        assert found is not None
+        most = most_bytes(needed, n_tensors=len(found.model))
+        assert needed < saved_size(config, "model.pt") < most
+        moments = 2 * found.optimizer["exp_avg"].nbytes
+        assert moments < saved_size(config, "optim.pt") < most_bytes(moments, n_tensors=3)
 
 
-def test_c8_control_copied_one_by_one_tied_tensors_come_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_c8_control_views_are_written_with_all_that_they_view(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        checkpoint, "compact", lambda value: {name: t.clone() for name, t in value.items()}
-    )
+    def state(engine: Engine, replica: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        views = engine.layout.views(engine.rows_RP[replica : replica + 1])
+        moments = {"exp_avg": engine.optimizer.exp_avg_RP[replica]}
+        return views, moments
+
+    monkeypatch.setattr(Engine, "replica_state", state)
+    stack = [short(tiny, seed=seed) for seed in range(4)]
+    train_runs([PlannedRun(overrides=[], config=c, plan=validate(c)) for c in stack])
+    needed = 4 * validate(stack[0]).params.total
+    assert saved_size(stack[0], "model.pt") > 4 * needed
+    assert saved_size(stack[0], "optim.pt") > 4 * needed
+
+
+def test_c8_control_named_twice_a_tied_head_is_written_twice(tmp_path: Path) -> None:
     matrix = torch.ones(100, 100)
     folder = save_checkpoint(
-        tmp_path, 1, model={"a": matrix, "b": matrix}, optimizer={}, state={}, keep=2
+        tmp_path, 1, model={"a": matrix, "b": matrix.clone()}, optimizer={}, state={}, keep=2
     )
     assert (folder / "model.pt").stat().st_size > 2 * matrix.nbytes
-    found = load_newest(tmp_path)
-    assert found is not None
-    assert found.model["a"].data_ptr() != found.model["b"].data_ptr()

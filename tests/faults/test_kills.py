@@ -7,7 +7,6 @@ none: training draws none (there is no dropout). The kill storm, K2, is in test_
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from faults.conftest import CHECKPOINT_STEPS, STEPS
 from faults.patches import At, Kill, kill_after_step
@@ -15,6 +14,7 @@ from faults.runner import killed, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.batches import Batches
 from train.config import Config
+from train.optimizer import AdamW
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
 
@@ -97,7 +97,7 @@ def test_k1_control_without_the_optimizer_the_curve_is_another(
     tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tiny(), kill_after_step(10))
-    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", lambda self, state: None)
+    monkeypatch.setattr(AdamW, "load_replica", lambda self, replica, state: None)
     with pytest.warns(UserWarning, match="computed twice differ, first at step"):
         folder = run_here(tiny())
     with pytest.raises(
@@ -110,8 +110,10 @@ def test_k1_control_without_the_data_position_the_curve_is_another(
     tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tiny(), kill_after_step(10))
-    real = Batches.train
-    monkeypatch.setattr(Batches, "train", lambda self, step: real(self, step - CHECKPOINT_STEPS))
+    real = Batches.starts
+    monkeypatch.setattr(
+        Batches, "starts", lambda self, step, n: real(self, step - CHECKPOINT_STEPS, n)
+    )
     with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
         folder = run_here(tiny())
     with pytest.raises(AssertionError, match="metrics of step 8"):

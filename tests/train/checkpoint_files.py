@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from train import checkpoint
 from train.checkpoint import save_checkpoint
-from train.config import OptimizerConfig
-from train.optimizer import build_optimizer
 
 STATE = {
     "seconds": 0.1 + 0.2,
@@ -21,22 +19,15 @@ STATE = {
 }
 
 
-def trained_pair() -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A small model and its AdamW after two updates, so that the moments are not zero."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7))
-    optimizer = build_optimizer(model, OptimizerConfig(), peak_lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(torch.randn(3, 5)).square().sum().backward()
-        optimizer.step()
-    return model, optimizer
-
-
 def save(root: Path, step: int, *, value: float | None = None, keep: int = 2) -> Path:
-    weight = torch.tensor([float(step) if value is None else value])
+    weight, steps = torch.tensor([float(step) if value is None else value]), torch.tensor(step)
     return save_checkpoint(
-        root, step, model={"w": weight}, optimizer={"step": step}, state=STATE, keep=keep
+        root,
+        step,
+        model={"w": weight},
+        optimizer={"step": steps},
+        state=STATE,
+        keep=keep,
     )
 
 

@@ -8,168 +8,231 @@ from typing import Any
 import pytest
 import torch
 
-from train.config import Config, MachineConfig
+from train.clock import RunClock
+from train.config import AttentionKernel, Compile, Config, Dtype, MachineConfig
 from train.errors import CheckpointError
-from train.recording import describe, log_evaluation, log_row, open_records, save
+from train.manifest import PlannedRun
+from train.opening import open_run
+from train.recording import log_evaluation, log_row, open_records, save, write_running
 from train.records import read_jsonl
-from train.resume import checkpoint_state, find_checkpoint, identity_facts, restore
-from train.run import Run, build_run
-from train.rundir import RunFolder
-from train.step import train_step
+from train.resume import checkpoint_state, find_checkpoint, identity_facts
+from train.run import Run
+from train.stack import Stack, build_stack
 from train.validate import validate
 
 
-def build(config: Config) -> Run:
-    plan = validate(config)
-    folder = RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    return build_run(config, plan, folder, attempt=1)
+@pytest.fixture(autouse=True)
+def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.peak.measure_peak_flops", lambda compute, dtype: 1e11)
 
 
-def step_once(run: Run) -> tuple[float, float]:
-    losses = train_step(
-        run.model,
-        run.optimizer,
-        run.batches.train(run.step),
-        run.compute,
-        lr=0.01,
-        micro_batch_seqs=run.micro_batch_seqs,
-        grad_clip=1.0,
-    )
-    run.step += 1
-    loss, grad_norm = (float(value) for value in losses)
+def machine(**changes: Any) -> MachineConfig:
+    fields: dict[str, Any] = {
+        "dtype": Dtype.fp32,
+        "attention": AttentionKernel.sdpa,
+        "compile": Compile.never,
+    }
+    return MachineConfig(**{**fields, **changes})
+
+
+def open_stack(config: Config) -> Stack:
+    """The run where its checkpoint left it, and what would train it."""
+    planned = PlannedRun(overrides=[], config=config, plan=validate(config))
+    planned.folder.path.mkdir(parents=True, exist_ok=True)
+    run = open_run(planned)
+    return build_stack([run], [], RunClock(run.step))
+
+
+def step_once(stack: Stack) -> tuple[float, float]:
+    """What the loop does between boundaries."""
+    segment, run = stack.engine.advance(1), stack.runs[0]
+    loss, grad_norm = segment.losses_SR[0][0], segment.grad_norms_SR[0][0]
+    run.step = stack.engine.step
     run.window.append((loss, grad_norm))
     run.losses.observe(run.step, loss)
     return loss, grad_norm
 
 
 @pytest.fixture
-def stopped(make_config: Callable[..., Config]) -> Run:
+def stopped(make_config: Callable[..., Config]) -> Stack:
     """A run after four steps, a row and an evaluation at the third, and a checkpoint at the end."""
-    run = build(make_config())
-    open_records(run, *describe(run))
+    stack = open_stack(make_config(machine=machine()))
+    (run,) = stack.runs
+    open_records(run, stack)
     for _ in range(3):
-        step_once(run)
+        step_once(stack)
     run.seconds = 0.1 + 0.2
-    log_row(run, lr=0.01, tokens_per_second=1.0)
-    log_evaluation(run)
-    step_once(run)
-    torch.manual_seed(1234)
-    save(run)
-    return run
+    log_row(run, stack, tokens_per_second=1.0)
+    log_evaluation(run, stack.evaluate()[0])
+    step_once(stack)
+    save(run, stack)
+    return stack
 
 
-def test_everything_that_training_reads_comes_back(stopped: Run) -> None:
+def test_everything_that_training_reads_comes_back(stopped: Stack) -> None:
     random_before = torch.get_rng_state()
-    run = build(stopped.config)
-    torch.manual_seed(0)
-    restore(run, find_checkpoint(run), may_choose_micro_batch=True)
-    assert run.step == 4
-    assert run.seconds == stopped.seconds
-    assert run.window == stopped.window
+    again = open_stack(stopped.runs[0].config)
+    (old,), (run,) = stopped.runs, again.runs
+    assert run.step == again.engine.step == 4
+    assert run.seconds == old.seconds
+    assert run.window == old.window
     assert len(run.window) == 1
-    assert run.losses == stopped.losses
-    assert (run.loss_train, run.val_loss) == (stopped.loss_train, stopped.val_loss)
-    assert run.bits_per_byte == stopped.bits_per_byte
-    assert torch.equal(torch.get_rng_state(), random_before)
-    assert step_once(run) == step_once(stopped)  # weights, moments, and the data's position
-    for mine, its in zip(run.model.parameters(), stopped.model.parameters(), strict=True):
-        assert torch.equal(mine, its)
+    assert run.losses == old.losses
+    assert (run.loss_train, run.val_loss) == (old.loss_train, old.val_loss)
+    assert run.bits_per_byte == old.bits_per_byte
+    assert run.checkpoint is None  # its tensors are not held twice
+    assert step_once(again) == step_once(stopped)  # weights, moments, and the data's position
+    assert torch.equal(again.engine.rows_RP, stopped.engine.rows_RP)
+    assert torch.equal(torch.get_rng_state(), random_before)  # nothing of a run is drawn
 
 
-def test_the_state_is_json(stopped: Run) -> None:
-    state = checkpoint_state(stopped)
+def test_the_state_is_json(stopped: Stack) -> None:
+    (run,) = stopped.runs
+    spent = stopped.clock.spent(run.spent)
+    state = checkpoint_state(run, stopped.engine, spent=spent)
     assert json.loads(json.dumps(state, allow_nan=False)) == json.loads(json.dumps(state))
     assert state["tracker"] == {"attempt_id": None, "step": 4}
+    assert state["arithmetic"] == stopped.engine.arithmetic.facts()
+    assert state["spent"] == spent
+    assert state["riders"] == {}
+    assert "forked_from" not in state
+
+
+def test_what_was_spent_comes_back_with_what_the_stop_undid(stopped: Stack) -> None:
+    (old,) = stopped.runs
+    old.spent["train"] = 100.0  # spent by earlier attempts, and told after the checkpoint
+    write_running(old, stopped)
+    (run,) = open_stack(old.config).runs
+    assert run.spent["train"] < 50.0
+    assert run.spent["undone"] == pytest.approx(100.0, abs=10.0)
+    total = old.folder.read_status()["cost"]["spent"]
+    assert sum(run.spent.values()) == pytest.approx(sum(total.values()))
 
 
 def test_a_fresh_run_has_no_checkpoint_and_starts_at_zero(
     make_config: Callable[..., Config],
 ) -> None:
-    run = build(make_config())
-    assert find_checkpoint(run) is None
-    restore(run, None, may_choose_micro_batch=True)
-    assert run.step == 0
+    stack = open_stack(make_config(machine=machine()))
+    assert find_checkpoint(stack.runs[0]) is None
+    assert stack.runs[0].step == stack.engine.step == 0
+    assert stack.runs[0].spent == {}
 
 
-def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Run) -> None:
+def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Stack) -> None:
     step_once(stopped)
-    log_row(stopped, lr=0.01, tokens_per_second=1.0)
-    run = build(stopped.config)
-    restore(run, find_checkpoint(run), may_choose_micro_batch=True)
+    log_row(stopped.runs[0], stopped, tokens_per_second=1.0)
+    (run,) = open_stack(stopped.runs[0].config).runs
     assert [row["step"] for row in read_jsonl(run.folder.metrics)] == [3]
     assert [row["step"] for row in read_jsonl(run.folder.evals)] == [3]
     assert [row["step"] for row in read_jsonl(run.folder.replayed)] == [5]
 
 
-@pytest.mark.parametrize(("may_choose", "micro_batch_seqs"), [(True, 2), (False, 8)])
-def test_the_micro_batch_is_the_checkpoint_s_unless_one_is_asked_for(
-    stopped: Run, may_choose: bool, micro_batch_seqs: int
-) -> None:
-    stopped.micro_batch_seqs = 2
-    save(stopped)
-    run = build(stopped.config)
-    assert run.micro_batch_seqs == 8
-    restore(run, find_checkpoint(run), may_choose_micro_batch=may_choose)
-    assert run.micro_batch_seqs == micro_batch_seqs
+def set_arithmetic(stack: Stack, **facts: Any) -> None:
+    """Save again, as if it had computed so."""
+    arithmetic = type(stack.engine.arithmetic).from_facts(
+        {**stack.engine.arithmetic.facts(), **facts}
+    )
+    assert arithmetic is not None
+    stack.engine.arithmetic = arithmetic
+    save(stack.runs[0], stack)
 
 
 @pytest.mark.parametrize(
-    ("row", "sizes"),
+    ("asked", "micro_batch_seqs", "dtype"),
     [
-        ({}, (2, 4)),
-        ({"device": "another"}, (8, 256)),
-        ({"micro_batch_seqs": 3}, (8, 256)),  # no divisor of the batch
-        ({"micro_batch_seqs": "2"}, (8, 256)),
-        ({"eval_seqs": None}, (8, 256)),
+        ({"dtype": Dtype.auto}, 2, Dtype.bf16),
+        ({"dtype": Dtype.bf16}, 2, Dtype.bf16),
+        ({"dtype": Dtype.fp32}, 8, Dtype.fp32),  # another start, chosen anew
+        ({"dtype": Dtype.auto, "micro_batch_seqs": 2}, 2, Dtype.bf16),
+        ({"dtype": Dtype.bf16, "micro_batch_seqs": 4}, 4, Dtype.bf16),
     ],
 )
-def test_before_the_first_checkpoint_batches_are_cut_as_by_the_last_start(
-    make_config: Callable[..., Config], row: dict[str, Any], sizes: tuple[int, int]
+def test_the_arithmetic_is_the_checkpoint_s_unless_another_is_asked_for(
+    stopped: Stack, asked: dict[str, Any], micro_batch_seqs: int, dtype: Dtype
 ) -> None:
-    run = build(make_config())
-    start = {"device": run.compute.name, "micro_batch_seqs": 2, "eval_seqs": 4, **row}
-    run.folder.log_attempt("start", attempt=1, **start)
-    run.folder.log_attempt("end", attempt=1)
-    restore(run, None, may_choose_micro_batch=True)
-    assert (run.micro_batch_seqs, run.eval_seqs) == sizes
-    assert len(run.validation[0][0]) == min(sizes[1], run.config.eval.tokens // 32)
-    asked = build(make_config())
-    restore(asked, None, may_choose_micro_batch=False)
-    assert asked.micro_batch_seqs == 8
+    set_arithmetic(stopped, micro_batch_seqs=2, dtype="bf16")
+    config = stopped.runs[0].config
+    config.machine = machine(**asked)
+    arithmetic = open_stack(config).engine.arithmetic
+    assert (arithmetic.micro_batch_seqs, arithmetic.dtype) == (micro_batch_seqs, dtype)
+
+
+FACTS = {
+    "dtype": "fp32",
+    "attention": "sdpa",
+    "compiled": False,
+    "micro_batch_seqs": 2,
+    "eval_seqs": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "facts", "sizes"),
+    [
+        ({}, {}, (2, 4)),
+        ({"device": "another"}, {}, (8, 256)),
+        ({}, {"micro_batch_seqs": 3}, (8, 256)),  # no divisor of the batch
+        ({}, {"micro_batch_seqs": "2"}, (8, 256)),
+        ({}, {"eval_seqs": None}, (8, 256)),
+        ({"arithmetic": None}, {}, (8, 256)),  # as versions before wrote it
+    ],
+)
+def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
+    make_config: Callable[..., Config],
+    row: dict[str, Any],
+    facts: dict[str, Any],
+    sizes: tuple[int, int],
+) -> None:
+    config = make_config(machine=machine())
+    fresh = open_stack(config)
+    device = fresh.engine.compute.name
+    start = {"device": device, "arithmetic": {**FACTS, **facts}, **row}
+    fresh.runs[0].folder.log_attempt("start", attempt=1, **start)
+    fresh.runs[0].folder.log_attempt("end", attempt=1)
+    stack = open_stack(config)
+    arithmetic = stack.engine.arithmetic
+    assert (arithmetic.micro_batch_seqs, arithmetic.eval_seqs) == sizes
+    assert len(stack.lockstep.validation[0]) == min(sizes[1], config.eval.tokens // 32)
+    config.machine = machine(micro_batch_seqs=8)
+    assert open_stack(config).engine.arithmetic.micro_batch_seqs == 8
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"numerics_version": 99}, "numerics_version: 99 in the checkpoint, 1 asked for"),
+        ({"numerics_version": 99}, "numerics_version: 99 in the checkpoint, 2 asked for"),
         ({"n_params": 5}, r"n_params: 5 in the checkpoint, \d+ asked for"),
         ({"data_sha256": "ab"}, r"data_sha256: 'ab' in the checkpoint, '[0-9a-f]{64}' asked for"),
         ({"tokenizer_sha256": "ab"}, "tokenizer_sha256: 'ab' in the checkpoint"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
-    stopped: Run, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+    stopped: Stack, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
 ) -> None:
-    facts = {**identity_facts(stopped), **change}
+    (run,) = stopped.runs
+    facts = {**identity_facts(run), **change}
     with monkeypatch.context() as patched:
         patched.setattr("train.resume.identity_facts", lambda run: facts)
-        save(stopped)
+        save(run, stopped)
     with pytest.raises(CheckpointError, match=message) as refused:
-        find_checkpoint(stopped)
+        find_checkpoint(run)
     assert refused.value.exit_code == 4
     assert "restart=true" in str(refused.value)
-    names = [path.name for path in stopped.folder.checkpoints.iterdir()]
+    names = [path.name for path in run.folder.checkpoints.iterdir()]
     assert names == ["step_00000004"]
 
 
+def opened_at_start(config: Config) -> Run:
+    return open_stack(config).runs[0]
+
+
 def test_every_field_of_another_config_is_named(
-    stopped: Run, make_config: Callable[..., Config]
+    stopped: Stack, make_config: Callable[..., Config]
 ) -> None:
-    other = make_config(seed=7, machine=MachineConfig(log_every=3))
+    other = make_config(seed=7, machine=machine(log_every=3))
     other.optimizer.lr = 0.5
-    run = build(other)
-    stopped.folder.checkpoints.rename(run.folder.checkpoints)
+    run = opened_at_start(other)
+    stopped.runs[0].folder.checkpoints.rename(run.folder.checkpoints)
     with pytest.raises(CheckpointError) as refused:
         find_checkpoint(run)
     assert "  optimizer.lr: 0.01 in the checkpoint, 0.5 asked for\n" in str(refused.value)
@@ -177,12 +240,27 @@ def test_every_field_of_another_config_is_named(
     assert "log_every" not in str(refused.value)  # plumbing is free to change
 
 
-def test_a_damaged_checkpoint_is_told(stopped: Run) -> None:
+def spoil(checkpoints: Path, step: int) -> None:
+    (checkpoints / f"step_{step:08d}" / "model.pt").unlink()
+
+
+def test_a_damaged_checkpoint_is_told(stopped: Stack) -> None:
+    (run,) = stopped.runs
     step_once(stopped)
-    save(stopped)
-    (stopped.folder.checkpoints / "step_00000005" / "model.pt").unlink()
+    save(run, stopped)
+    spoil(run.folder.checkpoints, 5)
     words = r"damaged checkpoint is in bad/ now \(step_00000005: .*\); going on from step 4"
     with pytest.warns(UserWarning, match=words):
-        found = find_checkpoint(stopped)
+        found = find_checkpoint(run)
     assert found is not None
     assert found.step == 4
+
+
+def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Stack) -> None:
+    (run,) = stopped.runs
+    step_once(stopped)
+    save(run, stopped)
+    found = find_checkpoint(run, at_most=4)
+    assert found is not None
+    assert found.step == 4
+    assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]

@@ -20,7 +20,7 @@ from tiny_runs import (
     without_times,
 )
 
-from train import loop
+from train import lockstep
 from train.config import (
     BudgetConfig,
     Dtype,
@@ -170,7 +170,8 @@ def test_micro_batches_change_nothing_beyond_rounding(
     split = run_to_end(tiny_config(tmp_path, machine=machine, study=StudyConfig(name="split")))
     assert whole.path.name == split.path.name  # plumbing is not identity
     losses = [read_json(folder.result)["row"]["loss"] for folder in (whole, split)]
-    assert losses[0] != losses[1]
+    cut = [read_jsonl(folder.attempts)[0]["arithmetic"] for folder in (whole, split)]
+    assert [each["micro_batch_seqs"] for each in cut] == [8, 2]
     assert losses[0] == pytest.approx(losses[1], abs=tolerance)
 
 
@@ -245,13 +246,13 @@ def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
 
 def test_a_replay_that_differs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stop_child_at(30, "SIGKILL", tmp_path) == -signal.SIGKILL
-    real = loop.evaluate
+    real = lockstep.evaluate
 
     def drifted(*args: Any, **kwargs: Any) -> list[Evaluation]:
         (found,) = real(*args, **kwargs)
         return [dataclasses.replace(found, loss=found.loss + 0.5)]
 
-    monkeypatch.setattr("train.loop.evaluate", drifted)
+    monkeypatch.setattr("train.lockstep.evaluate", drifted)
     with pytest.warns(UserWarning, match=r"3 of 7 rows that were computed twice differ, first at"):
         folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     assert read_json(folder.result)["replayed"]["differing"] == 3
