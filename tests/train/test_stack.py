@@ -1,0 +1,226 @@
+"""A job of several replicas: each run's record is, in every bit, that of the run trained alone."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.shared_runs import (
+    assert_same_records,
+    elsewhere,
+    planned,
+    shared_config,
+    train_alone,
+    train_job,
+    with_machine,
+    with_optimizer,
+    with_steps,
+)
+from train.config import Config, Dtype, EvalConfig
+from train.errors import DivergedError
+from train.peak import PeakFlops
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.trainer import train_runs
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = PeakFlops(measured=1e11, datasheet=None)
+    monkeypatch.setattr("train.stack.peak_flops", lambda compute, dtype: peak)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tokens are prepared, once."""
+    return tmp_path_factory.mktemp("stacks")
+
+
+@pytest.fixture
+def make(tmp_path: Path, data: Path) -> Make:
+    """Return a maker of runs in this test's own folder."""
+
+    def config(**groups: Any) -> Config:
+        return elsewhere(shared_config(data, **groups), tmp_path / "runs")
+
+    return config
+
+
+def replicas(config: Config) -> list[Config]:
+    """Three runs of other seeds and other settings of the optimizer."""
+    second = with_optimizer(config, lr=0.02, beta2=0.9, weight_decay=0.0)
+    third = with_optimizer(config, beta1=0.8, eps=1e-6, grad_clip=0.3)
+    return [config, dataclasses.replace(second, seed=1), dataclasses.replace(third, seed=2)]
+
+
+def starts(folder: RunFolder) -> list[dict[str, Any]]:
+    return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
+
+
+@pytest.mark.parametrize(("dtype", "steps"), [(Dtype.fp32, 50), (Dtype.bf16, 24)])
+def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(
+    tmp_path: Path, make: Make, dtype: Dtype, steps: int
+) -> None:
+    configs = [with_machine(config, dtype=dtype) for config in replicas(make(steps=steps))]
+    together = train_job(configs)
+    alone = train_alone(configs, tmp_path / "alone")
+    assert_same_records(together, alone)
+    names = [folder.path.name for folder in together]
+    for folder, each in zip(together, alone, strict=True):
+        ((start,), (start_alone,)) = starts(folder), starts(each)
+        assert start["stacked_with"] == [name for name in names if name != folder.path.name]
+        assert "stacked_with" not in start_alone
+        assert start["arithmetic"] == start_alone["arithmetic"]
+        assert read_json(folder.result)["cost"]["stack"] == 3
+        assert read_json(each.result)["cost"]["stack"] == 1
+    losses = {read_json(folder.result)["row"]["loss"] for folder in together}
+    assert len(losses) == 3  # the comparison would hold of three equal runs, too
+
+
+def test_an_evaluation_in_several_parts_has_the_bits_of_a_run_alone(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.arithmetic.EVAL_TOKENS_AT_ONCE", 3 * 16)
+    configs = replicas(make(steps=8, eval=EvalConfig(points=2, tokens=1_024)))
+    together = train_job(configs)
+    assert starts(together[0])[0]["arithmetic"]["eval_seqs"] == 3
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
+def test_control_another_order_of_sums_in_one_evaluation_is_seen(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(steps=8)
+    a = train_job([config])
+    monkeypatch.setattr("train.arithmetic.EVAL_TOKENS_AT_ONCE", 3 * 16)
+    b = train_alone([config], tmp_path / "alone")
+    with pytest.raises(AssertionError, match="evals differ"):
+        assert_same_records(a, b)
+
+
+def test_time_is_divided_among_the_runs_and_flops_are_each_one_s_own(make: Make) -> None:
+    configs = replicas(make())
+    folders = train_job(configs)
+    for folder, config in zip(folders, configs, strict=True):
+        cost = read_json(folder.result)["cost"]
+        assert cost["flops"] == cost["flops_charged"] == planned(config).plan.flops_exact
+        assert (cost["forked_from"], cost["fork_step"]) == (None, None)
+    costs = [read_json(folder.result)["cost"] for folder in folders]
+    steps = [cost["spent"]["train"] + cost["spent"]["data"] for cost in costs]
+    assert steps == [pytest.approx(steps[0], abs=0.001)] * 3  # milliseconds are what is written
+    assert [cost["seconds"] for cost in costs] == [pytest.approx(3 * steps[0], abs=0.01)] * 3
+
+
+# Runs that end early
+
+
+@pytest.mark.parametrize("n_bad", [1, 3])
+def test_a_replica_that_diverges_ends_for_its_own_reason_and_touches_no_neighbour(
+    tmp_path: Path, make: Make, n_bad: int
+) -> None:
+    config = with_machine(make(eval=EvalConfig(points=0, tokens=1_024)), log_every=1)
+    rates = {1: (0.01, 1e30, 0.02), 3: (1e25, 1e30, 1e28)}[n_bad]
+    configs = [with_optimizer(config, lr=lr) for lr in rates]
+    together = train_job(configs)
+    assert [folder.state() for folder in together].count("diverged") == n_bad
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+    reason = together[1].read_status()["reason"]
+    assert "(learning rate 1e+30, last finite loss" in reason
+    assert together[1].read_status()["exit_code"] == 5
+    (end,) = [row for row in read_jsonl(together[1].attempts) if row["event"] == "end"]
+    assert (end["state"], end["cause"]) == ("diverged", "diverged")
+
+
+def test_a_replica_that_ends_above_its_start_is_diverged_and_its_neighbours_completed(
+    tmp_path: Path, make: Make
+) -> None:
+    configs = [with_optimizer(make(), lr=lr) for lr in (0.01, 3.0, 0.02)]
+    together = train_job(configs)
+    assert [each.state() for each in together] == ["completed", "diverged", "completed"]
+    assert "above study.diverged_above=" in together[1].read_status()["reason"]
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
+def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(make: Make) -> None:
+    runs = [planned(with_optimizer(make(steps=8), lr=lr)) for lr in (0.01, 1e30)]
+    with pytest.raises(DivergedError, match="step 2: the validation loss is nan") as raised:
+        train_runs(runs)
+    assert raised.value.exit_code == 5
+    train_runs(runs)  # nothing is left to do, and that is no error
+    assert [len(starts(run.folder)) for run in runs] == [1, 1]
+
+
+# How runs come together
+
+
+def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = replicas(make())
+    for config, calls in zip(configs, (14, 7, 14), strict=True):
+        stop_after(monkeypatch, config, calls)
+    together = train_job(configs)
+    assert [starts(folder)[-1]["start_step"] for folder in together] == [7] * 3
+    assert all("stacked_with" in starts(folder)[-1] for folder in together)
+    alone = train_alone(configs, tmp_path / "alone")
+    assert_same_records(together, alone)
+    assert [read_json(folder.result)["attempts"] for folder in together] == [2] * 3
+    replayed = [read_json(folder.result)["replayed"] for folder in together]
+    assert [(each["rows"] > 0, each["differing"]) for each in replayed] == [
+        (True, 0),
+        (False, 0),
+        (True, 0),
+    ]
+
+
+def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = replicas(make())
+    for config in configs[:2]:
+        stop_after(monkeypatch, config, 7)
+    together = train_job(configs)
+    assert [starts(folder)[-1]["start_step"] for folder in together] == [7, 7, 0]
+    assert [len(starts(folder)[-1].get("stacked_with", [])) for folder in together] == [1, 1, 0]
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
+class Stopped(Exception):
+    """What stands in for a kill."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, config: Config, steps: int) -> None:
+    """Train a run alone until its checkpoint at `steps`, and not one line further."""
+    from train.recording import save_checkpoint
+
+    def save_and_stop(*words: Any, **named: Any) -> None:
+        save_checkpoint(*words, **named)
+        if words[1] == steps:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.recording.save_checkpoint", save_and_stop)
+        with pytest.raises(Stopped):
+            train_job([config])
+
+
+def test_a_stack_of_runs_that_are_all_done_starts_nothing(make: Make) -> None:
+    configs = replicas(make(steps=8))
+    folders = train_job(configs)
+    before = {path: path.read_bytes() for folder in folders for path in folder.path.glob("*.json*")}
+    assert len(before) == 3 * 6
+    train_job(configs)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_runs_of_one_job_may_have_horizons_that_share_nothing(tmp_path: Path, make: Make) -> None:
+    """Another seed at another horizon: no trunk of it is in the job."""
+    config = with_machine(make(), trunks=True)
+    configs = [config, with_steps(dataclasses.replace(config, seed=1), 12)]
+    together = train_job(configs)
+    assert "forked_from" not in starts(together[1])[0]
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
