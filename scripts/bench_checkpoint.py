@@ -61,52 +61,42 @@ class Measured:
 
 def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
     """Alternate blocks of one run; the block that comes first changes from round to round."""
-    from train.recording import describe, open_records, save
-    from train.resume import restore
-    from train.run import build_run
-    from train.rundir import RunFolder  # here, because torch comes with them
-    from train.step import train_step
+    from train.clock import RunClock
+    from train.manifest import PlannedRun
+    from train.opening import open_run
+    from train.recording import open_records, save
+    from train.stack import build_stack  # here, because torch comes with them
     from train.validate import validate
 
     config = make_config(width, folder)
-    plan = validate(config)
-    run_folder = RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
-    with run_folder.locked():
-        run = build_run(config, plan, run_folder, attempt=1)
-        restore(run, None, may_choose_micro_batch=True)
-        open_records(run, *describe(run))
+    planned = PlannedRun(overrides=[], config=config, plan=validate(config))
+    with planned.folder.locked():
+        run = open_run(planned)
+        stack = build_stack([run], [], RunClock(0))
+        open_records(run, stack)
 
         def step() -> None:
-            lr = plan.lr * plan.schedule.multiplier(run.step)
-            train_step(
-                run.forward,
-                run.optimizer,
-                run.batches.train(run.step),
-                run.compute,
-                lr=lr,
-                micro_batch_seqs=run.micro_batch_seqs,
-                grad_clip=config.optimizer.grad_clip,
-            )
+            stack.engine.advance(1)
             run.step += 1
 
-        step()  # the optimiser's state is made here
+        step()  # which warms up
         step_seconds = timed(step)
-        save(run)
+        save(run, stack)
         steps = max(2, round(block_seconds / step_seconds))
         without, with_save, saves = [], [], []
         for number in range(rounds):
             for is_saving in (number % 2 == 0, number % 2 == 1):
                 began = time.perf_counter()
                 if is_saving:
-                    saves.append(timed(lambda: save(run)))
+                    saves.append(timed(lambda: save(run, stack)))
                 for _ in range(steps):
                     step()
                 seconds = time.perf_counter() - began
                 (with_save if is_saving else without).append(seconds)
-        newest = max(run_folder.checkpoints.glob("step_*"))
+        newest = max(planned.folder.checkpoints.glob("step_*"))
         run.tracker.finish("preempted", {})
         return Measured(
-            n_params=plan.params.total,
+            n_params=planned.plan.params.total,
             steps=steps,
             without=without,
             with_save=with_save,
