@@ -4,13 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from train.attention import plain_attention
 from train.compose import CONFIG_ROOT
 from train.config import Activation, FlopConvention, ModelConfig, Norm, Positions
 from train.counting import ParamCounts, count_params, count_token_flops, flops_per_token
 from train.model import Transformer
+from train.parameters import layout_of
 from train.shape import ModelShape, model_shape
 
 RUNGS = sorted(path.stem for path in (CONFIG_ROOT / "model").glob("*.yaml"))
@@ -48,11 +50,6 @@ SWIGLU_TIED = ModelShape(
 def rung_shape(rung: str, **overrides: object) -> ModelShape:
     model = ModelConfig(d_model=int(rung[1:]), **overrides)  # type: ignore[arg-type]
     return model_shape(model, vocab_size=256, seq_len=256)
-
-
-def meta_model(shape: ModelShape) -> Transformer:
-    with torch.device("meta"):
-        return Transformer(shape)
 
 
 def test_gelu_with_qk_norm_and_an_untied_head_by_hand() -> None:
@@ -137,24 +134,40 @@ def test_every_flop_convention_by_hand() -> None:
 @pytest.mark.parametrize("activation", Activation)
 @pytest.mark.parametrize("tie_head", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_counts_are_the_real_module_s_parameters_group_by_group(
-    rung: str, activation: Activation, tie_head: bool, qk_norm: bool
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("positions", Positions)
+def test_counts_are_the_real_model_s_parameters_group_by_group(
+    rung: str,
+    activation: Activation,
+    tie_head: bool,
+    qk_norm: bool,
+    norm: Norm,
+    positions: Positions,
 ) -> None:
-    shape = rung_shape(rung, activation=activation, tie_head=tie_head, qk_norm=qk_norm)
+    shape = rung_shape(
+        rung,
+        activation=activation,
+        tie_head=tie_head,
+        qk_norm=qk_norm,
+        norm=norm,
+        positions=positions,
+    )
     counts = count_params(shape)
-    model = meta_model(shape)
+    parameters = layout_of(shape).parameters
     real = dict.fromkeys(("embedding", "attention", "feed_forward", "norms", "head"), 0)
-    for name, parameter in model.named_parameters():  # a tied head is named once
-        real[group_of(name)] += parameter.numel()
+    for parameter in parameters:
+        real[group_of(parameter.name)] += parameter.numel
     for group, n_params in real.items():
         assert getattr(counts, group) == n_params, group
-    assert counts.total == sum(real.values()) == sum(p.numel() for p in model.parameters())
-    assert counts.head_matmul == model.head.weight.numel()
+    assert counts.total == sum(real.values())
+    assert counts.head_matmul == 256 * shape.d_model
 
 
 def group_of(name: str) -> str:
     if "norm" in name:
         return "norms"
+    if name == "positions.weight":
+        return "embedding"
     return next(
         group for group in ("embedding", "attention", "feed_forward", "head") if group in name
     )
@@ -171,38 +184,45 @@ def test_exact_flops_are_6nd_and_the_attention(rung: str) -> None:
 SHAPES = {
     "gelu": GELU,
     "swiglu_tied": SWIGLU_TIED,
+    "gpt2": dataclasses.replace(
+        GELU, norm=Norm.layer, qk_norm=False, tie_head=True, positions=Positions.learned
+    ),
     "d64": rung_shape("d64"),
     "d256": rung_shape("d256", activation=Activation.swiglu),
 }
 
 
-@pytest.fixture(params=SHAPES, name="counted")
-def _counted(request: pytest.FixtureRequest) -> tuple[ModelShape, int, int]:
-    """A shape with torch's count of a forward and a backward pass over three windows.
+@pytest.fixture(params=[(name, n) for name in SHAPES for n in (1, 2)], name="counted")
+def _counted(request: pytest.FixtureRequest) -> tuple[ModelShape, int, int, int]:
+    """A shape with torch's count of a forward and a backward pass over three windows a replica.
 
-    SDPA is told to use its unfused form: torch has no count for the CPU's fused kernel (it reads
-    as zero), and the fused backward pass computes the query-key product again, so a counter sees
-    5 products where the gradients need 4. Ours are the FLOPs that the mathematics needs.
+    Attention is plain: torch has no count for the CPU's fused kernel (it reads as zero), and the
+    fused backward pass computes the query-key product again, so a counter sees 5 products where the
+    gradients need 4. Ours are the FLOPs that the mathematics needs.
     """
-    shape = SHAPES[request.param]
-    model = meta_model(shape)
-    tokens = torch.zeros(3, shape.seq_len, dtype=torch.long, device="meta")
-    with sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as forward:
-            loss = model(tokens, tokens)
-        with FlopCounterMode(display=False) as backward:
-            loss.backward()
-    return shape, forward.get_total_flops(), backward.get_total_flops()
+    name, n_replicas = request.param
+    shape, meta = SHAPES[name], torch.device("meta")
+    model = Transformer(shape, device=meta, dtype=torch.float32, attention=plain_attention)
+    layout = layout_of(shape)
+    rows_RP = torch.empty(n_replicas, layout.width, device=meta)
+    weights = {name: view.requires_grad_() for name, view in layout.views(rows_RP).items()}
+    tokens_RBT: Tensor = torch.zeros(n_replicas, 3, shape.seq_len, dtype=torch.long, device=meta)
+    with FlopCounterMode(display=False) as forward:
+        losses_R = model.losses(weights, tokens_RBT, tokens_RBT)
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(losses_R.sum(), list(weights.values()))
+    n_tokens = tokens_RBT.numel()
+    return shape, n_tokens, forward.get_total_flops(), backward.get_total_flops()
 
 
-def test_forward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int]) -> None:
-    shape, forward, _ = counted
-    assert forward == count_token_flops(shape).forward * 3 * shape.seq_len
+def test_forward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int, int]) -> None:
+    shape, n_tokens, forward, _ = counted
+    assert forward == count_token_flops(shape).forward * n_tokens
 
 
-def test_backward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int]) -> None:
-    shape, _, backward = counted
-    assert backward == count_token_flops(shape).backward * 3 * shape.seq_len
+def test_backward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int, int]) -> None:
+    shape, n_tokens, _, backward = counted
+    assert backward == count_token_flops(shape).backward * n_tokens
 
 
 def test_counts_are_python_integers_that_do_not_overflow() -> None:
