@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from train.arithmetic import DTYPES, resolve_dtype
-from train.config import Config
+from train.attention import LONGEST_PLAIN
+from train.config import AttentionKernel, Config
 from train.device import select_device
 from train.manifest import PlannedRun
 from train.micro_batch import activation_bytes
@@ -67,7 +68,11 @@ def memory_bytes(config: Config, plan: RunPlan) -> int:
     """
     batch_seqs = plan.batch_tokens // config.data.seq_len
     seqs = config.machine.micro_batch_seqs or batch_seqs
-    return 16 * plan.params.total + activation_bytes(plan.shape, seqs=seqs)
+    may_be_plain = (
+        config.machine.attention is not AttentionKernel.sdpa and plan.shape.seq_len <= LONGEST_PLAIN
+    )
+    activations = activation_bytes(plan.shape, seqs=seqs, is_plain=may_be_plain)
+    return 16 * plan.params.total + activations
 
 
 def checkpoint_bytes(plan: RunPlan) -> int:
