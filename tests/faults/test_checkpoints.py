@@ -246,9 +246,9 @@ def test_c4_control_a_silent_start_from_zero_would_look_like_success(
     config, folder = stopped
     damage_all(folder)
 
-    def or_from_zero(root: Path) -> checkpoint.Checkpoint | None:
+    def or_from_zero(root: Path, *, at_most: int | None) -> checkpoint.Checkpoint | None:
         try:
-            return load_newest(root)
+            return load_newest(root, at_most=at_most)
         except CheckpointError:
             return None
 

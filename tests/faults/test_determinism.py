@@ -19,7 +19,7 @@ from faults.overrides import as_overrides
 from faults.runner import run_folder, run_here
 from faults.same_run import assert_same_run
 from train.batches import Batches
-from train.config import Config, Device
+from train.config import AttentionKernel, Config, Device, Dtype
 from train.identity import canonical_json, science
 from train.rundir import RunFolder
 
@@ -33,6 +33,16 @@ def test_e3_twice_and_after_a_kill_a_run_has_the_same_bits(
     resumed = train_and_kill(tiny(study__name="resumed"))
     run_here(tiny(study__name="resumed"))
     assert_same_run(reference_run, resumed)
+
+
+def test_e3_in_bfloat16_it_has_them_too(tiny: Callable[..., Config]) -> None:
+    """Whatever a device chooses for itself, a restart keeps."""
+    chosen = {"machine__dtype": Dtype.bf16, "machine__attention": AttentionKernel.plain}
+    once = run_here(tiny(study__name="once", **chosen))
+    resumed = train_and_kill(tiny(study__name="resumed", **chosen))
+    free = {"machine__dtype": Dtype.auto, "machine__attention": AttentionKernel.auto}
+    run_here(tiny(study__name="resumed", **free))
+    assert_same_run(once, resumed)
 
 
 @pytest.mark.gpu

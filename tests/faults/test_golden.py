@@ -31,7 +31,8 @@ def test_the_undisturbed_run_is_the_golden_one(
     assert differences(golden, curve(reference_run)) == []
 
 
+@pytest.mark.parametrize("change", [{"optimizer__lr": 0.01001}, {"optimizer__beta2": 0.95095}])
 def test_control_a_change_of_one_setting_by_a_thousandth_is_noticed(
-    golden: dict[str, Any], tiny: Callable[..., Config]
+    golden: dict[str, Any], tiny: Callable[..., Config], change: dict[str, float]
 ) -> None:
-    assert differences(golden, curve(run_here(tiny(optimizer__weight_decay=0.1001)))) != []
+    assert differences(golden, curve(run_here(tiny(**change)))) != []

@@ -26,7 +26,7 @@ def signal_the_group_while_reading(
     start: Start, config: Config, hold: Path, *patches: Patch
 ) -> Child:
     """SIGTERM to the run and all that it started, while it reads the batch of step 11."""
-    child = start(config, *patches, At("train.batches:Batches.train", Hold(hold), call=11))
+    child = start(config, *patches, At("train.batches:Batches.gather", Hold(hold), call=11))
     child.wait_for(hold.exists)
     child.send(signal.SIGTERM, whole_group=True)
     hold.unlink()
@@ -46,9 +46,9 @@ def test_s5_a_signal_to_the_whole_group_is_as_one_to_the_run(
 def read_through_a_worker() -> None:
     """Batches come through a process of the group, as a loader with workers has them."""
     worker = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    read = batches.Batches.train
+    read = batches.Batches.gather
 
-    def train(self: batches.Batches, step: int) -> Any:
+    def gather(self: batches.Batches, *windows: Any) -> None:
         assert worker.stdin is not None
         assert worker.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -56,9 +56,9 @@ def read_through_a_worker() -> None:
             worker.stdin.flush()
         if worker.stdout.readline() != b"next\n":
             raise RuntimeError("the worker that reads data exited unexpectedly")
-        return read(self, step)
+        read(self, *windows)
 
-    batches.Batches.train = train  # type: ignore[method-assign]
+    batches.Batches.gather = gather  # type: ignore[method-assign]
 
 
 def test_s5_control_a_reader_process_dies_of_the_groups_signal_and_takes_the_run_along(

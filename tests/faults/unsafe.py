@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from train import checkpoint
 from train.checkpoint import Checkpoint
@@ -16,8 +17,8 @@ def save_in_place(
     root: Path,
     step: int,
     *,
-    model: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
@@ -30,8 +31,9 @@ def save_in_place(
     return root
 
 
-def load_unverified(root: Path) -> Checkpoint | None:
+def load_unverified(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
     """Whatever lies there, as it is."""
+    del at_most
     if not root.exists():
         return None
     state = read_json(root / "state.json")
