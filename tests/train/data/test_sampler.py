@@ -1,3 +1,5 @@
+"""Which windows a step reads: whole epochs in a keyed order, reached from any step."""
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,34 @@ def test_any_step_is_reached_without_the_ones_before() -> None:
     assert (far + 257 <= 2**40).all()
 
 
+@pytest.mark.parametrize("step", [0, 3, 17])
+@pytest.mark.parametrize(("batch_seqs", "n_tokens"), [(1, 31), (4, 71), (25, 31), (8, 10_001)])
+def test_a_segment_is_its_steps(step: int, batch_seqs: int, n_tokens: int) -> None:
+    settings = {"seed": 4, "batch_seqs": batch_seqs, "n_tokens": n_tokens, "seq_len": 3}
+    starts_SB = sampler.segment_starts(step=step, n_steps=7, **settings)
+    assert starts_SB.shape == (7, batch_seqs)
+    assert starts_SB.dtype == np.int64
+    for number, starts_B in enumerate(starts_SB):
+        alone = sampler.window_starts(step=step + number, **settings)
+        assert starts_B.tolist() == alone.tolist()
+
+
+def test_a_segment_of_no_steps_is_empty() -> None:
+    starts_SB = sampler.segment_starts(
+        seed=0, step=5, n_steps=0, batch_seqs=4, n_tokens=71, seq_len=3
+    )
+    assert starts_SB.shape == (0, 4)
+
+
+def test_a_segment_over_an_epoch_s_end_takes_up_the_next_one_s_order() -> None:
+    starts = sampler.segment_starts(
+        seed=1, step=0, n_steps=6, batch_seqs=5, n_tokens=10 * 7 + 1, seq_len=7
+    ).ravel()  # 10 windows, 3 epochs
+    epochs = [sorted(starts[at : at + 10]) for at in (0, 10, 20)]
+    assert epochs == [list(range(0, 70, 7))] * 3
+    assert starts[:10].tolist() != starts[10:20].tolist()
+
+
 def test_a_window_never_reads_past_the_end() -> None:
     for n_tokens in range(11, 60):
         starts = sampler.window_starts(
@@ -100,7 +130,7 @@ def test_seeds_and_epochs_differ() -> None:
 
 def test_a_split_shorter_than_a_window_is_refused() -> None:
     with pytest.raises(DataError, match=r"256 tokens are fewer than one window of seq_len \+ 1"):
-        sampler.window_starts(seed=0, step=0, batch_seqs=1, n_tokens=256, seq_len=256)
+        sampler.segment_starts(seed=0, step=0, n_steps=2, batch_seqs=1, n_tokens=256, seq_len=256)
 
 
 def test_epochs_count_reads_of_each_window() -> None:
