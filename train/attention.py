@@ -54,10 +54,20 @@ KERNELS: Mapping[AttentionKernel, Callable[[Tensor, Tensor, Tensor], Tensor]] = 
 )
 
 
-@cache
 def _later(time: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Minus infinity where a position would see a later one, else 0: (T, T)."""
+    """Minus infinity where a position would see a later one, else 0: (T, T).
+
+    Compiled code compares two positions instead of reading a table.
+    """
+    make = _make_later if torch.compiler.is_compiling() else _kept_later
+    return make(time, dtype, device)
+
+
+def _make_later(time: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((time, time), float("-inf"), dtype=dtype, device=device).triu(1)
+
+
+_kept_later = cache(_make_later)
 
 
 def faster_kernel(shape: ModelShape, compute: ComputeDevice, dtype: torch.dtype) -> AttentionKernel:
