@@ -59,15 +59,13 @@ def record_end(
         cost: What the run has cost, where that is known.
     """
     folder = planned.folder
-    known = folder.read_status()
-    told = cost.facts() if cost is not None else known.get("cost")
+    told = cost.facts() if cost is not None else folder.read_status().get("cost")
     with contextlib.suppress(OSError, ValueError, StorageError):
         folder.write_status(
             state,
             reason=str(error) or type(error).__name__,
-            step=known.get("step", 0),
             total_steps=planned.plan.steps,
-            seconds=known.get("seconds", 0.0),
+            **_progress(planned),
             exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
             **({"cost": told} if told is not None else {}),
         )
@@ -76,6 +74,14 @@ def record_end(
         else:
             number = folder.attempt_number() + 1
             folder.log_attempt("end", attempt=number, state=state, cause=cause)
+
+
+def _progress(planned: PlannedRun | Run) -> dict[str, float]:
+    """How far the run came; as its status told last when it was not opened."""
+    if isinstance(planned, Run):
+        return {"step": planned.step, "seconds": round(planned.seconds, 3)}
+    known = planned.folder.read_status()
+    return {"step": known.get("step", 0), "seconds": known.get("seconds", 0.0)}
 
 
 def close_attempt(
