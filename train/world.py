@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import Store
 
-from train.device import ComputeDevice
+from train.device import ComputeDevice, release_memory
 from train.errors import DeviceMemoryError, InfrastructureError, WindTunnelError
 from train.signals import StopRequest
 
@@ -65,8 +65,9 @@ class World:
         """Exchange tensors on this device from now on; every rank calls it at the same point."""
         if self.size > 1 and compute.is_cuda:
             torch.cuda.set_device(compute.device)
-            if self._devices is None:
-                with self.lockstep():
+            with self.lockstep():
+                distributed.barrier()  # a rank may be preparing data of its own, for hours
+                if self._devices is None:
                     self._devices = distributed.new_group(backend="nccl", timeout=LONGEST_STEP)
 
     def sum(self, tensor: Tensor) -> None:
@@ -167,6 +168,7 @@ class World:
         """Close the connections; or end the process where that could wait for ever."""
         if self.is_broken:
             end_at_once(exit_code)
+        release_memory()  # recorded graphs hold on to NCCL's connections
         distributed.destroy_process_group()
 
     def _group(self, tensor: Tensor) -> distributed.ProcessGroup | None:

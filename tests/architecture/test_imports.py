@@ -71,7 +71,7 @@ def importers_of(package: str) -> set[str]:
 
 def test_the_walk_sees_the_source() -> None:
     assert {"train.loop", "train.data.shards", "analysis.isoflop.fit"} <= set(SOURCES)
-    assert "train.step" in IMPORTS["train.loop"]
+    assert "train.stack" in IMPORTS["train.loop"]
     assert "torch" in IMPORTS["train.model"]
 
 

@@ -127,6 +127,9 @@ def test_two_processes_train_the_run_that_one_trains(root: Path, alone: RunFolde
     assert cost["devices"] == 2.0
     assert cost["seconds_charged"] == pytest.approx(2 * sum(cost["spent"].values()), rel=1e-3)
     assert cost["flops"] == read_json(alone.result)["cost"]["flops"]
+    for row in read_jsonl(folder.metrics):  # all that both do, as a share of what both could
+        both = 2 * cost["peak_flops"]
+        assert row["mfu"] == pytest.approx(row["flops_per_second"] / both, abs=1e-5)
     assert ranks.said().count(": completed, validation loss") == 1
 
 

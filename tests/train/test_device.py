@@ -41,18 +41,32 @@ def test_the_cpu_that_is_asked_for_is_taken_even_beside_cuda(
     assert select_device(MachineConfig(device=Device.cpu)).device == torch.device("cpu")
 
 
+def test_each_process_of_a_machine_takes_the_gpu_of_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"gpu {index}")
+    precision = torch.get_float32_matmul_precision()
+    try:
+        second = select_device(MachineConfig(), index=1)
+        assert (second.device, second.name) == (torch.device("cuda", 1), "gpu 1")
+        assert select_device(MachineConfig()).device == torch.device("cuda", 0)
+        message = (
+            "process 2 of this machine has no GPU of its own: torch finds 2; use torchrun "
+            "--nproc-per-node 2"
+        )
+        with pytest.raises(ConfigError, match=f"^{message}$"):
+            select_device(MachineConfig(), index=2)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 @pytest.mark.usefixtures("without_cuda")
 def test_threads_are_those_of_the_config() -> None:
     compute = select_device(MachineConfig(threads=2))
     assert torch.get_num_threads() == 2
     assert compute.name.endswith(", 2 threads")
-
-
-def test_the_cpu_computes_in_float32() -> None:
-    compute = ComputeDevice(torch.device("cpu"), "cpu")
-    with compute.autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
-    compute.synchronize()  # nothing is queued
 
 
 def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,10 @@ def test_without_a_datasheet_its_share_is_not_told() -> None:
     assert (used.mfu, used.mfu_datasheet) == (0.25, None)
     assert used.columns() == {"flops_per_second": 5e10, "mfu": 0.25}
     assert peak_flops(CPU, torch.float32).datasheet is None
+
+
+def test_what_several_devices_do_is_a_share_of_what_all_could() -> None:
+    used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(8e14, devices=4)
+    assert used.flops_per_second == 8e14
+    assert used.mfu == 0.25
+    assert used.mfu_datasheet == 0.2
