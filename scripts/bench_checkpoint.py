@@ -21,6 +21,7 @@ from benchmark_figures import Figure, write_figures
 
 from train.config import (
     BudgetConfig,
+    Compile,
     Config,
     DataConfig,
     MachineConfig,
@@ -120,6 +121,7 @@ def make_config(width: int, folder: Path) -> Config:
         optimizer=OptimizerConfig(lr=1e-3, batch_tokens=512),
         budget=BudgetConfig(tokens=512 * 1_000_000),  # never reached: the blocks are counted
         study=StudyConfig(name="bench_checkpoint"),
+        machine=MachineConfig(compile=Compile.never),  # which would take longer than the blocks
         paths=PathsConfig(runs=str(folder / "runs"), data=str(folder / "data")),
     )
 
