@@ -1,22 +1,26 @@
 """The training loop: what is due when, stops at the next step, and divergence at the next look."""
 
+import itertools
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import STEPS, assert_same_record, run_to_end, stop_child_at, tiny_config
+from tiny_runs import (
+    STEPS,
+    assert_same_record,
+    run_to_end,
+    stop_child_at,
+    tiny_config,
+    without_times,
+)
+from torch import Tensor
 
 from train import recording
-from train.config import (
-    MachineConfig,
-    OptimizerConfig,
-    StudyConfig,
-)
-from train.errors import (
-    DivergedError,
-    PreemptedError,
-)
+from train.config import Config, MachineConfig, OptimizerConfig, StudyConfig
+from train.engine import Engine, Segment
+from train.errors import DivergedError, PreemptedError
 from train.records import read_json, read_jsonl
 from train.run import Run
 from train.rundir import RunFolder
@@ -42,6 +46,40 @@ def test_a_run_writes_its_whole_record(tmp_path: Path) -> None:
     assert facts["data"]["sha256"] == result["data_sha256"] == evals[0]["data_sha256"]
     events = [row["event"] for row in read_jsonl(folder.attempts)]
     assert events == ["start", "end"]
+
+
+def test_steps_are_taken_up_to_where_something_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, real = [], Engine.advance
+
+    def advance(engine: Engine, n_steps: int, **settings: Any) -> Segment:
+        segment = real(engine, n_steps, **settings)
+        ends.append(engine.step)
+        return segment
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    machine = MachineConfig(log_every=14, checkpoint_steps=25)
+    run_to_end(tiny_config(tmp_path, machine=machine))
+    assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
+
+
+def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:
+    each, seventh = (
+        run_to_end(
+            tiny_config(
+                tmp_path, machine=MachineConfig(log_every=every), study=StudyConfig(name=f"{every}")
+            )
+        )
+        for every in (1, 7)
+    )
+    one, seven = read_jsonl(each.metrics), read_jsonl(seventh.metrics)
+    for name in ("loss", "grad_norm"):
+        means = [math.fsum(row[name] for row in one[i : i + 7]) / 7 for i in range(0, 56, 7)]
+        means.append(math.fsum(row[name] for row in one[56:]) / 4)
+        assert [row[name] for row in seven] == pytest.approx(means, rel=1e-12)
+    assert [row["lr"] for row in seven] == [one[row["step"] - 1]["lr"] for row in seven]
+    assert without_times(read_jsonl(each.evals)) == without_times(read_jsonl(seventh.evals))
 
 
 def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path: Path) -> None:
@@ -110,3 +148,46 @@ def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path: Path) -> None:
     assert not folder.result.exists()
     run_to_end(config)  # a diverged run is finished: again is a no-op
     assert folder.attempt_number() == 1
+
+
+def diverged_at_31(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Train a run whose loss at step 31 is no number; the next is one again."""
+    real, calls = Engine._accumulate, itertools.count(1)
+
+    def accumulate(engine: Engine, windows_RBT: Tensor) -> Tensor:
+        loss_R = real(engine, windows_RBT)
+        return loss_R * math.nan if next(calls) == 31 else loss_R
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "_accumulate", accumulate)
+        with pytest.raises(DivergedError):
+            run_to_end(config)
+    return RunFolder(next(Path(config.paths.runs, config.study.name).glob("d*")))
+
+
+def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps that were taken after it are no part of the run."""
+    at_once, later = (
+        diverged_at_31(
+            tiny_config(
+                tmp_path,
+                machine=MachineConfig(log_every=every, checkpoint_steps=10),
+                study=StudyConfig(name=f"{every}"),
+            ),
+            monkeypatch,
+        )
+        for every in (1, 30)  # seen at step 31, and at the checkpoint of step 40
+    )
+    for folder in (at_once, later):
+        assert folder.state() == "diverged"
+        assert folder.read_status()["step"] == 31
+        assert folder.read_status()["reason"].startswith("step 31: loss nan, gradient norm ")
+        assert read_jsonl(folder.attempts)[-1]["step"] == 31
+        assert [row["step"] for row in read_jsonl(folder.evals)] == [1, 4, 15]
+        names = sorted(path.name for path in folder.checkpoints.iterdir())
+        assert names == ["step_00000020", "step_00000030"]
+    assert at_once.read_status()["reason"] == later.read_status()["reason"]
+    assert [row["step"] for row in read_jsonl(at_once.metrics)] == list(range(1, 31))
+    assert [row["step"] for row in read_jsonl(later.metrics)] == [30]
