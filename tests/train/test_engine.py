@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from small_engines import (
 from train import cross_entropy
 from train.config import Activation, AttentionKernel, Dtype, Norm, Positions
 from train.engine import TABLE_STEPS, Engine, Segment
+from train.graphed import STEPS_A_REPLAY
 from train.parameters import initial_values
 
 NAN = float("nan")
@@ -266,6 +267,48 @@ def test_a_wish_to_stop_is_honoured_after_the_step_that_it_meets(
     assert len(segment) == engine.step == stop_at
     assert engine.advance(70, should_stop=lambda: True).losses_SR != []
     assert engine.step == stop_at + 1  # at least one, or a job would never get on
+
+
+class StepsAtOnce:
+    """Takes the place of a CUDA device's graphs: eight steps at a time where so many are left."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def replay(self, step: Callable[[], None], most_steps: int) -> int:
+        n_steps = STEPS_A_REPLAY if most_steps >= STEPS_A_REPLAY else 1
+        for _ in range(n_steps):
+            step()
+        self.taken.append(n_steps)
+        return n_steps
+
+
+@pytest.mark.parametrize(("is_resident", "taken"), [(True, [8] * 9 + [1] * 5), (False, [1] * 77)])
+def test_graphs_take_the_same_steps_several_at_once_where_the_data_is_there(
+    is_resident: bool, taken: list[int]
+) -> None:
+    eager, graphed = (
+        make_engine(FOUR[:2], shape=TINY, batch_seqs=2, is_resident=is_resident) for _ in range(2)
+    )
+    graphed._graph = graphs = StepsAtOnce()  # type: ignore[assignment]
+    assert graphed.advance(77).losses_SR == eager.advance(77).losses_SR
+    assert graphs.taken == taken
+    assert_same_bits(state_of(graphed, 1), state_of(eager, 1))
+
+
+@pytest.mark.parametrize("is_resident", [False, True])
+def test_with_graphs_a_wish_to_stop_is_asked_for_after_every_eighth_step(is_resident: bool) -> None:
+    engine = make_engine(shape=TINY, batch_seqs=2, is_resident=is_resident)
+    engine._graph = StepsAtOnce()  # type: ignore[assignment]
+    asked_at: list[int] = []
+
+    def should_stop() -> bool:
+        asked_at.append(int(engine._row))
+        return len(asked_at) >= 3
+
+    segment = engine.advance(70, should_stop=should_stop)
+    assert asked_at[:3] == [8, 16, 24]
+    assert len(segment) == engine.step == 24
 
 
 def test_no_steps_are_no_steps() -> None:
