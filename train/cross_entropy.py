@@ -65,7 +65,7 @@ def _less_picked(p_NV: Tensor, picked_N1: Tensor) -> Tensor:
     In deterministic mode CUDA scatters by way of a sort that asks the host, which no graph can
     hold; there every entry is looked at instead.
     """
-    if p_NV.is_cuda and torch.are_deterministic_algorithms_enabled():
+    if not p_NV.is_cpu and torch.are_deterministic_algorithms_enabled():
         ids_V = torch.arange(p_NV.shape[-1], device=p_NV.device)
         return torch.where(ids_V == picked_N1, p_NV - 1.0, p_NV)
     return p_NV.scatter_add_(-1, picked_N1, torch.full_like(picked_N1, -1.0, dtype=p_NV.dtype))
