@@ -1,0 +1,253 @@
+"""Kills and signals in jobs of two replicas with three horizons: no record of any run shows them.
+
+The control takes the checkpoint at the fork from where it stands, and the records differ.
+"""
+
+import random
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.patches import EVERY, At, Kill, Replace, Send, Sleep
+from faults.runner import Child
+from faults.shared_jobs import (
+    TrainJob,
+    command_together,
+    ends,
+    kill_job,
+    plan_study,
+    starts,
+    two_by_three,
+)
+from tests.train.shared_runs import (
+    assert_same_records,
+    elsewhere,
+    planned,
+    train_alone,
+    train_job,
+)
+from train.checkpoint import committed_steps
+from train.config import Config
+from train.records import read_json, read_jsonl
+from train.resume import checkpoint_state
+from train.rundir import RunFolder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tokens are prepared, once."""
+    return tmp_path_factory.mktemp("kills")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> list[RunFolder]:
+    """The runs, each trained alone; never to be changed."""
+    return train_alone(two_by_three(data), data / "alone")
+
+
+@pytest.fixture
+def configs(tmp_path: Path, data: Path, undisturbed: list[RunFolder]) -> list[Config]:
+    """The runs of the job: of 16 steps, 12 and 7, two of each."""
+    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
+
+
+LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
+STEP = "train.engine:Engine.advance"
+SAVE = "train.recording:save_checkpoint"
+
+
+def in_checkpoint(place: int, step: int, file: str = "optim.pt", **when: Any) -> tuple[int, At]:
+    """Killed while a run's checkpoint is half written."""
+    return place, At("torch:save", Kill(), mentions=f"step_{step:08d}.partial/{file}", **when)
+
+
+def at_save(place: int, step: int, **when: Any) -> tuple[int, At]:
+    """Killed before a run's checkpoint of that step is begun, or after it."""
+    return place, At(SAVE, Kill(), mentions=f"/checkpoints {step}", **when)
+
+
+def of_run(fault: At, config: Config) -> At:
+    """The fault at this run alone."""
+    run_id = planned(config).plan.run_id
+    folder = f"{run_id}/checkpoints/" if fault.target == "torch:save" else run_id
+    return At(fault.target, fault.action, fault.call, f"{folder}{fault.mentions}", fault.when)
+
+
+KILLS: Mapping[str, tuple[int, At]] = {
+    "before-any-checkpoint": (LONG, At(STEP, Kill(), call=2)),
+    "in-the-first-checkpoint": in_checkpoint(LONG, 4),
+    "between-the-first-two": at_save(OTHER_LONG, 4),
+    "in-the-second-replica-s": in_checkpoint(OTHER_LONG, 8),
+    "before-a-fork": at_save(SHORT, 5),
+    "in-a-fork": in_checkpoint(SHORT, 5),
+    "between-the-forks-of-replicas": at_save(OTHER_SHORT, 5),
+    "after-the-forks": at_save(OTHER_SHORT, 5, when="after"),
+    "between-two-forks": at_save(LONG, 8),
+    "in-the-other-fork": in_checkpoint(OTHER_MIDDLE, 9, "model.pt"),
+    "in-the-trunk-s-cooldown": at_save(OTHER_LONG, 16),
+    "between-two-results": (
+        OTHER_LONG,
+        At("train.recording:write_json", Kill(), mentions="/result.json"),
+    ),
+    "between-stages": (MIDDLE, At("train.trainer:_train_stage", Kill(), call=2)),
+    "in-a-branch": at_save(MIDDLE, 12),
+    "in-the-other-branch": in_checkpoint(OTHER_MIDDLE, 12),
+    "in-the-last-branch": at_save(OTHER_SHORT, 7, when="after"),
+}
+
+START_STEPS: Mapping[str, list[list[int]]] = {
+    "before-any-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
+    "in-the-first-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
+    "between-the-first-two": [[0, 4], [0, 0], [9], [9], [5], [5]],
+    "in-the-second-replica-s": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "before-a-fork": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "in-a-fork": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "between-the-forks-of-replicas": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "after-the-forks": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "between-two-forks": [[0, 4], [0, 4], [9], [9], [5], [5]],
+    "in-the-other-fork": [[0, 8], [0, 8], [9], [9], [5], [5]],
+    "in-the-trunk-s-cooldown": [[0, 12], [0, 12], [9], [9], [5], [5]],
+    "between-two-results": [[0], [0, 16], [9], [9], [5], [5]],
+    "between-stages": [[0], [0], [9], [9], [5], [5]],
+    "in-a-branch": [[0], [0], [9, 9], [9, 9], [5], [5]],
+    "in-the-other-branch": [[0], [0], [9, 9], [9, 9], [5], [5]],
+    "in-the-last-branch": [[0], [0], [9], [9], [5, 7], [5, 7]],
+}
+"""By run, the steps that its attempts began at: at most two checkpoints are lost, no fork is."""
+
+
+@pytest.mark.parametrize("place", KILLS)
+def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
+    configs: list[Config], undisturbed: list[RunFolder], place: str
+) -> None:
+    who, fault = KILLS[place]
+    is_of_job = fault.target in (STEP, "train.trainer:_train_stage")
+    kill_job(configs, fault if is_of_job else of_run(fault, configs[who]))
+    folders = train_job(configs)
+    assert_same_records(folders, undisturbed)
+    assert [[row["start_step"] for row in starts(each)] for each in folders] == START_STEPS[place]
+    for folder in folders:
+        assert read_json(folder.result)["replayed"]["differing"] == 0
+    assert not [path for folder in folders for path in folder.path.rglob("*.partial")]
+
+
+def forget_riders(*words: Any, riders: Any = (), **named: Any) -> dict[str, Any]:
+    """A trunk's checkpoint that does not say where its riders' records stood."""
+    return {**checkpoint_state(*words, **named), "riders": {r.run_id: None for r in riders}}
+
+
+def test_a_trunk_s_checkpoint_that_knows_of_no_riders_goes_on_without_them(
+    configs: list[Config], undisturbed: list[RunFolder]
+) -> None:
+    """The longest of them is trained from its start, and is the trunk of the others."""
+    kill_job(
+        configs,
+        Replace("train.recording:checkpoint_state", forget_riders),
+        of_run(at_save(SHORT, 5)[1], configs[SHORT]),
+    )
+    folders = train_job(configs)
+    begun = [[row["start_step"] for row in starts(folder)] for folder in folders]
+    assert begun == [[0, 4], [0, 4], [0], [0], [5], [5]]
+    assert starts(folders[SHORT])[0]["forked_from"] == folders[MIDDLE].path.name
+    assert_same_records(folders, undisturbed)
+
+
+def keep_all_rows(folder: RunFolder, sizes: object) -> int:
+    """A rewind that is none."""
+    del folder, sizes
+    return 0
+
+
+def test_control_without_the_rewind_a_rider_s_rows_are_there_twice(
+    configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_job(configs, of_run(at_save(LONG, 8)[1], configs[LONG]))
+    monkeypatch.setattr("train.resume.set_aside", keep_all_rows)
+    folders = train_job(configs)
+    with pytest.raises(AssertionError, match="metrics differ"):
+        assert_same_records(folders[MIDDLE:OTHER_MIDDLE], undisturbed[MIDDLE:OTHER_MIDDLE])
+
+
+# Signals
+
+
+@pytest.mark.parametrize(
+    ("number", "call", "expected"),
+    [
+        (signal.SIGTERM, 2, [[0, 2], [0, 2], [9], [9], [5], [5]]),
+        (signal.SIGUSR2, 5, [[0, 5], [0, 5], [9], [9], [5], [5]]),  # where two fork,
+    ],
+)
+def test_a_signal_in_the_trunk_saves_all_that_train_and_the_same_command_continues(
+    configs: list[Config],
+    undisturbed: list[RunFolder],
+    number: signal.Signals,
+    call: int,
+    expected: list[list[int]],
+) -> None:
+    folders = plan_study(configs)
+    stopped = command_together(configs, At(STEP, Send(number), call=call))
+    assert stopped.exit_code == 75, stopped
+    step = expected[0][-1]
+    message = f"error: stopped by {number.name} after step {step}; the same command continues"
+    assert stopped.stderr.splitlines()[-1] == message
+    for folder in folders[:2]:
+        assert folder.state() == "preempted"
+        assert committed_steps(folder.checkpoints)[-1] == step
+        assert [(row["cause"], row["step"]) for row in ends(folder)] == [("preempted", step)]
+    for folder, fork in zip(folders[2:], (9, 9, 5, 5), strict=True):
+        assert not folder.attempts.exists()
+        assert committed_steps(folder.checkpoints) == ([fork] if step == fork else [])
+    assert command_together(configs).exit_code == 0
+    assert_same_records(folders, undisturbed)
+    assert [[row["start_step"] for row in starts(each)] for each in folders] == expected
+
+
+def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_waiting(
+    configs: list[Config], undisturbed: list[RunFolder]
+) -> None:
+    folders = plan_study(configs)
+    fault = of_run(at_save(MIDDLE, 12)[1], configs[MIDDLE])
+    stopped = command_together(
+        configs, At(fault.target, Send(signal.SIGTERM), fault.call, fault.mentions, fault.when)
+    )
+    assert stopped.exit_code == 75, stopped
+    states = [folder.state() for folder in folders]
+    assert states == ["completed"] * 4 + ["preempted"] * 2
+    assert command_together(configs).exit_code == 0
+    assert_same_records(folders, undisturbed)
+
+
+# Storm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_storm_of_kills_leaves_no_trace_in_any_record(
+    configs: list[Config],
+    undisturbed: list[RunFolder],
+    started: Callable[..., Child],
+    seed: int,
+) -> None:
+    moments, kills = random.Random(seed), 0
+    while True:
+        slowly = At(STEP, Sleep(0.03), call=EVERY)
+        child = started(configs[0], slowly, command=TrainJob(tuple(configs)))
+        if not child.ends_within(moments.uniform(0.1, 0.4 + 0.02 * kills)):
+            child.kill()
+        outcome = child.wait()
+        if outcome.exit_code == 0:
+            break
+        assert outcome.exit_code == -signal.SIGKILL, outcome
+        kills += 1
+        assert kills < 200
+    folders = [planned(config).folder for config in configs]
+    assert kills >= 5
+    assert_same_records(folders, undisturbed)
+    for folder in folders:
+        assert read_json(folder.result)["replayed"]["differing"] == 0
+        steps = [row["step"] for row in read_jsonl(folder.metrics)]
+        assert steps == sorted(set(steps))
