@@ -8,7 +8,7 @@ import torch
 
 from train import slots
 from train.config import Device, MachineConfig
-from train.slots import has_mps, job_slots, parallel_slots, visible_gpus
+from train.slots import KEPT_MEMORY, has_mps, job_slots, parallel_slots, visible_gpus
 
 
 def machine_with(monkeypatch: pytest.MonkeyPatch, *, cores: int, gpus: int) -> None:
@@ -26,7 +26,16 @@ def test_one_job_per_core_over_its_threads(monkeypatch: pytest.MonkeyPatch) -> N
     assert job_slots(MachineConfig(threads=2))[0] == {
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
+        "GLIBC_TUNABLES": KEPT_MEMORY,
     }
+
+
+def test_an_allocator_that_was_tuned_by_its_user_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine_with(monkeypatch, cores=2, gpus=0)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert job_slots(MachineConfig())[0]["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
 
 
 def test_jobs_are_dealt_round_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
