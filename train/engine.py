@@ -105,7 +105,12 @@ class Engine:
         self.rows_RP = torch.zeros(n_replicas, self.layout.width, device=device)
         for row_P, replica in zip(self.rows_RP, self.replicas, strict=True):
             self.layout.pack(initial_values(shape, seed=replica.seed), row_P)
-        self.optimizer = AdamW(self.rows_RP, self.layout, [r.optimizer for r in self.replicas])
+        self.optimizer = AdamW(
+            self.rows_RP,
+            self.layout,
+            [replica.optimizer for replica in self.replicas],
+            at_once=arithmetic.compiled and compute.is_cuda and n_replicas > 1,
+        )
         self.model = Transformer(
             shape,
             device=device,

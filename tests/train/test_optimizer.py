@@ -219,3 +219,37 @@ def test_a_step_s_rate_is_its_own() -> None:
     update(optimizer, rows(2, seed=1), lrs=[0.0, 0.3])
     assert torch.equal(optimizer.rows_RP[0], before[0])
     assert not torch.equal(optimizer.rows_RP[1], before[1])
+
+
+def test_all_replicas_at_once_are_updated_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    one_by_one = make()
+    at_once = AdamW(rows(3), layout_(), SETTINGS, at_once=True)
+    for step in range(6):
+        losses = [1.0, NAN if step == 3 else 1.0, 1.0]  # the second is frozen half-way
+        grad_RP = rows(3, seed=step + 1)
+        norms = [update(each, grad_RP, losses=losses) for each in (one_by_one, at_once)]
+        assert torch.equal(*norms)
+    assert at_once.steps_R.tolist() == [6.0, 3.0, 6.0]
+    for ours, theirs in zip(state(at_once), state(one_by_one), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    is_padding = rows(3) == 0.0
+    assert not at_once.rows_RP[is_padding].any()
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_at_once_too_a_bad_step_changes_nothing_of_its_replica(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    optimizer = AdamW(rows(2), layout_(), SETTINGS[:2], at_once=True)
+    before = state(optimizer)
+    grad_RP = rows(2, seed=1)
+    grad_RP[0, 0] = value
+    update(optimizer, grad_RP)
+    after = state(optimizer)
+    for was, now in zip(before[:3], after[:3], strict=True):
+        assert torch.equal(was[0], now[0])
+        assert not torch.equal(was[1], now[1])
+    assert optimizer.frozen_R.tolist() == [1.0, 0.0]
+    assert optimizer.steps_R.tolist() == [0.0, 1.0]
