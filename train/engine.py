@@ -8,6 +8,7 @@ as a graph and replayed (graphed.py).
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ from train.world import World
 
 TABLE_STEPS = 64
 """Steps for which the tables hold rows; longer segments are taken in parts."""
+
+RUN_AHEAD_SECONDS = 2.0
+"""Work that is queued on a device before the host waits for it, and can grant a stop (ours): a
+scheduler gives half a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,8 @@ class Engine:
         starts = (TABLE_STEPS, n_replicas, self.batches.batch_seqs)
         self._starts_SRB = torch.zeros(starts, dtype=torch.int64, device=device)
         self._windows_RBT = self.batches.empty()
+        self._most_ahead = TABLE_STEPS
+        """Steps to queue at once."""
 
     @property
     def n_replicas(self) -> int:
@@ -155,9 +162,14 @@ class Engine:
         losses: list[list[float]] = []
         norms: list[list[float]] = []
         while n_steps > len(losses) and not (losses and should_stop()):
-            taken = self._advance_part(min(TABLE_STEPS, n_steps - len(losses)), should_stop)
+            most = min(self._most_ahead, n_steps - len(losses))
+            began = time.perf_counter()
+            taken = self._advance_part(most, should_stop)
             losses += self._losses_SR[:taken].double().tolist()
             norms += self._norms_SR[:taken].double().tolist()
+            if self.world.size == 1:  # ranks must look up after the same steps
+                a_step = (time.perf_counter() - began) / taken
+                self._most_ahead = min(TABLE_STEPS, max(1, int(RUN_AHEAD_SECONDS / a_step)))
         return Segment(losses_SR=losses, grad_norms_SR=norms)
 
     def _advance_part(self, n_steps: int, should_stop: Callable[[], bool]) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -376,3 +377,19 @@ def test_a_state_of_another_shape_is_refused() -> None:
     other = make_engine(shape=shape_of(d_model=48))
     with pytest.raises(ValueError, match=r"embedding.weight has shape \(61, 48\), not \(61, 32\)"):
         make_engine().load_replica(0, *other.replica_state(0))
+
+
+def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(shape=TINY, batch_seqs=2)
+    parts: list[int] = []
+    take = engine._advance_part
+
+    def take_noted(n_steps: int, should_stop: Callable[[], bool]) -> int:
+        parts.append(n_steps)
+        return take(n_steps, should_stop)
+
+    monkeypatch.setattr(engine, "_advance_part", take_noted)
+    clock = SimpleNamespace(perf_counter=itertools.count(0.0, 32.0).__next__)
+    monkeypatch.setattr("train.engine.time", clock)
+    assert len(engine.advance(70)) == 70
+    assert parts == [64, 4, 1, 1]  # 64 steps took 32 s, so 4 take 2 s; those took 32 s, too
