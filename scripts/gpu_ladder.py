@@ -140,6 +140,7 @@ def sample(d_model: int, n_layers: int, setting: Setting) -> Rung:
     each = plans(d_model, n_layers)
     longest = max(plan.steps for plan in each)
     cooldowns = sum(plan.schedule.cooldown_steps for plan in each if plan.steps < longest)
+    torch.compiler.reset()  # a process keeps code for a few shapes only
     began = time.perf_counter()
     stack = stack_of(d_model, n_layers, setting)
     stack.advance(STEPS_A_REPLAY + 1)

@@ -19,6 +19,7 @@ from gpu_setting import Setting, Tell, open_setting
 from gpu_speed import SPEEDS, take_graph, take_speed
 
 from train.device import release_memory
+from train.errors import ConfigError
 
 AHEAD = 3
 """Processes that compile ahead."""
@@ -33,7 +34,12 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    setting = open_setting(out=options.out, work=options.work, is_tiny=options.cpu)
+    try:
+        setting = open_setting(out=options.out, work=options.work, is_tiny=options.cpu)
+    except ConfigError as error:
+        for name in options.parts:
+            (options.work / f"{name}.error").write_text(str(error), encoding="utf-8")
+        return
     for name in options.parts:
         _take(name, setting)
 
@@ -84,6 +90,7 @@ def compile_ahead(number: int, setting: Setting, tell: Tell) -> None:
         *(partial(stack_of, *size, setting) for size in reversed(SIZES) if is_compiled(*size)),
     ]
     for build in builds[number::AHEAD]:
+        torch.compiler.reset()  # a process keeps code for a few shapes only
         build().advance(1)  # type: ignore[attr-defined]
         release_memory()
     tell(Figure("compiled ahead", len(builds[number::AHEAD]), "stacks"))

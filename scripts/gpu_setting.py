@@ -11,6 +11,7 @@ import torch
 from benchmark_figures import Figure
 
 from train.arithmetic import choose_arithmetic
+from train.compiled import can_compile
 from train.config import (
     Compile,
     Cooldown,
@@ -111,8 +112,8 @@ def timed_engine(
     is_compiled: bool = False,
     may_graph: bool = True,
 ) -> Engine:
-    """Replicas on random tokens that lie on the device, in bfloat16; never compiled when tiny."""
-    is_compiled = is_compiled and not setting.is_tiny
+    """Replicas on random tokens that lie on the device, in bfloat16; compiled where that can be."""
+    is_compiled = is_compiled and not setting.is_tiny and can_compile(setting.compute)
     machine = setting.machine(compile=Compile.always if is_compiled else Compile.never)
     machine.micro_batch_seqs = micro_batch_seqs or batch_seqs
     if not setting.is_tiny:

@@ -8,10 +8,13 @@ Python; a deep one would take minutes to compile whole, and its blocks are all t
 import copy
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from train.cache import cache_folder
 from train.device import ComputeDevice
@@ -23,10 +26,21 @@ Losses = Callable[[Weights, Tensor, Tensor], Tensor]
 
 
 def can_compile(compute: ComputeDevice) -> bool:
-    """Whether what torch.compile needs is here: Triton for CUDA, a C++ compiler for the CPU."""
-    if compute.is_cuda:
-        return torch.utils._triton.has_triton()
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether what torch.compile needs is here.
+
+    For the CPU a C++ compiler; for CUDA Triton, and what that builds its launchers with: a C
+    compiler and Python's headers.
+    """
+    if not compute.is_cuda:
+        return _is_there(os.environ.get("CXX", "g++"))
+    own = os.environ.get("CC")
+    has_compiler = any(_is_there(name) for name in ([own] if own else ["gcc", "clang"]))
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return has_compiler and headers.exists() and has_triton()
+
+
+def _is_there(command: str) -> bool:
+    return shutil.which(command) is not None
 
 
 def compile_model(model: Transformer) -> Losses:

@@ -175,3 +175,15 @@ def test_a_part_s_error_is_written_down_with_its_type(
     gpu_part._take("graph", setting)
     assert (tmp_path / "graph.error").read_text(encoding="utf-8") == "ValueError: no such kernel"
     assert [f["value"] for f in json.loads((tmp_path / "graph.json").read_text("utf-8"))] == [2.0]
+
+
+def test_without_a_gpu_every_part_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_part
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["gpu_part.py", "graph", "ladder", "--out", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    gpu_part.main()
+    for part in ("graph", "ladder"):
+        why = (tmp_path / f"{part}.error").read_text(encoding="utf-8")
+        assert why.startswith("machine.device=cuda: torch finds no CUDA device here")

@@ -145,10 +145,22 @@ def test_a_cpu_compiles_where_there_is_a_compiler(
     assert not can_compile(CPU)
 
 
-@pytest.mark.parametrize("has_triton", [False, True])
-def test_a_gpu_compiles_where_there_is_triton(
-    has_triton: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "gone", [None, "triton", "compiler", "headers"], ids=lambda gone: f"without_{gone}"
+)
+def test_a_gpu_compiles_where_there_is_triton_and_what_it_builds_with(
+    gone: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(compiled.torch.utils._triton, "has_triton", lambda: has_triton)
+    monkeypatch.setattr(compiled, "has_triton", lambda: gone != "triton")
+    monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    for name in ("clang", "Python.h"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    if gone in ("compiler", "headers"):
+        (tmp_path / ("clang" if gone == "compiler" else "Python.h")).unlink()
     cuda = ComputeDevice(torch.device("cuda", 0), "pretended")
-    assert can_compile(cuda) is has_triton
+    assert can_compile(cuda) is (gone is None)
+    monkeypatch.setenv("CC", "absent")
+    assert not can_compile(cuda)

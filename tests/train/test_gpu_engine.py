@@ -41,6 +41,7 @@ def _in_every_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     torch.use_deterministic_algorithms(mode=True)
+    torch.compiler.reset()  # a process keeps code for a few shapes only
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="the step cannot be recorded")
         yield
