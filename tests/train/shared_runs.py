@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from train.checkpoint import load_newest
+from train.checkpoint import load_newest, save_checkpoint
 from train.config import (
     BudgetConfig,
     Config,
@@ -118,6 +120,32 @@ def train_job(configs: Sequence[Config]) -> list[RunFolder]:
 def train_alone(configs: Sequence[Config], runs: Path) -> list[RunFolder]:
     """Train each of the runs in a job of its own, in another folder of runs."""
     return [train_job([elsewhere(config, runs)])[0] for config in configs]
+
+
+class Stopped(Exception):
+    """What stands in for a kill."""
+
+
+@contextmanager
+def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterator[None]:
+    """What is in this block stops at a run's checkpoint at `step`, as by a kill.
+
+    Before it is begun, or after it is complete.
+    """
+    target = planned(config).folder.checkpoints
+
+    def save(root: Path, at: int, **parts: Any) -> Path:
+        if (root, at) == (target, step) and not after:
+            raise Stopped
+        path = save_checkpoint(root, at, **parts)
+        if (root, at) == (target, step):
+            raise Stopped
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.recording.save_checkpoint", save)
+        with pytest.raises(Stopped):
+            yield
 
 
 def assert_same_records(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> None:

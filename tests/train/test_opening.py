@@ -4,8 +4,7 @@ And what is found when they are opened again: who rides, who goes on from where,
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.train.shared_runs import (
     elsewhere,
     planned,
     shared_config,
+    stopped_at_save,
     train_alone,
     train_job,
     with_machine,
@@ -194,29 +194,6 @@ def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make: Make) -> None:
 
 
 # Going on
-
-
-class Stopped(Exception):
-    """What stands in for a kill."""
-
-
-@contextmanager
-def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterator[None]:
-    """What is in this block stops at a run's checkpoint at `step`, as by a kill."""
-    target = planned(config).folder.checkpoints
-
-    def save(root: Path, at: int, **parts: Any) -> Path:
-        if (root, at) == (target, step) and not after:
-            raise Stopped
-        path = save_checkpoint(root, at, **parts)
-        if (root, at) == (target, step):
-            raise Stopped
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.recording.save_checkpoint", save)
-        with pytest.raises(Stopped):
-            yield
 
 
 @pytest.mark.parametrize(

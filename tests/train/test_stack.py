@@ -12,6 +12,7 @@ from tests.train.shared_runs import (
     elsewhere,
     planned,
     shared_config,
+    stopped_at_save,
     train_alone,
     train_job,
     with_machine,
@@ -158,11 +159,12 @@ def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(mak
 
 
 def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make: Make
 ) -> None:
     configs = replicas(make())
-    for config, calls in zip(configs, (14, 7, 14), strict=True):
-        stop_after(monkeypatch, config, calls)
+    for config, step in zip(configs, (14, 7, 14), strict=True):
+        with stopped_at_save(config, step):
+            train_job([config])
     together = train_job(configs)
     assert [starts(folder)[-1]["start_step"] for folder in together] == [7] * 3
     assert all("stacked_with" in starts(folder)[-1] for folder in together)
@@ -178,34 +180,16 @@ def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
 
 
 def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make: Make
 ) -> None:
     configs = replicas(make())
     for config in configs[:2]:
-        stop_after(monkeypatch, config, 7)
+        with stopped_at_save(config, 7):
+            train_job([config])
     together = train_job(configs)
     assert [starts(folder)[-1]["start_step"] for folder in together] == [7, 7, 0]
     assert [len(starts(folder)[-1].get("stacked_with", [])) for folder in together] == [1, 1, 0]
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
-
-
-class Stopped(Exception):
-    """What stands in for a kill."""
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, config: Config, steps: int) -> None:
-    """Train a run alone until its checkpoint at `steps`, and not one line further."""
-    from train.recording import save_checkpoint
-
-    def save_and_stop(*words: Any, **named: Any) -> None:
-        save_checkpoint(*words, **named)
-        if words[1] == steps:
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr("train.recording.save_checkpoint", save_and_stop)
-        with pytest.raises(Stopped):
-            train_job([config])
 
 
 def test_a_stack_of_runs_that_are_all_done_starts_nothing(make: Make) -> None:

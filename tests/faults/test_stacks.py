@@ -1,0 +1,345 @@
+"""Jobs of several runs of which one is damaged, foreign, taken over or deleted; a full memory.
+
+The others are completed, with the records of runs that nothing disturbed.
+"""
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults.damage import flip_bit
+from faults.patches import At, Hold
+from faults.runner import Child, Patch
+from faults.shared_jobs import (
+    TrainJob,
+    command_together,
+    ends,
+    plan_study,
+    starts,
+    two_by_three,
+    words_together,
+)
+from faults.small_memory import CUDA_FULL, Memory
+from faults.spoil import replace_step
+from tests.train.shared_runs import (
+    assert_same_records,
+    elsewhere,
+    planned,
+    stopped_at_save,
+    train_alone,
+    train_job,
+    with_optimizer,
+)
+from train.checkpoint import committed_steps, save_checkpoint
+from train.config import Config, EvalConfig
+from train.errors import (
+    CheckpointError,
+    DivergedError,
+    LockedError,
+    RecordsError,
+    StorageError,
+)
+from train.records import read_json, read_jsonl
+from train.rundir import RunFolder
+from train.trainer import train_runs
+
+LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tokens are prepared, once."""
+    return tmp_path_factory.mktemp("stacks")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> list[RunFolder]:
+    """The runs, each trained alone; never to be changed."""
+    return train_alone(two_by_three(data), data / "alone")
+
+
+@pytest.fixture
+def configs(tmp_path: Path, data: Path, undisturbed: list[RunFolder]) -> list[Config]:
+    """The runs of the job: of 16 steps, 12 and 7, two of each."""
+    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
+
+
+def stopped_in_the_cooldown_of_the_trunk(configs: Sequence[Config]) -> list[RunFolder]:
+    """All have checkpoints by then: the trunks of steps 8 and 12, the others of their forks."""
+    with stopped_at_save(configs[OTHER_LONG], 12):
+        train_job(configs)
+    return [planned(config).folder for config in configs]
+
+
+def with_warnings(action: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What `action` returns, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = action()
+    return result, [str(warning.message) for warning in caught]
+
+
+def assert_all_but(
+    who: int, folders: Sequence[RunFolder], undisturbed: Sequence[RunFolder]
+) -> None:
+    """The records of the others are those of runs that nothing disturbed."""
+    others = [place for place in range(len(folders)) if place != who]
+    assert_same_records(
+        [folders[place] for place in others], [undisturbed[place] for place in others]
+    )
+
+
+# Damage
+
+
+def damage_checkpoints(folder: RunFolder) -> None:
+    for checkpoint in folder.checkpoints.glob("step_*"):
+        flip_bit(checkpoint / "model.pt")
+
+
+def shorten_records(folder: RunFolder) -> None:
+    content = folder.metrics.read_bytes()
+    folder.metrics.write_bytes(content[: content.index(b"\n") + 1])
+
+
+@pytest.mark.parametrize("who", [LONG, MIDDLE])
+@pytest.mark.parametrize(
+    ("damage", "error", "exit_code"),
+    [
+        (damage_checkpoints, CheckpointError, 4),
+        (shorten_records, RecordsError, 3),
+    ],
+)
+def test_a_run_whose_files_are_damaged_fails_alone_and_starts_again_when_asked(
+    configs: list[Config],
+    undisturbed: list[RunFolder],
+    who: int,
+    damage: Callable[[RunFolder], None],
+    error: type[CheckpointError],
+    exit_code: int,
+) -> None:
+    folders = stopped_in_the_cooldown_of_the_trunk(configs)
+    damage(folders[who])
+    with pytest.raises(error) as raised:
+        with_warnings(lambda: train_job(configs))
+    assert raised.value.exit_code == exit_code
+    assert folders[who].path.name in str(raised.value)
+    assert folders[who].state() == "failed"
+    assert folders[who].read_status()["exit_code"] == exit_code
+    assert_all_but(who, folders, undisturbed)
+    again = [dataclasses.replace(config, restart=True) for config in configs]
+    train_job(again)
+    assert_same_records([_without_archive(folders[who])], [undisturbed[who]])
+
+
+def _without_archive(folder: RunFolder) -> RunFolder:
+    shutil.rmtree(folder.path / "archive")
+    return folder
+
+
+def test_a_run_one_of_whose_checkpoints_is_damaged_goes_back_with_its_stack(
+    configs: list[Config], undisturbed: list[RunFolder]
+) -> None:
+    folders = stopped_in_the_cooldown_of_the_trunk(configs)
+    flip_bit(folders[OTHER_LONG].checkpoints / "step_00000012" / "optim.pt")
+    with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now"):
+        train_job(configs)
+    assert [starts(folder)[-1]["start_step"] for folder in folders[:2]] == [8, 8]
+    assert_same_records(folders, undisturbed)
+
+
+def test_a_run_with_another_s_checkpoints_is_refused_alone(
+    configs: list[Config], undisturbed: list[RunFolder]
+) -> None:
+    folders = stopped_in_the_cooldown_of_the_trunk(configs)
+    shutil.rmtree(folders[OTHER_MIDDLE].checkpoints)
+    shutil.copytree(folders[MIDDLE].checkpoints, folders[OTHER_MIDDLE].checkpoints)
+    with pytest.raises(CheckpointError, match="is of another run") as raised:
+        train_job(configs)
+    assert "seed: 0 in the checkpoint, 1 asked for" in str(raised.value)
+    assert folders[OTHER_MIDDLE].state() == "failed"
+    assert_all_but(OTHER_MIDDLE, folders, undisturbed)
+
+
+# Folders that are not this job's any more
+
+
+def other_start(
+    start: Callable[..., Child], configs: list[Config], gate: Path, who: int, *patches: Patch
+) -> Child:
+    """The job held in its trunk, one of its runs deleted meanwhile."""
+    held = At("train.engine:Engine.advance", Hold(gate), call=6)
+    child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
+    child.wait_for(gate.exists)
+    shutil.rmtree(planned(configs[who]).folder.path)
+    return child
+
+
+@pytest.mark.parametrize("who", [LONG, OTHER_LONG, MIDDLE])
+def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on(
+    configs: list[Config],
+    undisturbed: list[RunFolder],
+    started: Callable[..., Child],
+    tmp_path: Path,
+    who: int,
+) -> None:
+    gate = tmp_path / "gate"
+    child = other_start(started, configs, gate, who)
+    train_job([configs[who]])
+    gate.unlink()
+    outcome = child.wait()
+    assert "its lock was deleted while this process trained the run" in outcome.stderr
+    assert "LockedError" in outcome.stderr
+    folders = [planned(config).folder for config in configs]
+    assert_same_records(folders, undisturbed)
+    assert [row["event"] for row in read_jsonl(folders[who].attempts)] == ["start", "end"]
+
+
+def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
+    configs: list[Config],
+    undisturbed: list[RunFolder],
+    started: Callable[..., Child],
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    child = other_start(started, configs, gate, OTHER_LONG)
+    gate.unlink()
+    outcome = child.wait()
+    assert "StorageError" in outcome.stderr
+    folders = [planned(config).folder for config in configs]
+    assert folders[LONG].state() == "failed"
+    assert_same_records(train_job(configs), undisturbed)
+    assert [row["start_step"] for row in starts(folders[OTHER_LONG])] == [0]
+
+
+def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(
+    configs: list[Config],
+) -> None:
+    held = planned(configs[SHORT]).folder
+    with held.locked(), pytest.raises(LockedError):
+        train_job(configs)
+    assert not planned(configs[LONG]).folder.attempts.exists()
+
+
+# A full disk
+
+
+def full_for(who: Config, step: int) -> Callable[..., Path]:
+    """A disk that is full at one run's checkpoint."""
+    target = planned(who).folder.checkpoints
+
+    def save(root: Path, at: int, **parts: Any) -> Path:
+        if (root, at) == (target, step):
+            raise StorageError("the disk is full")
+        return save_checkpoint(root, at, **parts)
+
+    return save
+
+
+def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
+    configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("train.recording.save_checkpoint", full_for(configs[OTHER_LONG], 8))
+        with pytest.raises(StorageError, match="the disk is full"):
+            train_job(configs)
+    folders = [planned(config).folder for config in configs]
+    assert [ends(folder)[-1]["cause"] for folder in folders[:2]] == ["storage"] * 2
+    assert [committed_steps(folder.checkpoints)[-1] for folder in folders[:2]] == [8, 4]
+    assert_same_records(train_job(configs), undisturbed)
+    assert [starts(folder)[-1]["start_step"] for folder in folders[:2]] == [4, 4]
+
+
+# A full memory
+
+
+def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(
+    configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bits as each run alone that meets a full memory at the same step."""
+    room = {1: 8, 7: 4}
+    memory = Memory(room)
+    with monkeypatch.context() as patch:
+        replace_step(patch, memory)
+        folders, messages = with_warnings(lambda: train_job(configs))
+    assert sum("8 windows at a time do not fit the memory" in text for text in messages) == 2
+    assert memory.batches[-1] == [4, 4]  # eight windows a step, as ever
+    # the shorter forked at 5 and the trunk failed at 7, which goes on from 4
+    begun = [[row["start_step"] for row in starts(folder)] for folder in folders]
+    assert begun == [[0, 4], [0, 4], [9], [9], [5, 5], [5, 5]]
+    assert [[row["cause"] for row in ends(folder)] for folder in folders[:2]] == [
+        ["out_of_memory", None]
+    ] * 2
+    alone = []
+    for config in configs[:4]:
+        with monkeypatch.context() as patch:
+            replace_step(patch, Memory(room))
+            alone += with_warnings(partial(train_alone, [config], tmp_path / "alone"))[0]
+    assert_same_records(folders[:4], alone)
+
+
+def test_a_run_that_diverged_before_the_memory_was_full_is_the_job_s_error_all_the_same(
+    configs: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [configs[LONG], with_optimizer(configs[OTHER_LONG], lr=1e30)]
+    plan_study(configs)
+    replace_step(monkeypatch, Memory({1: 8, 7: 4}, error=CUDA_FULL))
+    runs = [planned(config) for config in configs]
+    with pytest.raises(DivergedError):
+        with_warnings(lambda: train_runs(runs))
+    folders = [planned(config).folder for config in configs]
+    assert [folder.state() for folder in folders] == ["completed", "diverged"]
+    assert [len(starts(folder)) for folder in folders] == [2, 1]
+
+
+# The command
+
+
+def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs: list[Config]) -> None:
+    rates = (0.01, 1e30)
+    configs = [with_optimizer(config, lr=lr) for config, lr in zip(configs, rates * 3, strict=True)]
+    folders = plan_study(configs)
+    ended = command_together(configs)
+    assert ended.exit_code == 5, ended
+    assert [folder.state() for folder in folders] == ["completed", "diverged"] * 3
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 6
+    for folder, line in zip(folders, lines, strict=True):
+        assert line.startswith(f"{folder.path}: {folder.state()}")
+    assert command_together(configs).exit_code == 0  # nothing is left to do
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["nobody"], "together: 'nobody' is no run_id, such as {0}; the study's"),
+        (["d16l2-2.05k-lr1.00e-02-s7-00000000"], "together: d16l2-2.05k-lr1.00e-02-s7-00000000 is"),
+        (["{1}", "{1}"], "together: {1} is there twice; leave one out"),
+        (["{0}"], "together: {0} is the job's own run; leave it out"),
+        (["{stranger}"], "together: {stranger} differs from {0} in eval; one job trains runs that"),
+    ],
+)
+def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(
+    configs: list[Config], started: Callable[..., Child], ids: list[str], message: str
+) -> None:
+    stranger = dataclasses.replace(configs[1], eval=EvalConfig(points=2, tokens=1_024))
+    folders = plan_study([*configs[:2], stranger])
+    names = {"stranger": folders[2].path.name}
+    first, second = (folder.path.name for folder in folders[:2])
+
+    def fill(text: str) -> str:
+        return text.format(first, second, **names)
+
+    word = "together=[" + ",".join(f"'{fill(each)}'" for each in ids) + "]"
+    child = started(configs[0], arguments=[*words_together(configs[:1]), word])
+    refused = child.wait()
+    assert refused.exit_code == 2, refused
+    assert refused.stderr.startswith(f"error: {fill(message)}")
+    assert not any(folder.attempts.exists() for folder in folders)
+    assert read_json(folders[0].path.parent / "manifest.json")["runs"]
