@@ -109,9 +109,9 @@ def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> Non
     Raises:
         RecordsError: Rows that the checkpoint vouches for are gone or damaged.
     """
+    run.spent = undone(state.get("spent", {}) if state is not None else {}, _told(run))
     if state is not None:
         run.step = step
-        run.spent = undone(state.get("spent", {}), _told(run))
         run.forked_from, run.fork_step = state.get("forked_from"), state.get("fork_step")
         run.seconds = state["seconds"]
         run.window = [(loss, grad_norm) for loss, grad_norm in state["window"]]
@@ -123,10 +123,11 @@ def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> Non
 
 
 def _told(run: Run) -> dict[str, float]:
-    """Seconds that its status told last, by Spend's words."""
+    """Seconds that its status told last, by Spend's words; what is no number is left out."""
     cost = run.folder.read_status().get("cost")
     spent = cost.get("spent") if isinstance(cost, dict) else None
-    return spent if isinstance(spent, dict) else {}
+    told = spent.items() if isinstance(spent, dict) else ()
+    return {what: seconds for what, seconds in told if isinstance(seconds, int | float)}
 
 
 def _differences(name: str, there: Any, here: Any) -> Iterator[str]:  # noqa: ANN401

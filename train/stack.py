@@ -6,11 +6,12 @@ get a checkpoint, from which a later stack goes on as from any other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from train.arithmetic import Arithmetic, choose_arithmetic
 from train.batches import Batches
 from train.clock import RunClock, Spend
+from train.compiled import can_compile
 from train.costs import RunCost, run_cost
 from train.device import ComputeDevice, select_device
 from train.engine import Engine, Segment
@@ -165,7 +166,8 @@ def _arithmetic(
     if most_micro_batch_seqs is None:
         begun = _recorded(first, compute)
         if begun is not None and begun.allows(first.config.machine, batches.batch_seqs):
-            return begun
+            is_possible = not begun.compiled or can_compile(compute)
+            return begun if is_possible else replace(begun, compiled=False)
     return choose_arithmetic(
         first.plan.shape,
         first.config.machine,

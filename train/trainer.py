@@ -216,7 +216,7 @@ def _record(
         cause = known.cause if isinstance(known, WindTunnelError) else "bug"
         record_end(
             run,
-            known,
+            known if state is None else error,  # that one window does not fit is not known yet
             cause,
             state=state or STATE_AFTER.get(cause, "failed"),
             cost=stack.cost(run) if stack is not None and isinstance(run, Run) else None,

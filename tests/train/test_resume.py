@@ -115,7 +115,30 @@ def test_a_fresh_run_has_no_checkpoint_and_starts_at_zero(
     stack = open_stack(make_config(machine=machine()))
     assert find_checkpoint(stack.runs[0]) is None
     assert stack.runs[0].step == stack.engine.step == 0
-    assert stack.runs[0].spent == {}
+    assert stack.runs[0].spent == {"undone": 0.0}
+
+
+def test_what_was_spent_before_the_first_checkpoint_is_undone(
+    make_config: Callable[..., Config],
+) -> None:
+    config = make_config(machine=machine())
+    stack = open_stack(config)
+    write_running(stack.runs[0], stack)  # and killed
+    total = sum(stack.runs[0].folder.read_status()["cost"]["spent"].values())
+    assert total > 0.0
+    assert open_stack(config).runs[0].spent == {"undone": pytest.approx(total)}
+
+
+@pytest.mark.parametrize(
+    "cost", [None, "much", {"spent": 3.0}, {"spent": {"train": "long", "data": None}}]
+)
+def test_a_status_that_was_edited_stops_no_run(
+    make_config: Callable[..., Config], cost: object
+) -> None:
+    config = make_config(machine=machine())
+    folder = open_stack(config).runs[0].folder
+    folder.write_status("running", step=3, total_steps=40, cost=cost)
+    assert open_stack(config).runs[0].spent == {"undone": 0.0}
 
 
 def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Stack) -> None:
@@ -155,6 +178,17 @@ def test_the_arithmetic_is_the_checkpoint_s_unless_another_is_asked_for(
     config.machine = machine(**asked)
     arithmetic = open_stack(config).engine.arithmetic
     assert (arithmetic.micro_batch_seqs, arithmetic.dtype) == (micro_batch_seqs, dtype)
+
+
+def test_what_was_compiled_goes_on_where_nothing_can_compile(
+    stopped: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_arithmetic(stopped, compiled=True, micro_batch_seqs=2)
+    config = stopped.runs[0].config
+    config.machine = machine(compile=Compile.auto)
+    monkeypatch.setattr("train.stack.can_compile", lambda compute: False)
+    arithmetic = open_stack(config).engine.arithmetic
+    assert (arithmetic.compiled, arithmetic.micro_batch_seqs) == (False, 2)
 
 
 FACTS = {

@@ -28,6 +28,7 @@ from train.config import (
     StudyConfig,
 )
 from train.errors import (
+    DeviceMemoryError,
     InfrastructureError,
     LockedError,
     RecordsError,
@@ -219,6 +220,35 @@ def test_an_attempt_s_end_is_recorded_with_its_cause(
     run_to_end(config)  # again continues
     assert folder.state() == "completed"
     assert read_jsonl(folder.attempts)[-1]["cause"] is None
+
+
+def test_a_micro_batch_that_does_not_fit_is_told_as_it_was_until_none_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str, int]] = []
+    real = RunFolder.write_status
+
+    def write_status(folder: RunFolder, state: str, **facts: Any) -> None:
+        if "reason" in facts:
+            told.append((state, facts["reason"], facts["exit_code"]))
+        real(folder, state, **facts)
+
+    def never_fits(*args: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(RunFolder, "write_status", write_status)
+    monkeypatch.setattr("train.engine.Engine._step", never_fits)
+    config = tiny_config(tmp_path, machine=MachineConfig(micro_batch_seqs=2))
+    with (
+        pytest.warns(UserWarning, match="2 windows at a time do not fit .* with 1, the batch"),
+        pytest.raises(DeviceMemoryError, match="one window of 32 tokens"),
+    ):
+        run_to_end(config)
+    assert told[0] == ("preempted", "out of memory", 1)
+    assert told[1][0] == "failed"
+    assert "one window of 32 tokens of this model does not fit" in told[1][1]
+    assert told[1][2] == DeviceMemoryError.exit_code
+    assert len(told) == 2
 
 
 def test_rows_that_are_lost_stop_a_run_until_it_may_start_again(tmp_path: Path) -> None:
