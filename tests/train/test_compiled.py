@@ -21,7 +21,13 @@ PAIR = (replica(seed=0), replica(seed=1, lr=0.02))
 TINY = {"d_model": 8, "n_heads": 2, "vocab_size": 11, "seq_len": 8}
 
 needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
-of_torch = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its compiler's own imports
+
+
+def of_torch(test: Any) -> Any:
+    """Pass over the warnings of its compiler: its imports', and of a look at a block's input."""
+    for warning in ("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor"):
+        test = pytest.mark.filterwarnings(warning)(test)
+    return test
 
 
 @pytest.fixture(autouse=True)
