@@ -95,33 +95,34 @@ def take_correctness(setting: Setting, tell: Tell) -> None:
     """Every check; each is told as it is done."""
     bench = Bench(setting)
     torch.set_float32_matmul_precision("highest")
-    torch.use_deterministic_algorithms(mode=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _compare_graphs(bench, tell)
+        torch.use_deterministic_algorithms(mode=True)
+        _compare_graphs(bench, tell, is_compiled=False)
         _compare_alone(bench, tell)
         _compare_beside_an_accident(bench, tell)
         _compare_sent_windows(bench, tell)
+        torch.use_deterministic_algorithms(mode=False)
+        _compare_bf16(bench, tell)
+        torch.use_deterministic_algorithms(mode=True)
+        _compare_graphs(bench, tell, is_compiled=True)
     lost = [str(warning.message) for warning in caught if "CUDA graph" in str(warning.message)]
     for message in lost:
         warnings.warn(message, stacklevel=1)  # to the log
     tell(Figure("graphs: steps that could not be recorded", len(lost), "engines", 0.0, "max"))
-    torch.use_deterministic_algorithms(mode=False)
-    _compare_bf16(bench, tell)
 
 
-def _compare_graphs(bench: Bench, tell: Tell) -> None:
-    for is_compiled in (False, True):
-        for n in (1, 3):
-            ours, eager = (
-                bench.engine(
-                    replicas(n), dtype=Dtype.bf16, is_compiled=is_compiled, may_graph=may_graph
-                )
-                for may_graph in (True, False)
+def _compare_graphs(bench: Bench, tell: Tell, *, is_compiled: bool) -> None:
+    for n in (1, 3):
+        ours, eager = (
+            bench.engine(
+                replicas(n), dtype=Dtype.bf16, is_compiled=is_compiled, may_graph=may_graph
             )
-            apart = _apart(ours, eager, bench.steps(43))
-            words = f"graph against eager, {n} stacked{', compiled' if is_compiled else ''}"
-            tell(Figure(f"{words}: apart after 43 steps", apart, "nats or weights", 0.0, "max"))
+            for may_graph in (True, False)
+        )
+        apart = _apart(ours, eager, bench.steps(43))
+        words = f"graph against eager, {n} stacked{', compiled' if is_compiled else ''}"
+        tell(Figure(f"{words}: apart after 43 steps", apart, "nats or weights", 0.0, "max"))
 
 
 def _compare_alone(bench: Bench, tell: Tell) -> None:
