@@ -4,7 +4,8 @@ Pre-norm, without biases; RMSNorm, rotary positions, normalised queries and keys
 by default, GPT-2's block by options. Weights are float32 and handed in by name (parameters.py);
 products run in `dtype`. With several replicas every weight has a leading axis R and products are
 batched; attention has no weights, so there the replicas' windows are one batch. Every operation
-works on each replica alone, in the same order as for one, so that stacking changes no result.
+works on each replica alone, in the same order as for one, so that stacking changes no result but
+for the last float32 bits where a library multiplies several small matrices otherwise than one.
 
 Shapes: R replicas, B batch, T time, D d_model, H n_heads, K head_dim, F d_ff, V vocab_size. `_`
 before them stands for the leading R, absent when there is one replica; N is B * T.
@@ -193,31 +194,17 @@ class _RootMeanSquareNorm(torch.autograd.Function):
 
 def root_mean_square_norm(x: Tensor) -> Tensor:
     """Divide the last axis by its root mean square (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    if torch.compiler.is_compiling():  # which fuses by itself, and keeps no code of custom ones
+        return functional.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
     y: Tensor = _RootMeanSquareNorm.apply(x)  # type: ignore[no-untyped-call]
     return y
-
-
-class _CompiledGelu(torch.autograd.Function):
-    """GELU that keeps its slope: fused, its backward pass is one product, without erf and exp."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        wide = x.float()
-        below = 0.5 * (1.0 + torch.erf(wide * 0.5**0.5))
-        slope = below + wide * torch.exp(-0.5 * wide * wide) * (2 * torch.pi) ** -0.5
-        context.save_for_backward(slope.to(x.dtype))
-        return (wide * below).to(x.dtype)
-
-    @staticmethod
-    def backward(context: Any, grad_y: Tensor) -> Tensor:  # noqa: ANN401
-        (slope,) = context.saved_tensors
-        grad_x: Tensor = grad_y * slope
-        return grad_x
 
 
 def gelu(x: Tensor) -> Tensor:
     """GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415): x times the normal mass below x."""
     if not torch.compiler.is_compiling():
         return functional.gelu(x)
-    y: Tensor = _CompiledGelu.apply(x)  # type: ignore[no-untyped-call]
-    return y
+    wide = x.detach().float()
+    below = 0.5 * (1.0 + torch.erf(wide * 0.5**0.5))
+    slope = below + wide * torch.exp(-0.5 * wide * wide) * (2 * torch.pi) ** -0.5
+    return (wide * below).to(x.dtype) + (x - x.detach()) * slope.to(x.dtype)

@@ -86,7 +86,7 @@ def assert_stack_is_its_runs(n_steps: int, **how: Any) -> Segment:
     ],
 )
 def test_a_stack_is_its_runs_alone_in_every_bit(name: str, how: dict[str, Any]) -> None:
-    """On a CPU: a product of several replicas sums in the order of one, whatever their number.
+    """On a CPU, at these sizes: a product of several replicas sums in the order of one.
 
     On a GPU other kernels are called for several; test_graphed.py allows for their rounding.
     """
@@ -105,7 +105,10 @@ def test_a_stack_whose_head_runs_in_chunks_is_its_runs(monkeypatch: pytest.Monke
 
 
 def test_at_odd_sizes_a_stack_is_its_runs_within_rounding() -> None:
-    """At a few such MKL takes another float32 kernel when it multiplies several matrices."""
+    """Not at every size does MKL multiply several float32 matrices as it multiplies one.
+
+    Seen at small batches with odd widths, tiny vocabularies or plain attention; never in bfloat16.
+    """
     shape = shape_of(
         d_model=40, n_heads=4, vocab_size=7, seq_len=9, positions=Positions.learned, qk_norm=False
     )
