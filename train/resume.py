@@ -7,6 +7,7 @@ from typing import Any
 
 from train.checkpoint import Checkpoint, load_newest
 from train.clock import undone
+from train.costs import cost_number
 from train.divergence import LossWatch
 from train.engine import Engine
 from train.errors import CheckpointError
@@ -123,11 +124,11 @@ def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> Non
 
 
 def _told(run: Run) -> dict[str, float]:
-    """Seconds that its status told last, by Spend's words; what is no number is left out."""
+    """Seconds that its status told last, by Spend's words."""
     cost = run.folder.read_status().get("cost")
     spent = cost.get("spent") if isinstance(cost, dict) else None
-    told = spent.items() if isinstance(spent, dict) else ()
-    return {what: seconds for what, seconds in told if isinstance(seconds, int | float)}
+    told = spent if isinstance(spent, dict) else {}
+    return {what: cost_number(seconds) for what, seconds in told.items()}
 
 
 def _differences(name: str, there: Any, here: Any) -> Iterator[str]:  # noqa: ANN401

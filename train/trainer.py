@@ -6,6 +6,7 @@ runs that go on from the same step, and whatever stopped a job, the same job con
 """
 
 import contextlib
+import time
 import warnings
 from collections.abc import Sequence
 
@@ -114,14 +115,16 @@ def _train_stage(
     most_micro_batch_seqs = None
     left = list(together)
     while left:
+        began = time.perf_counter() - startup
         opened = [run for planned in left if (run := _open(planned, errors)) is not None]
         half = None
         for begun in align(opened):
+            startup = time.perf_counter() - began
             clock = RunClock(
                 begun[0].step, replicas=len(begun), doing=Spend.startup, startup=startup
             )
             half = _train_stack(begun, later, stop, clock, errors, most_micro_batch_seqs)
-            startup = 0.0
+            began, startup = time.perf_counter(), 0.0
             if half is not None:
                 release_memory()
                 break

@@ -21,6 +21,7 @@ from tiny_runs import (
 )
 
 from train import lockstep
+from train.clock import Spend
 from train.config import (
     BudgetConfig,
     Dtype,
@@ -35,10 +36,34 @@ from train.errors import (
     StorageError,
 )
 from train.evaluate import Evaluation
+from train.manifest import PlannedRun
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
-from train.trainer import train_run
+from train.trainer import train_run, train_runs
 from train.validate import validate
+
+
+def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, machine=MachineConfig(log_every=7, checkpoint_steps=25))
+    planned = PlannedRun(overrides=[], config=config, plan=validate(config))
+    began = time.perf_counter()
+    train_runs([planned], startup=100.0)
+    wall = time.perf_counter() - began
+    cost = read_json(planned.folder.result)["cost"]
+    spent = cost["spent"]
+    assert set(spent) == set(Spend)
+    assert 100.0 < spent["startup"] < 100.0 + wall
+    for what in ("train", "data", "evaluation", "logging", "checkpoint"):
+        assert 0.0 < spent[what] < wall
+    assert spent["undone"] == 0.0
+    assert 0.5 * wall < sum(spent.values()) - 100.0 < 1.01 * wall
+    assert cost["flops"] == cost["flops_charged"] == planned.plan.flops_exact
+    assert cost["seconds"] == pytest.approx(spent["train"] + spent["data"], abs=0.01)
+    assert cost["seconds"] == read_json(planned.folder.result)["row"]["seconds"]
+    assert (cost["stack"], cost["forked_from"], cost["fork_step"]) == (1, None, None)
+    told = planned.folder.read_status()["cost"]
+    assert told["flops"] == cost["flops"]
+    assert sum(told["spent"].values()) >= sum(spent.values())
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
