@@ -44,12 +44,13 @@ class RunClock:
 
         Args:
             step: Updates applied so far.
-            replicas: Runs that are trained at once, among which the time is divided.
+            replicas: Runs that are trained at once, among which the time is divided; see share.
             doing: What goes on until something else is said.
             startup: Seconds of start-up that have passed before, such as process_seconds().
         """
         self._replicas, self._doing = replicas, doing
-        self._seconds = {**dict.fromkeys(Spend, 0.0), Spend.startup: startup}
+        self._seconds = dict.fromkeys(Spend, 0.0)
+        self._shares = {**dict.fromkeys(Spend, 0.0), Spend.startup: startup / replicas}
         self._since = self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
         self._from_step, self._from = step, 0.0
@@ -84,6 +85,11 @@ class RunClock:
         finally:
             self._turn_to(before)
 
+    def share(self, replicas: int) -> None:
+        """From here on the time is divided among so many, as others came to their ends."""
+        self._turn_to(self._doing)
+        self._replicas = replicas
+
     def spent(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds by Spend's words that one replica answers for; their sum is wall time.
 
@@ -93,8 +99,7 @@ class RunClock:
         self._turn_to(self._doing)
         before = before or {}
         return {
-            what.value: before.get(what, 0.0) + seconds / self._replicas
-            for what, seconds in self._seconds.items()
+            what.value: before.get(what, 0.0) + seconds for what, seconds in self._shares.items()
         }
 
     def save_is_due(self, minutes: float) -> bool:
@@ -115,6 +120,7 @@ class RunClock:
         """End what was going on, and begin `what`."""
         now = time.perf_counter()
         self._seconds[self._doing] += now - self._since
+        self._shares[self._doing] += (now - self._since) / self._replicas
         self._doing, self._since = what, now
 
     def _trained(self) -> float:

@@ -72,6 +72,7 @@ class Stack:
         """A run comes to an end of its own; the others go on."""
         self.active.remove(run)
         self.ended.append(error)
+        self.clock.share(max(1, sum(run in self.active for run in self.runs)))
 
     def cost(self, run: Run) -> RunCost:
         """What a run has cost so far; a rider pays for nothing, its trunk for all of it."""
