@@ -76,6 +76,8 @@ def _open_data(planned: PlannedRun) -> Dataset:
 def align(runs: Sequence[Run]) -> list[list[Run]]:
     """Group opened runs by the step that they go on from, after bringing them to a common one.
 
+    Those whose checkpoints were computed in unlike ways are kept apart, as a stack has one way.
+
     Raises:
         CheckpointError, RecordsError: As open_run.
     """
@@ -85,9 +87,10 @@ def align(runs: Sequence[Run]) -> list[list[Run]]:
         for run in runs if common is not None else ():
             if _step(run) != common:
                 _go_back_to(run, find_checkpoint(run, at_most=common))
-    groups: dict[int, list[Run]] = {}
+    groups: dict[tuple[int, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(_step(run), []).append(run)
+        way = run.checkpoint.state.get("arithmetic") if run.checkpoint is not None else None
+        groups.setdefault((_step(run), repr(way)), []).append(run)
     return list(groups.values())
 
 
