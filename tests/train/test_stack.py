@@ -116,6 +116,14 @@ def test_time_is_divided_among_the_runs_and_flops_are_each_one_s_own(make: Make)
     assert [cost["seconds"] for cost in costs] == [pytest.approx(3 * steps[0], abs=0.01)] * 3
 
 
+def test_the_time_of_those_that_ended_early_falls_to_those_that_go_on(make: Make) -> None:
+    configs = [with_optimizer(make(), lr=lr) for lr in (0.01, 1e30, 1e28)]
+    costs = [folder.read_status()["cost"] for folder in train_job(configs)]
+    steps = [cost["spent"]["train"] + cost["spent"]["data"] for cost in costs]
+    assert steps[0] > 2 * steps[1]
+    assert sum(steps) == pytest.approx(costs[0]["seconds"], abs=0.01)
+
+
 # Runs that end early
 
 
@@ -190,6 +198,20 @@ def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
     assert [starts(folder)[-1]["start_step"] for folder in together] == [7, 7, 0]
     assert [len(starts(folder)[-1].get("stacked_with", [])) for folder in together] == [1, 1, 0]
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
+def test_runs_that_began_in_unlike_ways_go_on_each_in_its_own(tmp_path: Path, make: Make) -> None:
+    """As a stack computes in one way, they are two; a stop changes no bit."""
+    configs = replicas(make())[:2]
+    begun = [with_machine(configs[0], micro_batch_seqs=4), configs[1]]
+    for config in begun:
+        with stopped_at_save(config, 7):
+            train_job([config])
+    together = train_job(configs)
+    assert_same_records(together, train_alone(begun, tmp_path / "alone"))
+    sizes = [starts(folder)[-1]["arithmetic"]["micro_batch_seqs"] for folder in together]
+    assert sizes == [4, 8]
+    assert not any("stacked_with" in starts(folder)[-1] for folder in together)
 
 
 def test_a_stack_of_runs_that_are_all_done_starts_nothing(make: Make) -> None:
