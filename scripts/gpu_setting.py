@@ -134,6 +134,7 @@ def timed_engine(
 def seconds_a_step(engine: Engine, seconds: float) -> float:
     """Median of ROUNDS timings of about so many seconds, the host's part included."""
     engine.advance(STEPS_A_REPLAY + 1)  # compiles, and records both graphs
+    engine.advance(STEPS_A_REPLAY)  # after which it queues fewer steps at first
     guess = _elapsed(engine, STEPS_A_REPLAY) / STEPS_A_REPLAY
     steps = STEPS_A_REPLAY * max(1, math.ceil(seconds / ROUNDS / guess / STEPS_A_REPLAY))
     return median(_elapsed(engine, steps) for _ in range(ROUNDS)) / steps
