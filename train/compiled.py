@@ -10,6 +10,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,9 +19,13 @@ from torch.utils._triton import has_triton
 
 from train.cache import cache_folder
 from train.device import ComputeDevice
-from train.model import Transformer, Weights
+from train.model import MODELS_KEPT, Transformer, Weights
 
 WHOLE_UP_TO_LAYERS = 4
+
+SIZES_COMPILED = 64
+"""Shapes, batches and stacks that one process compiles; beyond its own 8, torch would silently go
+on without compiling."""
 
 Losses = Callable[[Weights, Tensor, Tensor], Tensor]
 
@@ -43,14 +48,17 @@ def _is_there(command: str) -> bool:
     return shutil.which(command) is not None
 
 
+@lru_cache(maxsize=MODELS_KEPT)
 def compile_model(model: Transformer) -> Losses:
-    """Return the model's losses, compiled at their first call for each size of batch.
+    """Return the model's losses, compiled at their first call for each size of batch and stack.
 
-    The model itself stays as it is: evaluations use it, and would compile for their sizes again.
+    A model is compiled once a process, however many stacks use it. The model itself stays as it is:
+    evaluations use it, and would compile for their sizes again.
     """
     model = copy.copy(model)
     if torch.are_deterministic_algorithms_enabled():  # compiled, it asks the host for its range
         model.embed = torch.compiler.disable(model.embed)  # type: ignore[method-assign, no-untyped-call]
+    torch._dynamo.config.recompile_limit = SIZES_COMPILED
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
     if model.shape.n_layers <= WHOLE_UP_TO_LAYERS:

@@ -23,7 +23,7 @@ from train.compiled import compile_model
 from train.config import OptimizerConfig
 from train.device import ComputeDevice
 from train.graphed import STEPS_A_REPLAY, GraphedStep
-from train.model import Transformer
+from train.model import shared_model
 from train.optimizer import AdamW
 from train.parameters import initial_values, layout_of
 from train.schedule import Schedule
@@ -116,7 +116,7 @@ class Engine:
             [replica.optimizer for replica in self.replicas],
             at_once=arithmetic.compiled and compute.is_cuda and n_replicas > 1,
         )
-        self.model = Transformer(
+        self.model = shared_model(
             shape,
             device=device,
             dtype=arithmetic.torch_dtype,

@@ -12,6 +12,7 @@ before them stands for the leading R, absent when there is one replica; N is B *
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from train.shape import ModelShape
 
 EPS = 1e-6
 """Added to the mean square or variance in a norm."""
+
+MODELS_KEPT = 16
+"""Models of one process that are kept for its next stacks."""
 
 BLOCK_WEIGHTS = (
     "attention_norm.gain",
@@ -152,6 +156,21 @@ class Transformer:
         return cross_entropy(self.norm(x), self.scaled(head, gain), targets).view(n_replicas)
 
 
+@lru_cache(maxsize=MODELS_KEPT)
+def shared_model(
+    shape: ModelShape,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: AttentionFunction,
+    rotary_base: float,
+) -> Transformer:
+    """The process's one Transformer of these arguments, which has no state but compiled code."""
+    return Transformer(
+        shape, device=device, dtype=dtype, attention=attention, rotary_base=rotary_base
+    )
+
+
 class Rotary:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864): each pair of coordinates is turned."""
 
@@ -195,7 +214,8 @@ class _RootMeanSquareNorm(torch.autograd.Function):
 def root_mean_square_norm(x: Tensor) -> Tensor:
     """Divide the last axis by its root mean square (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     if torch.compiler.is_compiling():  # which fuses by itself, and keeps no code of custom ones
-        return functional.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
+        wide: Tensor = functional.rms_norm(x.float(), (x.shape[-1],), eps=EPS)
+        return wide.to(x.dtype)
     y: Tensor = _RootMeanSquareNorm.apply(x)  # type: ignore[no-untyped-call]
     return y
 
@@ -207,4 +227,6 @@ def gelu(x: Tensor) -> Tensor:
     wide = x.detach().float()
     below = 0.5 * (1.0 + torch.erf(wide * 0.5**0.5))
     slope = below + wide * torch.exp(-0.5 * wide * wide) * (2 * torch.pi) ** -0.5
-    return (wide * below).to(x.dtype) + (x - x.detach()) * slope.to(x.dtype)
+    # the second term is zero; its slope is kept instead of x, so that backward needs no erf and exp
+    y: Tensor = (wide * below).to(x.dtype) + (x - x.detach()) * slope.to(x.dtype)
+    return y
