@@ -37,7 +37,6 @@ module-level classes travel; lambdas and closures do not."""
 
 PRELOAD = [
     "pytest",  # test modules, which define patches, import it
-    "torch._dynamo",  # what AdamW imports at its first use
     "train.__main__",
     "train.trainer",
     "train.study",
