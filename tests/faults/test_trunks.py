@@ -119,7 +119,20 @@ START_STEPS: Mapping[str, list[list[int]]] = {
 """By run, the steps that its attempts began at: at most two checkpoints are lost, no fork is."""
 
 
-@pytest.mark.parametrize("place", KILLS)
+OFTEN = (
+    "between-the-first-two",
+    "in-a-fork",
+    "between-the-forks-of-replicas",
+    "between-two-results",
+    "in-the-other-branch",
+)
+"""Tried by default; the others are slow together."""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS],
+)
 def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     configs: list[Config], undisturbed: list[RunFolder], place: str
 ) -> None:

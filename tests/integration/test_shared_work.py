@@ -157,12 +157,14 @@ def test_the_status_charges_what_is_shared_once(finished: Workplace) -> None:
     assert 0.5 < share < 0.7
 
 
+@pytest.mark.slow
 def test_a_second_launch_trains_nothing(finished: Workplace) -> None:
     before = {path: path.read_bytes() for path in finished.study.glob("*/*.jsonl")}
     finished.launch()
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_horizons_that_are_added_later_are_trained_from_their_start_to_the_same_bits(
     finished: Workplace,
 ) -> None:

@@ -34,12 +34,15 @@ from train.rundir import RunFolder
 
 Make = Callable[..., Config]
 HORIZONS = (40, 24, 17)
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
     monkeypatch.setattr("train.stack.peak_flops", lambda compute, dtype: peak)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,9 @@ def fork_steps(configs: list[Config]) -> list[int]:
     ("schedule", "steps", "dtype", "forks"),
     [
         (wsd(0.25), (40, 24, 17, 9), Dtype.fp32, [18, 13, 7]),
-        (wsd(0.2), (40, 24, 17), Dtype.bf16, [19, 14]),
-        (wsd(0.05), (60, 40, 24), Dtype.fp32, [38, 23]),  # the tail that is judged is of 4 and 2
+        pytest.param(wsd(0.2), (40, 24, 17), Dtype.bf16, [19, 14], marks=SLOW),
+        # the tail that is judged is of 4 steps and of 2: it begins on the trunk
+        pytest.param(wsd(0.05), (60, 40, 24), Dtype.fp32, [38, 23], marks=SLOW),
         (CONSTANT, (40, 24, 17), Dtype.fp32, [24, 17]),
     ],
     ids=["four-horizons", "bf16", "short-cooldown", "no-cooldown"],
@@ -121,7 +125,7 @@ def test_each_branch_of_each_replica_is_in_bits_the_run_trained_alone(
     config = make()
     second = dataclasses.replace(with_optimizer(config, lr=0.02, beta2=0.9), seed=1)
     third = with_optimizer(config, weight_decay=0.0, grad_clip=0.3)
-    configs = horizons(config, second, third)
+    configs = horizons(config, second, third, steps=(24, 17, 9))
     together = train_job(configs)
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
     for place, folder in enumerate(together[3:]):
@@ -163,7 +167,7 @@ def test_runs_that_ride_are_checkpointed_at_their_fork_alone(
     assert ends == [(names[1], 21), (names[1], 24), (names[2], 14), (names[2], 17)]
 
 
-@pytest.mark.parametrize("n_replicas", [1, 2])
+@pytest.mark.parametrize("n_replicas", [1, pytest.param(2, marks=SLOW)])
 def test_shared_steps_are_charged_once_and_each_run_keeps_its_own_compute(
     make: Make, n_replicas: int
 ) -> None:
@@ -199,17 +203,17 @@ def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make: Make) -> None:
 @pytest.mark.parametrize(
     ("who", "step", "after", "expected"),
     [
-        (0, 7, False, [[0, 0], [18], [13]]),
+        pytest.param(0, 7, False, [[0, 0], [18], [13]], marks=SLOW),
         (0, 7, True, [[0, 7], [18], [13]]),
-        (0, 14, True, [[0, 14], [18], [13]]),
+        pytest.param(0, 14, True, [[0, 14], [18], [13]], marks=SLOW),
         (2, 13, False, [[0, 7], [18], [13]]),
-        (2, 13, True, [[0, 7], [18], [13]]),
+        pytest.param(2, 13, True, [[0, 7], [18], [13]], marks=SLOW),
         (1, 18, False, [[0, 14], [18], [13]]),
-        (0, 21, True, [[0, 21], [18], [13]]),
+        pytest.param(0, 21, True, [[0, 21], [18], [13]], marks=SLOW),
         (0, 40, True, [[0, 40], [18], [13]]),
-        (1, 21, True, [[0], [18, 21], [13]]),
-        (1, 24, False, [[0], [18, 21], [13]]),
-        (2, 17, True, [[0], [18], [13, 17]]),
+        pytest.param(1, 21, True, [[0], [18, 21], [13]], marks=SLOW),
+        pytest.param(1, 24, False, [[0], [18, 21], [13]], marks=SLOW),
+        pytest.param(2, 17, True, [[0], [18], [13, 17]], marks=SLOW),
     ],
 )
 def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(
@@ -291,7 +295,7 @@ def test_a_run_that_waits_at_its_fork_goes_on_alone(
     assert_same_records(train_job(configs), undisturbed)
 
 
-@pytest.mark.parametrize("size", [0, 10])
+@pytest.mark.parametrize("size", [0, pytest.param(10, marks=SLOW)])
 def test_a_rider_whose_rows_are_gone_is_trained_from_its_start(
     make: Make, undisturbed: list[RunFolder], size: int
 ) -> None:
@@ -357,7 +361,7 @@ def test_a_fork_that_may_fail_costs_the_shared_steps_and_no_bit(
 # Trunks that end early
 
 
-@pytest.mark.parametrize("lr", [1e30, 1e12], ids=["at-once", "before-the-first-fork"])
+@pytest.mark.parametrize("lr", [1e30, pytest.param(1e12, marks=SLOW)])
 def test_runs_end_diverged_with_their_trunk_as_each_alone(
     tmp_path: Path, make: Make, lr: float
 ) -> None:

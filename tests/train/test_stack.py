@@ -30,9 +30,11 @@ Make = Callable[..., Config]
 
 
 @pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
     monkeypatch.setattr("train.stack.peak_flops", lambda compute, dtype: peak)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def starts(folder: RunFolder) -> list[dict[str, Any]]:
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
-@pytest.mark.parametrize(("dtype", "steps"), [(Dtype.fp32, 50), (Dtype.bf16, 24)])
+@pytest.mark.parametrize(("dtype", "steps"), [(Dtype.fp32, 50), (Dtype.bf16, 12)])
 def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(
     tmp_path: Path, make: Make, dtype: Dtype, steps: int
 ) -> None:
@@ -161,6 +163,20 @@ def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(mak
     assert raised.value.exit_code == 5
     train_runs(runs)  # nothing is left to do, and that is no error
     assert [len(starts(run.folder)) for run in runs] == [1, 1]
+
+
+def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone(
+    make: Make,
+) -> None:
+    configs = [with_optimizer(make(steps=8), lr=lr) for lr in (0.01, 1e30)]
+    done, diverged = train_job(configs)
+    before = done.result.read_bytes()
+    train_job([dataclasses.replace(config, restart=True) for config in configs])
+    assert done.result.read_bytes() == before
+    assert len(starts(done)) == 1
+    assert [row["attempt"] for row in starts(diverged)] == [2]
+    assert diverged.state() == "diverged"
+    assert (diverged.path / "archive" / "1" / "status.json").exists()
 
 
 # How runs come together
