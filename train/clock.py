@@ -147,9 +147,3 @@ def undone(before: Mapping[str, float], told: Mapping[str, float]) -> dict[str, 
     """
     lost = max(0.0, sum(told.values()) - sum(before.values()))
     return {**before, Spend.undone.value: before.get(Spend.undone, 0.0) + lost}
-
-
-def lost_share(spent: Mapping[str, float]) -> float:
-    """Share of the seconds, by Spend's words, that went into anything but steps."""
-    total = sum(spent.values())
-    return 1.0 - spent.get(Spend.train, 0.0) / total if total > 0 else 0.0

@@ -4,13 +4,22 @@ Stacking pays where a run alone leaves the device idle: small products, whose la
 costs more than their arithmetic. Larger ones gain nothing, and a stack too large for a cache loses.
 """
 
+import math
+from dataclasses import replace
 from functools import cache
 
 from train.config import MachineConfig
-from train.device import ComputeDevice, select_device
+from train.device import (
+    DEVICE_SHARERS,
+    ComputeDevice,
+    is_out_of_memory,
+    release_memory,
+    select_device,
+)
 from train.manifest import PlannedRun
 from train.memory_room import STATE_BYTES
 from train.planning import RunPlan
+from train.slots import job_slots
 from train.timing import seconds_per_step
 
 LONGEST_ALONE = 0.05
@@ -50,20 +59,26 @@ class _Timed:
         return hash(self._key)
 
     def seconds(self, compute: ComputeDevice, n_replicas: int) -> float:
-        """Of a step of all replicas."""
-        return seconds_per_step(
-            self.plan.shape,
-            self.machine,
-            compute,
-            schedule=self.plan.schedule,
-            batch_seqs=self.plan.batch_tokens // self.plan.shape.seq_len,
-            n_replicas=n_replicas,
-        )
+        """Of a step of all replicas; infinitely many where they do not fit the memory."""
+        try:
+            return seconds_per_step(
+                self.plan.shape,
+                self.machine,
+                compute,
+                schedule=self.plan.schedule,
+                batch_seqs=self.plan.batch_tokens // self.plan.shape.seq_len,
+                n_replicas=n_replicas,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()  # only here: the error held on to what did not fit
+        return math.inf
 
 
 @cache
 def _best(timed: _Timed, n: int) -> int:
-    compute = select_device(timed.machine)
+    compute = _as_a_job_sees_it(timed.machine)
     state = STATE_BYTES * timed.plan.params.total
     most = max(1, min(n, int(STATE_SHARE * compute.memory_budget() / state)))
     alone = timed.seconds(compute, 1)
@@ -77,3 +92,9 @@ def _best(timed: _Timed, n: int) -> int:
             best, fastest = size, per_run
         size = -(-size // 2) if size > 2 else 1
     return best
+
+
+def _as_a_job_sees_it(machine: MachineConfig) -> ComputeDevice:
+    """The device with the share of its memory that each of a launch's jobs will have."""
+    sharers = int(job_slots(machine)[0].get(DEVICE_SHARERS, "1"))
+    return replace(select_device(machine), sharers=sharers)

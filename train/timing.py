@@ -1,6 +1,7 @@
 """Seconds of a step of a stack on this device, by taking a few on random tokens."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from train.arithmetic import choose_arithmetic
 from train.batches import Windows
 from train.config import Compile, MachineConfig, OptimizerConfig
-from train.device import ComputeDevice
+from train.device import ComputeDevice, release_memory
 from train.engine import Engine, Replica
 from train.schedule import Schedule
 from train.shape import ModelShape
@@ -62,7 +63,8 @@ def seconds_per_step(
 ) -> float:
     """Seconds of the fastest of TIMED_STEPS steps of a stack, after one that warms up.
 
-    Steps are not compiled: that would take longer than what it is to price.
+    Steps are not compiled: that would take longer than what it is to price. A GPU's memory is given
+    back at the end: a launcher lives as long as the jobs that need it.
 
     Args:
         shape: The model's.
@@ -82,9 +84,16 @@ def seconds_per_step(
     )
     replica = Replica(seed=0, lr=0.0, schedule=schedule, optimizer=OptimizerConfig())
     windows = RandomWindows(shape, compute, n_replicas=n_replicas, batch_seqs=batch_seqs)
-    engine = Engine(shape, [replica] * n_replicas, compute, windows, arithmetic)
     is_alone = not compute.is_cuda and machine.threads == 1
     clock = time.process_time if is_alone else time.perf_counter  # without a neighbour's turns
+    try:
+        return _fastest(Engine(shape, [replica] * n_replicas, compute, windows, arithmetic), clock)
+    finally:
+        if compute.is_cuda:
+            release_memory()
+
+
+def _fastest(engine: Engine, clock: Callable[[], float]) -> float:
     times = []
     for _ in range(TIMED_STEPS + 1):
         began = clock()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.clock import RunClock, Spend, lost_share, process_seconds, undone
+from train.clock import RunClock, Spend, process_seconds, undone
 
 
 @pytest.fixture
@@ -178,9 +178,3 @@ def test_what_was_done_after_the_checkpoint_is_undone_by_a_restart(now: list[flo
 def test_a_status_older_than_the_checkpoint_tells_of_no_loss() -> None:
     assert undone({"train": 60.0}, {"train": 50.0}) == {"train": 60.0, "undone": 0.0}
     assert undone({}, {}) == {"undone": 0.0}
-
-
-def test_all_but_steps_is_lost() -> None:
-    assert lost_share({"train": 9.0, "data": 0.5, "evaluation": 0.5}) == pytest.approx(0.1)
-    assert lost_share({"startup": 2.0}) == 1.0
-    assert lost_share({}) == 0.0
