@@ -19,7 +19,7 @@ from tests.train.shared_runs import (
     with_optimizer,
     with_steps,
 )
-from train.config import Config, Dtype, EvalConfig
+from train.config import Compile, Config, Dtype, EvalConfig
 from train.errors import DivergedError
 from train.peak import PeakFlops
 from train.records import read_json, read_jsonl
@@ -82,6 +82,24 @@ def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(
         assert read_json(each.result)["cost"]["stack"] == 1
     losses = {read_json(folder.result)["row"]["loss"] for folder in together}
     assert len(losses) == 3  # the comparison would hold of three equal runs, too
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what the compiler imports
+def test_a_compiled_stack_is_within_1e_5_of_the_runs_trained_alone_and_not_compiled(
+    tmp_path: Path, make: Make
+) -> None:
+    """Compiled code sums in another order for another number of replicas: 2.4e-6 here."""
+    configs = [with_machine(config, log_every=1) for config in replicas(make(steps=50))]
+    together = train_job([with_machine(config, compile=Compile.always) for config in configs])
+    alone = train_alone(
+        [with_machine(config, compile=Compile.never) for config in configs], tmp_path / "alone"
+    )
+    assert starts(together[0])[0]["arithmetic"]["compiled"] is True
+    for pair in zip(together, alone, strict=True):
+        losses = [[row["loss"] for row in read_jsonl(folder.metrics)] for folder in pair]
+        assert len(losses[0]) == 50
+        assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-5)
 
 
 def test_an_evaluation_in_several_parts_has_the_bits_of_a_run_alone(
