@@ -153,6 +153,13 @@ class Engine:
         """Runs in the stack."""
         return len(self.replicas)
 
+    def warm_up(self) -> None:
+        """Do what the first step would take long for, compiling above all; nothing changes."""
+        if self._graph is not None:
+            self._graph.warm_up(self._step)
+        elif self.arithmetic.compiled:
+            self._accumulate(self._windows_RBT)
+
     def advance(self, n_steps: int, *, should_stop: Callable[[], bool] = lambda: False) -> Segment:
         """Take up to `n_steps` steps; fewer, at least one, when asked to stop in between.
 

@@ -42,8 +42,7 @@ class GraphedStep:
 
     def replay(self, step: Step, most_steps: int) -> int:
         """Take the next steps, as many as one graph holds and at most `most_steps`; return them."""
-        if not self._is_warm:
-            self._warm_up(step)
+        self.warm_up(step)
         n_steps = STEPS_A_REPLAY if most_steps >= STEPS_A_REPLAY else 1
         if n_steps not in self._graphs and self._may_capture:
             self._capture(step, n_steps)
@@ -54,8 +53,10 @@ class GraphedStep:
         graph.replay()
         return n_steps
 
-    def _warm_up(self, step: Step) -> None:
-        """Take some steps and undo them: the state is what it was."""
+    def warm_up(self, step: Step) -> None:
+        """Take some steps, once, and undo them: the state is what it was."""
+        if self._is_warm:
+            return
         before = [tensor.clone() for tensor in self._state]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())

@@ -4,6 +4,7 @@ Rank 0 is the only one that has runs, records and a clock. Before each thing tha
 tells them its name and what belongs to it, as JSON:
 
 - `build`: the runs' configs, how to compute and the step; then every tensor of its engine.
+- `warm_up`: what the first step would take long for.
 - `advance`: so many steps. A signal at any rank stops all of them after the same one.
 - `evaluate`: the validation loss, each rank on its part of the windows.
 - `over`: go.
@@ -95,6 +96,15 @@ class Lockstep:
         for tensor in self.engine.state():
             self.engine.world.copy_leader(tensor)
 
+    def warm_up(self) -> None:
+        """Compile, and what else the first step would take long for.
+
+        Raises:
+            DeviceMemoryError, InfrastructureError: As for `advance`.
+        """
+        with self._on_all():
+            self.engine.warm_up()
+
     def advance(self, n_steps: int, stop: StopRequest) -> Segment:
         """Take `n_steps` steps; fewer, at least one, when a signal asks any rank to stop.
 
@@ -173,6 +183,8 @@ def _follow(world: World, stop: StopRequest) -> None:
         assert lockstep is not None
         if order["order"] == "advance":
             lockstep.advance(order["n_steps"], stop)
+        elif order["order"] == "warm_up":
+            lockstep.warm_up()
         else:
             lockstep.evaluate()
 

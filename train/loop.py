@@ -49,6 +49,8 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
     with RunProgress(title, total_steps=stack.steps, start_step=engine.step) as progress:
         _for_each(stack, stack.runs, lambda run: write_running(run, stack))
         _fork(stack)  # where a kill came between the trunk's checkpoint and theirs
+        if engine.step < stack.steps and stack.active:
+            stack.warm_up()  # still start-up: no row's tokens per second have it
         clock.resume(engine.step)
         while engine.step < stack.steps and stack.active:
             due = _next_boundary(stack)

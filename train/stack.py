@@ -58,6 +58,11 @@ class Stack:
         """The processes that train it."""
         return self.engine.world
 
+    def warm_up(self) -> None:
+        """Compile ahead of the first step, on every rank; see Engine.warm_up."""
+        self.world.tell("warm_up")
+        self.lockstep.warm_up()
+
     def advance(self, n_steps: int, stop: StopRequest) -> Segment:
         """Take up to `n_steps` steps, on every rank; see Lockstep.advance."""
         self.world.tell("advance", n_steps=n_steps)

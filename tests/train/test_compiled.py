@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_engines import CPU, make_engine, replica, shape_of, state_of
+from small_engines import CPU, assert_same_bits, make_engine, replica, shape_of, state_of
 
 from train import compiled
 from train.cache import CACHE
@@ -93,6 +93,34 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(torch, "compile", fake)
     return names
+
+
+def test_warming_up_compiles_for_the_steps_sizes_and_changes_nothing(given: list[str]) -> None:
+    assert given == []
+    cold, warm = (
+        make_engine(PAIR, compiled=True, batch_seqs=4, micro_batch_seqs=2) for _ in range(2)
+    )
+    sizes: list[tuple[object, ...]] = []
+    losses = warm._losses
+
+    def noted(weights: Any, tokens: Any, targets: Any) -> Any:
+        sizes.append((tokens.shape, tokens.stride(), targets.shape, targets.stride()))
+        return losses(weights, tokens, targets)
+
+    warm._losses = noted
+    warm.warm_up()
+    assert len(sizes) == 2
+    assert warm.step == 0
+    assert warm.advance(2) == cold.advance(2)
+    assert len(set(sizes)) == 1
+    for place in (0, 1):
+        assert_same_bits(state_of(warm, place), state_of(cold, place))
+
+
+def test_where_nothing_is_compiled_or_recorded_warming_up_computes_nothing() -> None:
+    engine = make_engine(PAIR)
+    engine._losses = None  # type: ignore[assignment]
+    engine.warm_up()
 
 
 def model_of(n_layers: int) -> Transformer:

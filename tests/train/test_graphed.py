@@ -84,6 +84,15 @@ def test_warming_up_leaves_the_state_as_it_was(counter: Counter) -> None:
     assert counter.state.tolist() == [6.0, 6.0]
 
 
+def test_what_was_warmed_up_beforehand_is_recorded_at_once(counter: Counter) -> None:
+    graphed = GraphedStep([counter.state])
+    graphed.warm_up(counter.step)
+    assert counter.log == ["step"] * WARM_UP_STEPS
+    assert counter.state.tolist() == [0.0, 0.0]
+    assert graphed.replay(counter.step, 1) == 1
+    assert counter.log[WARM_UP_STEPS:] == ["capture in None", "record", "replay 1"]
+
+
 @pytest.mark.parametrize(
     ("most_steps", "taken"),
     [(1, 1), (STEPS_A_REPLAY - 1, 1), (STEPS_A_REPLAY, STEPS_A_REPLAY), (64, STEPS_A_REPLAY)],

@@ -18,7 +18,7 @@ from train.data.shards import open_dataset
 from train.device import ComputeDevice
 from train.engine import Engine, Segment
 from train.errors import DataError, DeviceMemoryError
-from train.lockstep import Lockstep, _as_json, _build, _planned, build_engine
+from train.lockstep import Lockstep, _as_json, _build, _follow, _planned, build_engine
 from train.manifest import PlannedRun
 from train.signals import StopRequest
 from train.validate import validate
@@ -77,6 +77,23 @@ def test_what_is_told_builds_the_engine_of_one_that_trains_alone(make_config: Ma
     assert built.engine.arithmetic == alone.engine.arithmetic
     alone.engine.step = 3
     assert built.advance(2, StopRequest()) == alone.advance(2, StopRequest())
+
+
+def test_a_rank_does_what_it_is_told_in_its_order(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("train.lockstep._build", lambda order, world: lockstep_of(config, world))
+    monkeypatch.setattr(Lockstep, "warm_up", lambda self: done.append("warm_up"))
+    monkeypatch.setattr(Lockstep, "evaluate", lambda self: done.append("evaluate"))
+    monkeypatch.setattr(
+        Lockstep, "advance", lambda self, n_steps, stop: done.append(f"advance {n_steps}")
+    )
+    config, told = make_config(), ["build", "warm_up", "advance", "evaluate", "advance", "over"]
+    orders = iter([{"order": name, "n_steps": 5} for name in told])
+    monkeypatch.setattr(World, "hear", lambda self: next(orders))
+    _follow(World(), StopRequest())
+    assert done == ["warm_up", "advance 5", "evaluate", "advance 5"]
 
 
 def test_a_rank_with_other_data_than_rank_0_refuses(make_config: MakeConfig) -> None:

@@ -18,6 +18,7 @@ from tiny_runs import (
 from torch import Tensor
 
 from train import recording
+from train.clock import Spend
 from train.config import Config, MachineConfig, OptimizerConfig, StudyConfig
 from train.engine import Engine, Segment
 from train.errors import DivergedError, PreemptedError
@@ -62,6 +63,17 @@ def test_steps_are_taken_up_to_where_something_is_due(
     machine = MachineConfig(log_every=14, checkpoint_steps=25)
     run_to_end(tiny_config(tmp_path, machine=machine))
     assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
+
+
+def test_what_compiles_before_the_first_step_is_start_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doing: list[tuple[Spend, int]] = []
+    monkeypatch.setattr(
+        Stack, "warm_up", lambda stack: doing.append((stack.clock._doing, stack.engine.step))
+    )
+    run_to_end(tiny_config(tmp_path))
+    assert doing == [(Spend.startup, 0)]
 
 
 def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:
