@@ -109,14 +109,15 @@ def save_checkpoint(
 
 def committed_steps(root: Path) -> list[int]:
     """Steps of the checkpoints under `root`, sound or not, oldest first."""
-    return [int(folder.name.removeprefix("step_")) for folder in _step_folders(root)]
+    return [_step_of(folder) for folder in _step_folders(root)]
 
 
 def load_newest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
     """Return the newest sound checkpoint, newest by step number, or None without any.
 
     A damaged one is moved to `bad/` with its reason and the one before it is tried. Those beyond
-    `at_most` steps are deleted: the run goes on from before them, and its rows are cut to match.
+    `at_most` steps are deleted once a sound one was found: the run goes on from before them, and
+    its rows are cut to match.
 
     Raises:
         CheckpointError: Checkpoints exist and none is sound, or one is of another version;
@@ -126,19 +127,22 @@ def load_newest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
         return None
     for stale in root.glob("step_*.partial"):
         delete(stale)
-    for folder in _step_folders(root):
-        if at_most is not None and int(folder.name.removeprefix("step_")) > at_most:
-            _discard(folder)
     reasons: list[str] = []
-    for folder in reversed(_step_folders(root)):
+    folders = _step_folders(root)
+    beyond = [each for each in folders if at_most is not None and _step_of(each) > at_most]
+    for folder in reversed(folders[: len(folders) - len(beyond)]):
         try:
-            return replace(_load(folder), set_aside=tuple(reasons))
+            found = replace(_load(folder), set_aside=tuple(reasons))
         except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
             if is_out_of_memory(error):  # nor does a machine that is full
                 raise
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             reasons.append(f"{folder.name}: {reason}")
             quarantine(folder, str(error) or type(error).__name__)
+        else:
+            for later in beyond:
+                _discard(later)
+            return found
     if reasons or (root / "bad").exists():
         listed = "\n  ".join(reasons or known_bad(root / "bad"))
         raise CheckpointError(
@@ -232,6 +236,10 @@ def _discard(folder: Path) -> None:
     delete(doomed)
     folder.replace(doomed)
     delete(doomed)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def _step_folders(root: Path) -> list[Path]:

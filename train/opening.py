@@ -4,6 +4,7 @@ Runs are stacked from the step that they go on from. A kill between two runs' ch
 of them a checkpoint ahead; it goes back to the last that all of them have.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
 from train.device import select_device
 from train.divergence import LossWatch
-from train.errors import RecordsError
+from train.errors import CheckpointError, RecordsError
 from train.grouping import trunk_of
 from train.manifest import PlannedRun
 from train.recording import describe
@@ -76,22 +77,33 @@ def _open_data(planned: PlannedRun) -> Dataset:
 def align(runs: Sequence[Run]) -> list[list[Run]]:
     """Group opened runs by the step that they go on from, after bringing them to a common one.
 
-    Those whose checkpoints were computed in unlike ways are kept apart, as a stack has one way.
+    Those whose checkpoints were computed in unlike ways are kept apart, as a stack has one way; so
+    is one whose checkpoint of the common step is damaged, which goes on from where it is.
 
     Raises:
-        CheckpointError, RecordsError: As open_run.
+        RecordsError: As open_run.
     """
     if len({_step(run) for run in runs}) > 1:
         steps = [set(committed_steps(run.folder.checkpoints)) for run in runs]
         common = max(set.intersection(*steps), default=None)
-        for run in runs if common is not None else ():
-            if _step(run) != common:
-                _go_back_to(run, find_checkpoint(run, at_most=common))
+        for run in runs:
+            if common is not None and _step(run) != common:
+                _try_to_go_back(run, common)
     groups: dict[tuple[int, str], list[Run]] = {}
     for run in runs:
         way = run.checkpoint.state.get("arithmetic") if run.checkpoint is not None else None
         groups.setdefault((_step(run), repr(way)), []).append(run)
     return list(groups.values())
+
+
+def _try_to_go_back(run: Run, step: int) -> None:
+    try:
+        _go_back_to(run, find_checkpoint(run, at_most=step))
+    except CheckpointError as error:  # which leaves the later ones as they were
+        warnings.warn(
+            f"{run.run_id} goes on from step {_step(run)}, apart from its stack: {error}",
+            stacklevel=2,
+        )
 
 
 def _step(run: Run) -> int:

@@ -221,6 +221,21 @@ def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
     ]
 
 
+def test_a_run_that_cannot_go_back_to_the_others_goes_on_apart_and_loses_nothing(
+    tmp_path: Path, make: Make
+) -> None:
+    configs = replicas(make())[:2]
+    for config, step in zip(configs, (14, 7), strict=True):
+        with stopped_at_save(config, step):
+            train_job([config])
+    (planned(configs[0]).folder.checkpoints / "step_00000007" / "model.pt").unlink()
+    with pytest.warns(UserWarning, match=r"from step 14, apart from its stack: no usable checkpoi"):
+        together = train_job(configs)
+    assert [starts(folder)[-1]["start_step"] for folder in together] == [14, 7]
+    assert not any("stacked_with" in starts(folder)[-1] for folder in together)
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
 def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
     tmp_path: Path, make: Make
 ) -> None:
