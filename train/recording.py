@@ -170,7 +170,7 @@ def fork(rider: Run, stack: Stack) -> None:
         DivergedError, StorageError: As for `save`.
     """
     rider.fork_step = rider.step
-    _commit(rider, stack, spent={}, riders=[])
+    _commit(rider, stack, spent=rider.spent, riders=[])
     rider.folder.write_status(
         "preempted",
         reason=f"its first {rider.step} steps are those of {rider.forked_from}; its cooldown waits",

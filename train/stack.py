@@ -80,12 +80,12 @@ class Stack:
         self.clock.share(max(1, sum(run in self.active for run in self.runs)))
 
     def cost(self, run: Run) -> RunCost:
-        """What a run has cost so far; a rider pays for nothing, its trunk for all of it."""
+        """What a run has cost so far; for a trunk pays the run whose it is, no rider."""
         return run_cost(
             step_flops=run.plan.token_flops.train * run.plan.batch_tokens,
             step=run.step,
             seconds=run.seconds,
-            spent={} if run in self.riders else self.clock.spent(run.spent),
+            spent=run.spent if run in self.riders else self.clock.spent(run.spent),
             stack=len(self.runs),
             devices=self.world.size / self.engine.compute.sharers,
             peak_flops=self.peak.measured,

@@ -284,6 +284,18 @@ def test_a_run_that_has_begun_alone_goes_on_from_its_own_checkpoint(
     assert_same_records(together, undisturbed)
 
 
+def test_a_run_that_rides_still_answers_for_what_it_spent_alone(make: Make) -> None:
+    configs = horizons(make())
+    with stopped_at_save(configs[1], 7, after=False):
+        train_job(configs[1:2])
+    lost = sum(planned(configs[1]).folder.read_status()["cost"]["spent"].values())
+    assert lost > 0
+    costs = [read_json(folder.result)["cost"] for folder in train_job(configs)]
+    assert [cost["fork_step"] for cost in costs] == [None, *fork_steps(configs)[1:]]
+    undone = [cost["spent"]["undone"] for cost in costs]
+    assert undone == [0.0, pytest.approx(lost, abs=0.001), 0.0]
+
+
 def test_a_run_that_waits_at_its_fork_goes_on_alone(
     make: Make, undisturbed: list[RunFolder]
 ) -> None:
