@@ -145,8 +145,8 @@ class Engine:
         starts = (TABLE_STEPS, n_replicas, self.batches.batch_seqs)
         self._starts_SRB = torch.zeros(starts, dtype=torch.int64, device=device)
         self._windows_RBT = self.batches.empty()
-        self._most_ahead = TABLE_STEPS
-        """Steps to queue at once."""
+        self._most_ahead = STEPS_A_REPLAY
+        """Steps to queue at once: few until it is known how long they take."""
 
     @property
     def n_replicas(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small_engines import (
+    CPU,
     SEQ_LEN,
     VOCAB,
     assert_same_bits,
@@ -24,6 +25,7 @@ from train.config import Activation, AttentionKernel, Dtype, Norm, Positions
 from train.engine import TABLE_STEPS, Engine, Segment
 from train.graphed import STEPS_A_REPLAY
 from train.parameters import initial_values
+from train.world import World
 
 NAN = float("nan")
 
@@ -324,11 +326,11 @@ def test_graphs_take_the_same_steps_several_at_once_where_the_data_is_there(
 @pytest.mark.parametrize("is_resident", [False, True])
 def test_with_graphs_a_wish_to_stop_is_asked_for_after_every_eighth_step(is_resident: bool) -> None:
     engine = make_engine(shape=TINY, batch_seqs=2, is_resident=is_resident)
-    engine._graph = StepsAtOnce()  # type: ignore[assignment]
+    engine._graph = graphs = StepsAtOnce()  # type: ignore[assignment]
     asked_at: list[int] = []
 
     def should_stop() -> bool:
-        asked_at.append(int(engine._row))
+        asked_at.append(sum(graphs.taken))
         return len(asked_at) >= 3
 
     segment = engine.advance(70, should_stop=should_stop)
@@ -392,7 +394,22 @@ def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch: pytest.MonkeyPa
         return take(n_steps, should_stop)
 
     monkeypatch.setattr(engine, "_advance_part", take_noted)
-    clock = SimpleNamespace(perf_counter=itertools.count(0.0, 32.0).__next__)
-    monkeypatch.setattr("train.engine.time", clock)
-    assert len(engine.advance(70)) == 70
-    assert parts == [64, 4, 1, 1]  # 64 steps took 32 s, so 4 take 2 s; those took 32 s, too
+    took = [0.001, 32.0, 32.0, 32.0, 32.0]
+    readings = itertools.accumulate(x for part in took for x in (100.0, part))
+    monkeypatch.setattr("train.engine.time", SimpleNamespace(perf_counter=readings.__next__))
+    assert len(engine.advance(78)) == 78
+    # 8 steps took 1 ms, so all that the tables hold may go; those took 32 s, so 4 take 2 s
+    assert parts == [8, 64, 4, 1, 1]
+
+
+def test_ranks_look_up_after_equally_few_steps_however_long_each_took() -> None:
+    engine = make_engine(shape=TINY, batch_seqs=2)
+    ranks = Engine(
+        engine.shape,
+        engine.replicas,
+        CPU,
+        engine.batches,
+        engine.arithmetic,
+        world=World(rank=1, size=2),
+    )
+    assert ranks._most_ahead == STEPS_A_REPLAY
