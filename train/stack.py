@@ -76,7 +76,7 @@ class Stack:
     def leave(self, run: Run, error: WindTunnelError) -> None:
         """A run comes to an end of its own; the others go on."""
         self.active.remove(run)
-        self.ended.append(error)
+        self.ended.append(error.with_traceback(None))  # whose frames would keep this stack's memory
         self.clock.share(max(1, sum(run in self.active for run in self.runs)))
 
     def cost(self, run: Run) -> RunCost:

@@ -1,6 +1,8 @@
 """A job of several replicas: each run's record is, in every bit, that of the run trained alone."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from tests.train.shared_runs import (
     with_steps,
 )
 from train.config import Compile, Config, Dtype, EvalConfig
+from train.engine import Engine
 from train.errors import DivergedError
 from train.peak import PeakFlops
 from train.records import read_json, read_jsonl
 from train.rundir import RunFolder
+from train.stack import Stack, build_stack
 from train.trainer import train_runs
 
 Make = Callable[..., Config]
@@ -172,6 +176,25 @@ def test_a_replica_that_ends_above_its_start_is_diverged_and_its_neighbours_comp
     assert [each.state() for each in together] == ["completed", "diverged", "completed"]
     assert "above study.diverged_above=" in together[1].read_status()["reason"]
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
+
+
+def test_a_run_that_diverged_keeps_no_memory_of_its_stack(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[weakref.ref[Engine]] = []
+    alive: list[int] = []
+
+    def build(*words: Any, **more: Any) -> Stack:
+        gc.collect()
+        alive.append(sum(engine() is not None for engine in engines))
+        stack = build_stack(*words, **more)
+        engines.append(weakref.ref(stack.engine))
+        return stack
+
+    monkeypatch.setattr("train.trainer.build_stack", build)
+    longer = [with_optimizer(make(), lr=lr) for lr in (0.01, 1e30)]
+    train_job([*longer, with_optimizer(with_steps(make(), 8), lr=0.02)])
+    assert alive == [0, 0]
 
 
 def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(make: Make) -> None:
