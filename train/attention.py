@@ -2,8 +2,8 @@
 
 `plain` is matrix products with a softmax between them, `sdpa` PyTorch's fused kernel. Which one is
 faster depends on the device, the dtype and the window: on a CPU with bfloat16 instructions the
-fused one took 2 to 3 times as long at windows of up to 256 tokens (ours;
-docs/results/bench_engine.md), and on GPUs it is made for long windows.
+fused one took 2 to 3 times as long at windows of up to 256 tokens (ours), and on GPUs it is made
+for long windows.
 
 Shapes: B windows of all replicas, H n_heads, T time, K head_dim.
 """
