@@ -28,6 +28,7 @@ from benchmark_figures import Figure, write_figures
 
 SCRIPTS = Path(__file__).resolve().parent
 
+NEEDED = ("torch", "numpy", "hydra", "omegaconf")
 WHOLE_SECONDS = 530.0
 """Of the check; what has not begun by then is left out."""
 STARTING_SECONDS = 10.0
@@ -59,6 +60,11 @@ PARTS = [part for step in STEPS for part in step.parts]
 def main() -> None:
     """Run the parts, write what they told after each, and print the table."""
     options = parse_options()
+    if lacking := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        sys.exit(
+            f"error: {sys.executable} has no {', '.join(lacking)}; name a Python that has, such as "
+            f"PYTHON=.venv/bin/python bash scripts/gpu_check.sh DIR"
+        )
     options.dir.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="gpu_check-", ignore_cleanup_errors=True) as work,

@@ -37,6 +37,9 @@ GRID_BLOCK = re.compile(r"study\.grid(\.\d+)?")
 ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
 """How Hydra says that + is for new keys, which we have none of."""
 
+NO_LIST = re.compile(r"is not a ListConfig, list or tuple|merge DictConfig with ListConfig")
+"""How OmegaConf says that a list was expected."""
+
 
 def register_schema() -> None:
     """Store the typed schema under the name that configs/train.yaml starts from."""
@@ -125,6 +128,8 @@ def explain(error: Exception) -> ConfigError:
             first_line = str(link.msg or link).split("\n", 1)[0]
             if re.search(r"not in '\w+'|is not in struct", first_line):
                 return _unknown(key, set(known_keys(Config)))
+            if NO_LIST.search(first_line):
+                return ConfigError(f"{key}: a list belongs here; write {key}=[VALUE,...]")
             return ConfigError(mask(f"{key}: {first_line}" if key else first_line))
     return ConfigError(mask(str(error).split("\nSee https", 1)[0].strip()))
 

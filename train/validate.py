@@ -169,7 +169,8 @@ def _check_warmup_form(schedule: ScheduleConfig) -> None:
     if len(given) > 1:
         raise ConfigError(
             f"schedule: at most one of {', '.join(WARMUP_FORMS)} may be given, "
-            f"got {' and '.join(given)}; set the others to null"
+            f"got {' and '.join(given)}; set the others to null: "
+            + " or ".join(f"schedule.{form}=null" for form in given)
         )
 
 

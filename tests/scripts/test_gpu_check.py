@@ -93,6 +93,21 @@ def test_what_it_writes_is_flat_and_few(checked: tuple[Path, str]) -> None:
     assert names == {"figures.json", "check.json", "check.log", "ladder.csv", "isoflop_runs.csv"}
 
 
+def test_a_python_without_torch_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", REPO / "scripts" / "gpu_check.py", tmp_path / "out", "--cpu"],
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "has no torch, numpy, hydra, omegaconf; name a Python that has, such as" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 class Process:
     """One that ends as it is told to, or never."""
 

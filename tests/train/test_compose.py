@@ -221,6 +221,9 @@ def test_an_unknown_option_names_near_ones(override: str, messages: tuple[str, .
         ("model.activation=relu", "model.activation: Invalid value 'relu', expected one of [gelu"),
         ("schedule.shape=cos", "schedule.shape: Invalid value 'cos', expected one of [cosine"),
         ("budget.flops=lots", "budget.flops: Value 'lots' of type 'str' could not be converted"),
+        ("together=all", "together: a list belongs here; write together=[VALUE,...]"),
+        ("together={a:1}", "together: a list belongs here; write together=[VALUE,...]"),
+        ("data.files=a.txt", "data.files: a list belongs here; write data.files=[VALUE,...]"),
     ],
 )
 def test_a_value_of_the_wrong_kind_names_key_and_value(override: str, message: str) -> None:

@@ -148,7 +148,8 @@ def test_a_broken_rule_names_the_value_and_the_rule(
         (
             {"warmup_steps": 3, "warmup_fraction": 0.1},
             "at most one of warmup_steps, warmup_tokens, warmup_tokens_per_param, warmup_fraction "
-            "may be given, got warmup_steps and warmup_fraction; set the others to null",
+            "may be given, got warmup_steps and warmup_fraction; set the others to null: "
+            "schedule.warmup_steps=null or schedule.warmup_fraction=null",
         ),
         (
             {"warmup_tokens_per_param": 1.0},  # 26,624 tokens are 104 batches of 256
