@@ -153,7 +153,7 @@ def test_every_study_dry_runs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pricing, "_time_step", lambda *words: 0.01)
+    monkeypatch.setattr(pricing, "seconds_per_step", lambda *words, **options: 0.01)
     monkeypatch.chdir(tmp_path)  # no data is prepared there
     study = composed(f"study={option}").study
     runs = plan_study(f"study={option}", *([] if study.grid else [BUDGET]))
