@@ -1,7 +1,6 @@
 """Whether a GPU's shortcuts change a result: graphs, stacks, bfloat16, an accident, sent windows.
 
-In deterministic mode, so that equal means equal in every bit; float32 products without TF32, which
-is off by a thousandth, more than anything here is to show.
+In deterministic mode, so that equal means equal in every bit.
 """
 
 import math
@@ -94,7 +93,6 @@ class Bench:
 def take_correctness(setting: Setting, tell: Tell) -> None:
     """Every check; each is told as it is done."""
     bench = Bench(setting)
-    torch.set_float32_matmul_precision("highest")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.use_deterministic_algorithms(mode=True)

@@ -1,4 +1,8 @@
-"""Eight stacked replicas against eight runs of our own step, one after the other."""
+"""Eight stacked replicas against eight runs of our own step, one after the other.
+
+What is judged is the step that such runs take: not compiled, as they are by far too short for it
+(arithmetic.COMPILE_FROM_FLOPS). What compiling both would leave of the gain stands beside it.
+"""
 
 from functools import partial
 
@@ -57,7 +61,11 @@ def plan_stacks(effort: Effort) -> list[Measurement]:
 def measure_stack(size: Size, goal: float, effort: Effort) -> list[Figure]:
     """Time a stack of eight."""
     name = f"d{size.d_model} at {size.batch_tokens}: {REPLICAS} stacked, times one by one"
-    return [Figure(name, gain(size, REPLICAS, effort), "ratio", goal)]
+    figures = [Figure(name, gain(size, REPLICAS, effort), "ratio", goal)]
+    if effort.may_compile:
+        compiled = gain(size, REPLICAS, effort, is_compiled=True)
+        figures.append(Figure(f"{name}, both compiled", compiled, "ratio"))
+    return figures
 
 
 def measure_choice(size: Size, effort: Effort) -> list[Figure]:
@@ -71,9 +79,9 @@ def measure_choice(size: Size, effort: Effort) -> list[Figure]:
     ]
 
 
-def gain(size: Size, replicas: int, effort: Effort) -> float:
+def gain(size: Size, replicas: int, effort: Effort, *, is_compiled: bool = False) -> float:
     """How many times as fast a stack trains as many runs one after the other."""
-    build = partial(build_step, size.default(), effort.data, is_compiled=effort.may_compile)
+    build = partial(build_step, size.default(), effort.data, is_compiled=is_compiled)
     paired = time_in_turn(
         {"alone": build(), "stacked": build(replicas=replicas)},
         rounds=effort.rounds,

@@ -73,6 +73,7 @@ def run_job(tree: DictConfig) -> None:
     config.together = []  # a run's records are the same in whatever company it is trained
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))
+        refuse_over_max_flops(runs)
         return
     refuse_over_max_flops(runs)
     preflight(runs)

@@ -32,7 +32,7 @@ def known_error(error: BaseException, plan: RunPlan) -> BaseException:
         return DeviceMemoryError(
             f"{plan.run_id}: one window of {plan.shape.seq_len} tokens of this model does not fit "
             f"the memory ({first_line}); use a smaller model or data.seq_len, fewer "
-            f"machine.workers, or another device"
+            f"machine.workers, a smaller machine.stack, or another device"
         )
     if is_device_lost(error):
         return InfrastructureError(

@@ -22,6 +22,8 @@ from torch.nn import functional
 from train.cache import cache_folder
 from train.config import AttentionKernel
 from train.device import ComputeDevice
+from train.errors import WindTunnelError
+from train.lock import hold
 from train.records import read_json, write_json
 from train.shape import ModelShape
 
@@ -33,6 +35,9 @@ CLEARLY_FASTER = 0.9
 
 MEASURED_TOKENS = 2_048
 ROUNDS = 5
+
+PATIENCE_SECONDS = 10.0
+"""How long a process waits for others that keep their verdicts."""
 
 
 def plain_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
@@ -86,11 +91,20 @@ def faster_kernel(shape: ModelShape, compute: ComputeDevice, dtype: torch.dtype)
     plain, fused = _seconds(shape, compute, dtype)
     kernel = AttentionKernel.plain if plain < CLEARLY_FASTER * fused else AttentionKernel.sdpa
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**_known(path), key: kernel.name})
-    except OSError:  # a home that cannot be written to: measured again next time
-        pass
-    return kernel
+        return _agree(path, key, kernel)
+    except (OSError, WindTunnelError):  # a home that cannot be written to: measured again next time
+        return kernel
+
+
+def _agree(path: Path, key: str, kernel: AttentionKernel) -> AttentionKernel:
+    """Keep a verdict, unless another process came first, whose verdict then holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path.with_suffix(".lock"), task="is keeping a timing", patience=PATIENCE_SECONDS):
+        known = _known(path)
+        if known.get(key, "") not in {other.name for other in KERNELS}:
+            write_json(path, {**known, key: kernel.name})
+            return kernel
+        return AttentionKernel[known[key]]
 
 
 def _known(path: Path) -> dict[str, str]:

@@ -71,7 +71,6 @@ def select_device(machine: MachineConfig, *, index: int = 0) -> ComputeDevice:
             f"process {index} of this machine has no GPU of its own: torch finds {n_devices}; use "
             f"torchrun --nproc-per-node {n_devices}"
         )
-    torch.set_float32_matmul_precision("high")
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)

@@ -16,16 +16,14 @@ from train.engine import Segment
 from train.errors import DivergedError, LockedError, StorageError
 from train.progress import RunProgress
 from train.recording import (
-    complete,
     fork,
     log_evaluation,
     log_row,
     open_records,
-    refuse_diverged_end,
-    refuse_diverged_evaluation,
     save,
     write_running,
 )
+from train.result import complete, refuse_diverged_end, refuse_diverged_evaluation
 from train.run import Run
 from train.schedule import evaluation_steps
 from train.signals import StopRequest
@@ -50,7 +48,10 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
         _for_each(stack, stack.runs, lambda run: write_running(run, stack))
         _fork(stack)  # where a kill came between the trunk's checkpoint and theirs
         if engine.step < stack.steps and stack.active:
+            if engine.arithmetic.compiled:
+                progress.prepare("compiling, or loading what was compiled before")
             stack.warm_up()  # still start-up: no row's tokens per second have it
+            progress.begin()
         clock.resume(engine.step)
         while engine.step < stack.steps and stack.active:
             due = _next_boundary(stack)

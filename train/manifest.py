@@ -128,18 +128,32 @@ def register_runs(
         return
     path = study_folder / "manifest.lock"
     with hold(path, task="is writing its manifest", patience=WRITER_SECONDS):
+        refuse_another_grid(study_folder, study, runs, extend=extend)
         manifest = read_manifest(study_folder)
         new = _unknown(runs, manifest)
-        if manifest and new and not extend and study != SCRATCH:
-            names = ", ".join(run.plan.run_id for run in new[:3])
-            raise ConfigError(
-                f"study.name={study}: {study_folder} was planned with another grid; {len(new)} of "
-                f"{len(runs)} runs are not in it ({names}{', ...' if len(new) > 3 else ''}); "
-                f"use study.extend=true to add them, or another study.name"
-            )
         if new:
             entries = manifest["runs"] if manifest else []
             _write(study_folder, study, [*entries, *map(manifest_entry, new)])
+
+
+def refuse_another_grid(
+    study_folder: Path, study: str, runs: Sequence[PlannedRun], *, extend: bool
+) -> None:
+    """Refuse runs that a study was planned without, unless it may be extended; scratch may.
+
+    Raises:
+        ConfigError: Names some of them.
+        DataError: The manifest is damaged.
+    """
+    manifest = read_manifest(study_folder)
+    new = _unknown(runs, manifest)
+    if manifest and new and not extend and study != SCRATCH:
+        names = ", ".join(run.plan.run_id for run in new[:3])
+        raise ConfigError(
+            f"study.name={study}: {study_folder} was planned with another grid; {len(new)} of "
+            f"{len(runs)} runs are not in it ({names}{', ...' if len(new) > 3 else ''}); "
+            f"use study.extend=true to add them, or another study.name"
+        )
 
 
 def _unknown(runs: Sequence[PlannedRun], manifest: dict[str, Any] | None) -> list[PlannedRun]:

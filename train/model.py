@@ -129,11 +129,11 @@ class Transformer:
         return y_BHTK.transpose(1, 2).contiguous()
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """GELU, or SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+        """GELU (Hendrycks & Gimpel, arXiv:1606.08415), or SwiGLU (Shazeer, arXiv:2002.05202)."""
         if self.shape.gated:
             gate, value = hidden.chunk(2, dim=-1)
             return functional.silu(gate) * value
-        return gelu(hidden)
+        return functional.gelu(hidden)
 
     def norm(self, x: Tensor) -> Tensor:
         """The norm without its gain, which `scaled` puts into the matrix that follows."""
@@ -213,20 +213,8 @@ class _RootMeanSquareNorm(torch.autograd.Function):
 
 def root_mean_square_norm(x: Tensor) -> Tensor:
     """Divide the last axis by its root mean square (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    if torch.compiler.is_compiling():  # which fuses by itself, and keeps no code of custom ones
+    if torch.compiler.is_compiling():  # which fuses by itself
         wide: Tensor = functional.rms_norm(x.float(), (x.shape[-1],), eps=EPS)
         return wide.to(x.dtype)
     y: Tensor = _RootMeanSquareNorm.apply(x)  # type: ignore[no-untyped-call]
-    return y
-
-
-def gelu(x: Tensor) -> Tensor:
-    """GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415): x times the normal mass below x."""
-    if not torch.compiler.is_compiling():
-        return functional.gelu(x)
-    wide = x.detach().float()
-    below = 0.5 * (1.0 + torch.erf(wide * 0.5**0.5))
-    slope = below + wide * torch.exp(-0.5 * wide * wide) * (2 * torch.pi) ** -0.5
-    # the second term is zero; its slope is kept instead of x, so that backward needs no erf and exp
-    y: Tensor = (wide * below).to(x.dtype) + (x - x.detach()) * slope.to(x.dtype)
     return y

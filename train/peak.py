@@ -35,8 +35,7 @@ class _Datasheet:
     bf16: float | None
     """TFLOP/s in bfloat16 with float32 sums; None where the device has no unit for it."""
     fp32: float
-    """TFLOP/s of float32 products as torch.set_float32_matmul_precision("high") lets them be
-    computed: in TF32 where the device has that, as NVIDIA's have from the A100 on."""
+    """TFLOP/s of float32 products, without TF32, which training does not use."""
     source: str
 
 
@@ -55,26 +54,26 @@ _DATASHEETS = tuple(
         (r"Tesla V100-SXM[23]-\d+GB(-LS)?", None, 15.7, _V100),
         (r"Tesla V100-PCIE-\d+GB", None, 14.0, _V100),
         (r"Tesla T4", None, 8.1, "NVIDIA T4 Tensor Core GPU Datasheet"),
-        (r"(NVIDIA )?A[18]00-(SXM4|PCIE)-[48]0GB|NVIDIA A[18]00 80GB PCIe", 312.0, 156.0, _A100),
-        (r"NVIDIA A30", 165.0, 82.0, "NVIDIA A30 Tensor Core GPU Datasheet"),
-        (r"NVIDIA A10", 125.0, 62.5, "NVIDIA A10 Tensor Core GPU Datasheet"),
-        (r"NVIDIA A40", 149.7, 74.8, "NVIDIA A40 Datasheet"),
-        (r"(NVIDIA )?RTX A6000", 154.8, 77.4, _GA102),
+        (r"(NVIDIA )?A[18]00-(SXM4|PCIE)-[48]0GB|NVIDIA A[18]00 80GB PCIe", 312.0, 19.5, _A100),
+        (r"NVIDIA A30", 165.0, 10.3, "NVIDIA A30 Tensor Core GPU Datasheet"),
+        (r"NVIDIA A10", 125.0, 31.2, "NVIDIA A10 Tensor Core GPU Datasheet"),
+        (r"NVIDIA A40", 149.7, 37.4, "NVIDIA A40 Datasheet"),
+        (r"(NVIDIA )?RTX A6000", 154.8, 38.7, _GA102),
         (r"(NVIDIA )?GeForce RTX 3090", 71.0, 35.6, _GA102),
         (r"NVIDIA GeForce RTX 4090", 165.2, 82.6, _ADA),
-        (r"NVIDIA RTX 6000 Ada Generation", 364.2, 182.1, _ADA),
-        (r"NVIDIA L4", 121.0, 60.0, "NVIDIA L4 Product Brief, half of the sparse figures"),
+        (r"NVIDIA RTX 6000 Ada Generation", 364.2, 91.1, _ADA),
+        (r"NVIDIA L4", 121.0, 30.3, "NVIDIA L4 Product Brief, half of the sparse figures"),
         (r"NVIDIA L40", 181.05, 90.5, "NVIDIA L40 Datasheet"),
-        (r"NVIDIA L40S", 362.05, 183.0, "NVIDIA L40S Datasheet"),
+        (r"NVIDIA L40S", 362.05, 91.6, "NVIDIA L40S Datasheet"),
         (r"NVIDIA GeForce RTX 5090", 209.5, 104.8, "NVIDIA RTX Blackwell GPU Architecture"),
-        (r"NVIDIA H[18]00 80GB HBM3", 989.4, 494.7, _H100),
-        (r"NVIDIA H100 PCIe", 756.5, 378.0, _H100_CARDS),
-        (r"NVIDIA H100 NVL", 835.5, 417.5, _H100_CARDS),
-        (r"NVIDIA GH200 (120|144G?|480)GB?( HBM3e)?", 989.4, 494.7, _H100),
-        (r"NVIDIA H200", 989.5, 494.5, _H200),
-        (r"NVIDIA H200 NVL", 835.5, 417.5, _H200),
-        (r"NVIDIA B200", 2250.0, 1100.0, "NVIDIA Blackwell Architecture Technical Brief, HGX B200"),
-        (r"NVIDIA GB200", 2500.0, 1250.0, "NVIDIA Blackwell Architecture Technical Brief, GB200"),
+        (r"NVIDIA H[18]00 80GB HBM3", 989.4, 66.9, _H100),
+        (r"NVIDIA H100 PCIe", 756.5, 51.2, _H100_CARDS),
+        (r"NVIDIA H100 NVL", 835.5, 60.0, _H100_CARDS),
+        (r"NVIDIA GH200 (120|144G?|480)GB?( HBM3e)?", 989.4, 66.9, _H100),
+        (r"NVIDIA H200", 989.5, 66.9, _H200),
+        (r"NVIDIA H200 NVL", 835.5, 60.0, _H200),
+        (r"NVIDIA B200", 2250.0, 75.0, "NVIDIA Blackwell Architecture Technical Brief, HGX B200"),
+        (r"NVIDIA GB200", 2500.0, 80.0, "NVIDIA Blackwell Architecture Technical Brief, GB200"),
         (r"AMD Instinct MI250X", 191.5, 47.85, "AMD Instinct MI250X data sheet, one of two dies"),
         (r"AMD Instinct MI3(00|25)X( OAM)?", 1307.4, 163.4, f"AMD Instinct MI300X {_MI300}"),
     )
@@ -173,7 +172,7 @@ def datasheet_peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
     Args:
         device_name: As torch.cuda.get_device_name tells it.
-        dtype: bfloat16 or float32 (TF32 where the device has it).
+        dtype: bfloat16 or float32.
 
     Returns:
         None for CPUs, for devices that are not in the table, and for bfloat16 on those without it.

@@ -65,7 +65,8 @@ def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
         f"{sum(6 * plan.params.standard * plan.tokens for plan in plans):.4g} FLOPs (6ND), "
         f"{sum(plan.flops_exact for plan in plans):.4g} exact, "
         f"{short_count(sum(plan.tokens for plan in plans))} tokens; "
-        f"{_duration(sum(seconds.values()))} of work, {_duration(sum(left))} not done yet, "
+        f"{_duration(sum(left))} of work to do "
+        f"({_duration(sum(seconds.values()))} for all, each alone), "
         f"at least {_duration(_clock(left, n_parallel))} on the clock; "
         f"{_bytes(sum(disk_bytes(run.config, run.plan) for run in runs))} of disk at most",
         *job_lines(groups),

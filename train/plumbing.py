@@ -81,8 +81,8 @@ class MachineConfig:
     micro_batch_seqs: int | None = None
     """Windows per forward pass; null is the largest divisor that fits."""
     dtype: Dtype = Dtype.auto
-    """auto is bf16 on CUDA and on CPUs with native bf16 instructions, and fp32 elsewhere; products
-    of fp32 are TF32 on CUDA devices that have it."""
+    """auto is bf16 on CUDA and on CPUs with native bf16 instructions, and fp32 elsewhere, which is
+    never TF32."""
     compile: Compile = Compile.auto
     """auto compiles where it pays."""
     attention: AttentionKernel = AttentionKernel.auto

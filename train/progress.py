@@ -13,14 +13,19 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from train.identity import short_count
 
 LOG_SECONDS = 20.0
 """Seconds between lines when there is no terminal."""
+
+
+def _shortened(*, ratio: int) -> Column:
+    """A column that gives way where a line is narrow: numbers are not to be pushed out of it."""
+    return Column(ratio=ratio, no_wrap=True, overflow="ellipsis")
 
 
 class RunProgress:
@@ -31,16 +36,28 @@ class RunProgress:
         self._run_id, self._total, self._start = run_id, total_steps, start_step
         self._began = self._last_line = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=_shortened(ratio=2)),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", table_column=_shortened(ratio=3)),
             console=self._console,
+            expand=True,
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(run_id, total=total_steps, completed=start_step, facts="")
+
+    def prepare(self, what: str) -> None:
+        """Say what goes on before the first step, which may take a while."""
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.update(self._task, facts=what)
+            if self._bar.disable:
+                self._console.print(f"{self._run_id}  {what}", highlight=False, soft_wrap=True)
+
+    def begin(self) -> None:
+        """The first step is next: time left is reckoned from here."""
+        self._began = time.monotonic()
+        self._bar.reset(self._task, completed=self._start, total=self._total, facts="")
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError, ValueError):

@@ -1,6 +1,5 @@
-"""What a run writes: its facts, rows, evaluations, status, checkpoints, and its result."""
+"""What a run writes while it trains: its facts, rows, evaluations, status and checkpoints."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,21 +9,18 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from train.attempt import close_attempt
 from train.checkpoint import save_checkpoint
 from train.errors import DivergedError
 from train.evaluate import Evaluation
 from train.identity import science
-from train.provenance import changed_versions, refuse_changed_versions, run_facts, runs_table_row
+from train.provenance import changed_versions, refuse_changed_versions, run_facts
 from train.records import (
-    SCHEMA_VERSION,
     append_jsonl,
     read_json,
     sync_folder,
     write_json,
     write_text,
 )
-from train.replay import ReplayReport, compare
 from train.resume import checkpoint_state
 from train.run import Run
 from train.stack import Stack
@@ -105,7 +101,8 @@ def log_row(run: Run, stack: Stack, *, tokens_per_second: float) -> dict[str, An
     """
     losses, grad_norms = zip(*run.window, strict=True)
     run.loss_train = math.fsum(losses) / len(losses)
-    flops_per_second = len(stack.runs) * tokens_per_second * run.plan.token_flops.train
+    at_work = sum(other in stack.active for other in stack.runs)
+    flops_per_second = at_work * tokens_per_second * run.plan.token_flops.train
     row = {
         **_progress(run),
         "loss": run.loss_train,
@@ -207,83 +204,3 @@ def _refuse_non_finite(
             f"step {run.step}: a weight or moment is not finite (learning rate {run.plan.lr:.3g}, "
             f"last loss {run.losses.last:.6g})"
         )
-
-
-def refuse_diverged_evaluation(run: Run) -> None:
-    """A validation loss that is not finite, on record by now, ends the run.
-
-    Raises:
-        DivergedError: It is.
-    """
-    if not math.isfinite(run.val_loss):
-        raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
-
-
-def refuse_diverged_end(run: Run) -> None:
-    """At the horizon: a run that ended worse than it began is diverged, not completed.
-
-    Raises:
-        DivergedError: The rule of divergence.py holds.
-    """
-    above, losses = run.config.study.diverged_above, run.losses
-    if losses.has_diverged(above):
-        assert losses.start is not None
-        raise DivergedError(
-            f"step {run.step}: the training loss ends at {losses.end:.6g}, the mean of the last "
-            f"tenth, above study.diverged_above={above:g} times its start of {losses.start:.6g} "
-            f"(learning rate {run.plan.lr:.3g})"
-        )
-
-
-def _result(
-    run: Run, stack: Stack, row: Mapping[str, Any], replayed: ReplayReport
-) -> dict[str, Any]:
-    """The content of result.json; `row` is the one of the runs table."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "run_id": run.plan.run_id,
-        "state": "completed",
-        "data_sha256": run.dataset.sha256,
-        "row": row,
-        "divergence": {**run.losses.facts(), "diverged_above": run.config.study.diverged_above},
-        "epochs": run.epochs,
-        "attempts": run.attempt,
-        "cost": stack.cost(run).facts(),
-        "replayed": replayed.facts(),
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (run.folder.metrics, run.folder.evals)
-        },
-    }
-
-
-def complete(run: Run, stack: Stack) -> None:
-    """Write the result, once, and close the run."""
-    row = runs_table_row(
-        run.config,
-        run.plan,
-        run.dataset,
-        state="completed",
-        measured={
-            "loss": run.val_loss,
-            "bits_per_byte": run.bits_per_byte,
-            "loss_train": run.loss_train,
-            "tokens_per_second": round(run.plan.tokens / max(1e-9, run.seconds), 1),
-            "seconds": round(run.seconds, 3),
-            "device": stack.engine.compute.name,
-        },
-    )
-    folder = run.folder
-    append_jsonl(folder.metrics, [], sync=True)
-    replayed = compare(folder)
-    if replayed.differing:
-        warnings.warn(f"{run.plan.run_id}: {replayed}", stacklevel=2)
-    write_json(folder.result, _result(run, stack, row, replayed))
-    folder.write_status(
-        "completed",
-        step=run.step,
-        total_steps=run.plan.steps,
-        seconds=round(run.seconds, 3),
-        cost=stack.cost(run).facts(),
-    )
-    close_attempt(run, "completed", cause=None, summary=row)

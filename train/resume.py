@@ -45,6 +45,7 @@ def checkpoint_state(
     return {
         "identity": identity_facts(run),
         "arithmetic": engine.arithmetic.facts(),
+        "device": engine.compute.name,
         "spent": dict(spent),
         "tracker": {"attempt_id": run.tracker.attempt_id, "step": run.step},
         "riders": {rider.run_id: _records_state(rider) for rider in riders},
@@ -124,8 +125,12 @@ def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> Non
 
 
 def _told(run: Run) -> dict[str, float]:
-    """Seconds that its status told last, by Spend's words."""
-    cost = run.folder.read_status().get("cost")
+    """Seconds that its status told last, by Spend's words, be it before a restart from zero."""
+    status = run.folder.read_status()
+    archived = run.folder.newest_archive()
+    if not status and archived is not None:
+        status = archived.read_status()
+    cost = status.get("cost")
     spent = cost.get("spent") if isinstance(cost, dict) else None
     told = spent if isinstance(spent, dict) else {}
     return {what: cost_number(seconds) for what, seconds in told.items()}

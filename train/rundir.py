@@ -167,14 +167,22 @@ class RunFolder:
         partial = self._unfinished_archive()
         if partial is None:
             root = self.path / ARCHIVE
-            numbers = [int(path.name) for path in root.glob("*") if path.name.isdecimal()]
-            partial = root / f"{max(numbers, default=0) + 1}.partial"
+            newest = self.newest_archive()
+            number = int(newest.path.name) + 1 if newest is not None else 1
+            partial = root / f"{number}.partial"
             partial.mkdir(parents=True)
         stays = {ARCHIVE, self.lock.name, self.lock.with_suffix(".lease").name, self.log.name}
         entries = [path for path in self.path.iterdir() if path.name not in stays]
         for path in sorted(entries, key=lambda path: path.name != self.status.name):
             path.rename(partial / path.name)
         return partial.rename(partial.with_suffix(""))
+
+    def newest_archive(self) -> "RunFolder | None":
+        """What the run wrote before its last restart from zero."""
+        numbers = [
+            int(path.name) for path in self.path.glob(f"{ARCHIVE}/*") if path.name.isdecimal()
+        ]
+        return RunFolder(self.path / ARCHIVE / str(max(numbers))) if numbers else None
 
     def _unfinished_archive(self) -> Path | None:
         return next((self.path / ARCHIVE).glob("*.partial"), None)

@@ -186,9 +186,14 @@ def _arithmetic(
 
 
 def _recorded(run: Run, compute: ComputeDevice) -> Arithmetic | None:
-    """The arithmetic of the checkpoint; before the first, of the last start on this device."""
+    """The arithmetic of the checkpoint, or before the first of the last start, on this device.
+
+    Another device computes in its own way: its memory and its instructions are others.
+    """
     if run.checkpoint is not None:
-        return Arithmetic.from_facts(run.checkpoint.state.get("arithmetic"))
+        state = run.checkpoint.state
+        is_same_device = state.get("device") == compute.name
+        return Arithmetic.from_facts(state.get("arithmetic")) if is_same_device else None
     for row in reversed(list(sound_rows(run.folder.attempts))):
         if row.get("event") == "start":
             is_same_device = row.get("device") == compute.name

@@ -17,7 +17,7 @@ from train.grid import expand_grid
 from train.grouping import RunGroup, group_runs
 from train.jobs import Job, JobEnd, job_of
 from train.lock import hold, refuse_if_held
-from train.manifest import PlannedRun, manifest_entry, register_runs
+from train.manifest import PlannedRun, manifest_entry, refuse_another_grid, register_runs
 from train.packing import pack
 from train.plan_report import print_plan
 from train.preflight import preflight
@@ -71,6 +71,8 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     _refuse_together(runs)
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))
+        refuse_over_max_flops(runs)  # a plan that would not be carried out says so
+        refuse_another_grid(folder, config.study.name, runs, extend=config.study.extend)
         return
     refuse_over_max_flops(runs)
     preflight(runs)

@@ -181,3 +181,19 @@ def test_a_real_timing_gives_seconds_and_leaves_the_random_state_alone(dtype: to
     assert torch.equal(torch.get_rng_state(), before)
     assert 0 < plain < 10
     assert 0 < fused < 10
+
+
+def test_of_two_processes_that_time_at_once_the_first_verdict_holds(
+    timed: Timed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cache" / "attention.json"
+
+    def while_another_is_done(*words: object) -> list[float]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({KEY: "sdpa", "another device": "plain"}))
+        return [0.5, 1.0]
+
+    monkeypatch.setenv(CACHE, str(path.parent))
+    monkeypatch.setattr(attention, "_seconds", while_another_is_done)
+    assert choose() is SDPA
+    assert json.loads(path.read_text()) == {KEY: "sdpa", "another device": "plain"}

@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from train.config import BudgetConfig, Config
+from train.config import SCRATCH, BudgetConfig, Config
 from train.errors import ConfigError, DataError, StorageError
 from train.identity import canonical_json, science
 from train.lock import hold
-from train.manifest import PlannedRun, manifest_entry, read_manifest, register_runs
+from train.manifest import (
+    PlannedRun,
+    manifest_entry,
+    read_manifest,
+    refuse_another_grid,
+    register_runs,
+)
 from train.planning import plan_run
 
 MakeConfig = Callable[..., Config]
@@ -65,6 +71,20 @@ def test_the_same_grid_again_changes_nothing(tmp_path: Path, runs: list[PlannedR
     register_runs(tmp_path, "s", list(reversed(runs)), extend=False)
     register_runs(tmp_path, "s", runs[1:2], extend=False)  # one job of the study
     assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_another_grid_is_refused_before_anything_is_locked_or_written(
+    tmp_path: Path, runs: list[PlannedRun]
+) -> None:
+    refuse_another_grid(tmp_path, "s", runs, extend=False)  # nothing was planned yet
+    register_runs(tmp_path, "s", runs[:1], extend=False)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="was planned with another grid; 4 of 5 runs are not in"):
+        refuse_another_grid(tmp_path, "s", runs, extend=False)
+    refuse_another_grid(tmp_path, "s", runs, extend=True)
+    refuse_another_grid(tmp_path, SCRATCH, runs, extend=False)
+    refuse_another_grid(tmp_path, "s", runs[:1], extend=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
 def test_another_grid_is_refused_and_leaves_the_manifest(

@@ -59,10 +59,13 @@ def test_the_plan_s_time_counts_shared_steps_once(
     )
     print_plan(runs, groups_of(runs))
     printed = capsys.readouterr().out
-    assert "; 5 min of work, 4 min not done yet, at least 4 min on the clock;" in printed
+    assert (
+        "; 4 min of work to do (5 min for all, each alone), at least 4 min on the clock;" in printed
+    )
     assert "to train: jobs 2, runs 5;" in printed
     assert all(run.plan.run_id in printed for run in runs)
     print_plan(runs, [])
     assert (
-        "; 5 min of work, 0 s not done yet, at least 0 s on the clock;" in capsys.readouterr().out
+        "; 0 s of work to do (5 min for all, each alone), at least 0 s on the clock;"
+        in capsys.readouterr().out
     )

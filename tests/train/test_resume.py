@@ -1,5 +1,6 @@
 """A run goes on from its newest checkpoint with everything in place, or not at all."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -298,3 +299,28 @@ def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Stack) -> N
     assert found is not None
     assert found.step == 4
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]
+
+
+def test_what_a_run_cost_before_it_was_started_anew_is_not_forgotten(stopped: Stack) -> None:
+    (run,) = stopped.runs
+    write_running(run, stopped)
+    before = sum(run.folder.read_status()["cost"]["spent"].values())
+    assert before > 0
+    run.folder.archive()
+    (again,) = open_stack(run.config).runs
+    assert again.step == 0
+    assert again.spent["undone"] == pytest.approx(before)
+
+
+def test_on_another_device_a_run_is_computed_in_that_device_s_way(
+    stopped: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(stopped.runs[0].config, machine=MachineConfig())
+    kept = open_stack(config)  # the config asks for nothing: what the run began with stays
+    assert kept.engine.arithmetic == stopped.engine.arithmetic
+    elsewhere = dataclasses.replace(kept.engine.compute, name="another machine")
+    monkeypatch.setattr("train.stack.select_device", lambda machine: elsewhere)
+    monkeypatch.setattr("train.arithmetic.has_native_bf16", lambda compute: True)
+    chosen = open_stack(config)
+    assert chosen.runs[0].step == 4
+    assert chosen.engine.arithmetic.dtype is Dtype.bf16

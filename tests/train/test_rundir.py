@@ -175,6 +175,18 @@ def names(path: Path) -> list[str]:
 WRITTEN = ["attempts.jsonl", "checkpoints", "metrics.jsonl", "status.json"]
 
 
+def test_the_newest_archive_is_that_of_the_largest_number(folder: RunFolder) -> None:
+    assert folder.newest_archive() is None
+    folder.path.mkdir(parents=True)
+    for number in range(1, 12):
+        folder.write_status("diverged", step=number)
+        folder.archive()
+    (folder.path / "archive" / "notes").mkdir()
+    newest = folder.newest_archive()
+    assert newest is not None
+    assert (newest.path.name, newest.read_status()["step"]) == ("11", 11)
+
+
 def test_an_archive_takes_all_but_the_lock_the_log_and_earlier_archives(folder: RunFolder) -> None:
     written(folder)
     first = folder.archive()

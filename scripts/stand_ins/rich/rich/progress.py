@@ -38,5 +38,8 @@ class Progress:
     def update(self, *_: object, **__: object) -> None:
         """Move nothing."""
 
+    def reset(self, *_: object, **__: object) -> None:
+        """Begin nothing anew."""
+
     def advance(self, *_: object, **__: object) -> None:
         """Move nothing."""
