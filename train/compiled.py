@@ -55,12 +55,13 @@ def compile_model(model: Transformer) -> Losses:
     A model is compiled once a process, however many stacks use it. The model itself stays as it is:
     evaluations use it, and would compile for their sizes again.
     """
+    # before anything of the compiler is loaded, which looks for its folder once
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
+    torch._dynamo.config.recompile_limit = SIZES_COMPILED
     model = copy.copy(model)
     if torch.are_deterministic_algorithms_enabled():  # compiled, it asks the host for its range
         model.embed = torch.compiler.disable(model.embed)  # type: ignore[method-assign, no-untyped-call]
-    torch._dynamo.config.recompile_limit = SIZES_COMPILED
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
     if model.shape.n_layers <= WHOLE_UP_TO_LAYERS:
         return torch.compile(model.losses, dynamic=False)
     model.block = torch.compile(model.block, dynamic=False)  # type: ignore[method-assign]

@@ -1,6 +1,8 @@
 """Compiled steps: the eager ones within rounding, whole or block by block, or not at all."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,12 @@ def compare(replicas: Sequence[Replica], tolerance: float, **how: Any) -> None:
 
 @needs_compiler
 @of_torch
-def test_a_compiled_step_is_the_eager_one_within_rounding() -> None:
+def test_a_compiled_step_is_the_eager_one_within_rounding(tmp_path: Path) -> None:
     """Of one layer and one run: some 20 seconds of a core, nearly all of them the compilers'."""
+    code = "import train.compiled, sys; sys.exit('torch._inductor' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)  # or its folder would be set by now
     compare(PAIR[:1], 1e-6, shape=shape_of(**TINY, n_layers=1))
+    assert list((tmp_path / "compiled").rglob("*.so"))
 
 
 @needs_compiler
