@@ -90,7 +90,7 @@ KILLS: Mapping[str, tuple[int, At]] = {
     "in-the-trunk-s-cooldown": at_save(OTHER_LONG, 16),
     "between-two-results": (
         OTHER_LONG,
-        At("train.recording:write_json", Kill(), mentions="/result.json"),
+        At("train.result:write_json", Kill(), mentions="/result.json"),
     ),
     "between-stages": (MIDDLE, At("train.trainer:_train_stage", Kill(), call=2)),
     "in-a-branch": at_save(MIDDLE, 12),
