@@ -17,7 +17,7 @@ from analysis.intake.table import in_table_order
 from analysis.output import PAGE, make_folder, remove_page, write_whole
 from analysis.refusal import Refusal
 from analysis.words import EXIT_DONE, describe, run_command
-from train.records import write_json
+from train.storage.records import write_json
 
 EXIT_REFUSED = 2
 

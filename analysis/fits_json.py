@@ -16,7 +16,7 @@ from analysis.prediction.draws import draws_for_json, measured_for_json
 from analysis.refusal import Refusal, fitted
 from analysis.scrutiny.parts_json import scrutiny_json
 from analysis.verdict import Verdict
-from train.records import SCHEMA_VERSION
+from train.storage.records import SCHEMA_VERSION
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:

@@ -19,19 +19,17 @@ from pathlib import Path
 
 from benchmark_figures import Figure, write_figures
 
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Compile,
-    Config,
     DataConfig,
-    MachineConfig,
     ModelConfig,
     OptimizerConfig,
-    PathsConfig,
     Source,
-    StudyConfig,
     SyntheticConfig,
 )
+from train.config.runtime import Compile, MachineConfig, PathsConfig, StudyConfig
+from train.config.schema import Config
+from train.run_folder.run_folder import folder_of
 
 WIDTHS = (64, 192, 320, 512)
 """d_model of the rungs measured: 0.1, 1.4, 6 and 25 million parameters."""
@@ -62,16 +60,16 @@ class Measured:
 
 def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
     """Alternate blocks of one run; the block that comes first changes from round to round."""
-    from train.clock import RunClock
-    from train.manifest import PlannedRun
-    from train.opening import open_run
-    from train.recording import open_records, save
-    from train.stack import build_stack  # here, because torch comes with them
-    from train.validate import validate
+    from train.plan.planning import PlannedRun
+    from train.plan.validate import validate
+    from train.run_folder.accounting import RunClock
+    from train.training.opening import open_run
+    from train.training.recording import open_records, save
+    from train.training.stack import build_stack  # here, because torch comes with them
 
     config = make_config(width, folder)
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
-    with planned.folder.locked():
+    with folder_of(planned).locked():
         run = open_run(planned)
         stack = build_stack([run], [], RunClock(0))
         open_records(run, stack)
@@ -94,7 +92,7 @@ def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Meas
                     step()
                 seconds = time.perf_counter() - began
                 (with_save if is_saving else without).append(seconds)
-        newest = max(planned.folder.checkpoints.glob("step_*"))
+        newest = max(folder_of(planned).checkpoints.glob("step_*"))
         run.tracker.finish("preempted", {})
         return Measured(
             n_params=planned.plan.params.total,

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.checkpoint import load_newest
 from train.errors import WindTunnelError
-from train.records import read_json, read_jsonl
-from train.replay import CLOCK_COLUMNS
-from train.rundir import RunFolder
+from train.run_folder.checkpoint import load_newest
+from train.run_folder.replay_check import CLOCK_COLUMNS
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 Key = tuple[str, int, str]
 """File, step and split of a row."""

@@ -15,7 +15,7 @@ from random_kills import KINDS, Kill, Storm
 from rich.console import Console
 from rich.table import Table
 
-from train.records import read_json, read_jsonl
+from train.storage.records import read_json, read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Config,
     DataConfig,
     ModelConfig,
     Norm,
@@ -15,9 +14,10 @@ from train.config import (
     Source,
     SyntheticConfig,
 )
-from train.counting import count_params
-from train.manifest import PlannedRun
-from train.validate import validate
+from train.config.schema import Config
+from train.plan.counting import count_params
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
 
 STEPS = 1_000_000
 """Of a run that is timed: never reached, so that the blocks are counted."""

@@ -25,8 +25,8 @@ from compare_studies import RunComparison, compare_studies
 from drill_report import Drill, figures, print_report, write_markdown
 from random_kills import Storm
 
-from train.provenance import git_state
-from train.records import read_json, write_json
+from train.run_folder.provenance import git_state
+from train.storage.records import read_json, write_json
 
 PLUMBING = {"machine.checkpoint_steps": "100", "machine.log_every": "10"}
 """Set unless the command says otherwise: minutes between checkpoints are for runs of hours."""

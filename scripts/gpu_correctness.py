@@ -13,16 +13,17 @@ import torch
 from benchmark_figures import Figure
 from gpu_setting import Setting, Tell, replicas
 
-from train import batches as batches_module
-from train.arithmetic import Arithmetic
-from train.batches import Batches
-from train.config import AttentionKernel, DataConfig, Dtype, ModelConfig, Source, SyntheticConfig
+from train.config.experiment import DataConfig, ModelConfig, Source, SyntheticConfig
+from train.config.runtime import AttentionKernel, Dtype
 from train.data.prepare import prepare
 from train.data.shards import open_dataset
-from train.engine import Engine, Replica, Segment
-from train.evaluate import evaluate
-from train.schedule import ScheduleShape
-from train.shape import model_shape
+from train.engine import batches as batches_module
+from train.engine.batches import Batches
+from train.engine.compute_policy import Arithmetic
+from train.engine.engine import Engine, Replica, Segment
+from train.engine.evaluate import evaluate
+from train.plan.schedule import ScheduleShape
+from train.plan.shape import model_shape
 
 BATCH_SEQS = 16
 STACKED_GOAL = 1e-5

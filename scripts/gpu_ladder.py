@@ -17,11 +17,8 @@ import torch
 from benchmark_figures import Figure
 from gpu_setting import SEQ_LEN, VOCAB, Setting, Tell, seconds_a_step, timed_engine
 
-from train.arithmetic import COMPILE_FROM_FLOPS
-from train.clock import process_seconds
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Config,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -29,10 +26,13 @@ from train.config import (
     ScheduleShape,
     Source,
 )
-from train.engine import Engine
-from train.evaluate import evaluate
-from train.graphed import STEPS_A_REPLAY
-from train.planning import RunPlan, plan_run
+from train.config.schema import Config
+from train.engine.compute_policy import COMPILE_FROM_FLOPS
+from train.engine.cuda_graph import STEPS_A_REPLAY
+from train.engine.engine import Engine
+from train.engine.evaluate import evaluate
+from train.plan.planning import RunPlan, plan_run
+from train.run_folder.accounting import process_seconds
 
 SIZES = ((64, 2), (96, 2), (128, 2), (192, 3), (256, 4), (320, 4))
 """Widths and layers: 98 thousand to 4.9 M parameters in the blocks."""

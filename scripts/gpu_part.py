@@ -18,7 +18,7 @@ from gpu_ladder import SIZES, is_compiled, stack_of, take_ladder
 from gpu_setting import Setting, Tell, open_setting
 from gpu_speed import SPEEDS, take_graph, take_speed
 
-from train.device import release_memory
+from train.engine.device import release_memory
 from train.errors import ConfigError
 
 AHEAD = 3

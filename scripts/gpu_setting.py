@@ -10,26 +10,18 @@ from statistics import median
 import torch
 from benchmark_figures import Figure
 
-from train.arithmetic import choose_arithmetic
-from train.compiled import can_compile
-from train.config import (
-    Compile,
-    Cooldown,
-    Device,
-    Dtype,
-    MachineConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScheduleShape,
-)
-from train.counting import count_token_flops
-from train.device import ComputeDevice, select_device
-from train.engine import Engine, Replica
-from train.graphed import STEPS_A_REPLAY
-from train.peak import CUDA_SIZE, measure_peak_flops
-from train.schedule import Schedule
-from train.shape import ModelShape, model_shape
-from train.timing import RandomWindows
+from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, ScheduleShape
+from train.config.runtime import Compile, Device, Dtype, MachineConfig
+from train.engine.compile import can_compile
+from train.engine.compute_policy import choose_arithmetic
+from train.engine.cuda_graph import STEPS_A_REPLAY
+from train.engine.device import ComputeDevice, select_device
+from train.engine.engine import Engine, Replica
+from train.engine.peak_flops import CUDA_SIZE, measure_peak_flops
+from train.engine.step_timing import RandomWindows
+from train.plan.counting import count_token_flops
+from train.plan.schedule import Schedule
+from train.plan.shape import ModelShape, model_shape
 
 VOCAB, SEQ_LEN = 8_192, 1_024
 ROUNDS = 3

@@ -12,8 +12,8 @@ from gpu_setting import (
     timed_engine,
 )
 
-from train.counting import count_params
-from train.engine import Engine
+from train.engine.engine import Engine
+from train.plan.counting import count_params
 
 TIMED_SECONDS = 4.0
 

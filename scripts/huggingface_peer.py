@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from paired_timing import Clock, Paired, Work, step_seconds, steps_for
 
-from train.shape import ModelShape
+from train.plan.shape import ModelShape
 
 NAME = "trainer"
 """What the peer is called among the contenders."""

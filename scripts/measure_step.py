@@ -13,8 +13,8 @@ from paired_timing import Work, repeated, time_in_turn
 from reference_step import ReferenceStep
 from same_function import TOLERANCE, losses
 
-from train.manifest import PlannedRun
-from train.peak import CPU_SIZE
+from train.engine.peak_flops import CPU_SIZE
+from train.plan.planning import PlannedRun
 
 GOALS = {
     Size(64, 2, 2, 128, 1024): (1.7, 1.4, 0.35),

@@ -23,9 +23,9 @@ from paired_timing import Work, repeated, step_seconds, steps_for
 from reference_step import Cosine, RandomWindows, ReferenceStep
 from train_command import Spent, train
 
-from train.config import ModelConfig, Norm, Positions
-from train.manifest import read_manifest
-from train.shape import ModelShape, model_shape
+from train.config.experiment import ModelConfig, Norm, Positions
+from train.plan.shape import ModelShape, model_shape
+from train.run_folder.manifest import read_manifest
 
 SEQ_LEN = 128
 BATCH_TOKENS = 512

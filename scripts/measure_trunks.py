@@ -7,10 +7,11 @@ from benchmark_figures import Figure
 from measurement import Effort, Measurement
 from train_command import Spent, train
 
-from train.config import BudgetConfig, Config, OptimizerConfig, ScheduleConfig, ScheduleShape
-from train.grouping import group_runs
-from train.manifest import PlannedRun
-from train.validate import validate
+from train.config.experiment import BudgetConfig, OptimizerConfig, ScheduleConfig, ScheduleShape
+from train.config.schema import Config
+from train.plan.grouping import group_runs
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
 
 STEP_TOKENS = 512
 

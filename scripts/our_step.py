@@ -5,14 +5,14 @@ from pathlib import Path
 
 from paired_timing import Work
 
-from train.arithmetic import choose_arithmetic
-from train.batches import Batches
-from train.config import Compile
+from train.config.runtime import Compile
 from train.data.prepare import prepare
 from train.data.shards import open_dataset
-from train.device import select_device
-from train.engine import Engine, Replica
-from train.manifest import PlannedRun
+from train.engine.batches import Batches
+from train.engine.compute_policy import choose_arithmetic
+from train.engine.device import select_device
+from train.engine.engine import Engine, Replica
+from train.plan.planning import PlannedRun
 
 
 def build_step(run: PlannedRun, data: Path, *, replicas: int = 1, is_compiled: bool = True) -> Work:

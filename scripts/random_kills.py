@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from train.launch import STUDY_JOB
-from train.records import append_jsonl, read_jsonl
-from train.status import study_status
+from train.storage.records import append_jsonl, read_jsonl
+from train.study.launch import STUDY_JOB
+from train.study.run_status import study_status
 
 MARK = "WINDTUNNEL_FAULT_DRILL"
 POLL_SECONDS = 0.2

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.shape import ModelShape
+from train.plan.shape import ModelShape
 
 EPS = 1e-6
 """Added to the variance in a norm: our model's, nanoGPT has 1e-5."""

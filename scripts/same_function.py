@@ -6,10 +6,10 @@ import torch
 from reference_step import ReferenceModel
 from torch import Tensor
 
-from train.attention import fused_attention
-from train.model import Transformer
-from train.parameters import initial_values
-from train.shape import ModelShape
+from train.model.attention import fused_attention
+from train.model.parameters import initial_values
+from train.model.transformer import Transformer
+from train.plan.shape import ModelShape
 
 WINDOWS = 4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from measurement import LeftOutError
 
-from train.cache import CACHE
+from train.engine.compile import CACHE
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from train.config import TrackerConfig, WandbMode
+from train.config.runtime import TrackerConfig, WandbMode
 from train.errors import (
     ConfigError,
     DataError,
@@ -33,12 +33,11 @@ from train.errors import (
     WindTunnelError,
     did_you_mean,
 )
-from train.manifest import read_manifest
-from train.mirror import MirrorProcess, MirrorRequest
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
-from train.status import find_study
-from train.tracker import require_wandb, resolve_mode
+from train.run_folder.manifest import find_study, read_manifest
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.tracking.mirror import MirrorProcess, MirrorRequest
+from train.tracking.tracker import require_wandb, resolve_mode
 
 PUSH_SECONDS = 300.0
 """How long one run may take to be sent."""

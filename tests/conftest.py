@@ -14,19 +14,17 @@ os.environ.update(
 import pytest
 import torch
 
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Config,
     DataConfig,
     EvalConfig,
-    MachineConfig,
     ModelConfig,
     OptimizerConfig,
-    PathsConfig,
     Source,
-    StudyConfig,
     SyntheticConfig,
 )
+from train.config.runtime import MachineConfig, PathsConfig, StudyConfig
+from train.config.schema import Config
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from train.engine import Engine
+from train.engine.engine import Engine
 
 Spoil = Callable[[int], None]
 """Called with its rank in each process, before the command."""
@@ -132,8 +132,8 @@ def full_memory_at_rank_1(rank: int) -> None:
 
 def too_little_patience(rank: int) -> None:
     """Only the first process comes, and does not wait for long."""
-    import train.rendezvous
+    import train.distributed
 
     if rank == 1:
         os._exit(0)
-    train.rendezvous.JOIN_SECONDS = 0.5
+    train.distributed.JOIN_SECONDS = 0.5

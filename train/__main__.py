@@ -12,8 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from train.clock import process_seconds
-from train.compose import (
+from train.config.compose import (
     CONFIG_ROOT,
     explain,
     is_config_failure,
@@ -22,25 +21,26 @@ from train.compose import (
     register_schema,
     to_config,
 )
-from train.config import Config
+from train.config.hydra_node import guarded, refuse_hydra_options
+from train.config.schema import Config
+from train.distributed import join_world, this_world
 from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
-from train.hydra_node import guarded, refuse_hydra_options
-from train.launch import STUDY_JOB
-from train.lockstep import follow
-from train.manifest import PlannedRun, register_runs
-from train.plan_report import print_plan
-from train.preflight import preflight
-from train.records import read_json
-from train.rendezvous import join_world
-from train.rundir import RunFolder
+from train.plan.batch_split import refuse_uneven
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.run_folder.accounting import process_seconds
+from train.run_folder.manifest import register_runs
+from train.run_folder.run_folder import RunFolder, folder_of
 from train.secrets import mask, refuse_secret_words
-from train.shares import refuse_uneven
 from train.signals import stops_at_once
-from train.study import plan_jobs, refuse_over_max_flops
-from train.together import plan_together, point_to_log
-from train.trainer import train_runs
-from train.validate import validate
-from train.world import this_world
+from train.storage.records import read_json
+from train.study.dry_run import print_plan
+from train.study.job_members import plan_together, point_to_log
+from train.study.launch import STUDY_JOB
+from train.study.preflight import preflight
+from train.study.study import plan_jobs, refuse_over_max_flops
+from train.training.lockstep import follow
+from train.training.trainer import train_runs
 
 _refused: list[WindTunnelError] = []
 """The job's own error, kept here: Hydra prints the whole command before it lets one through."""
@@ -77,11 +77,11 @@ def run_job(tree: DictConfig) -> None:
         return
     refuse_over_max_flops(runs)
     preflight(runs)
-    register_runs(first.folder.path.parent, config.study.name, runs, extend=config.study.extend)
+    register_runs(folder_of(first).path.parent, config.study.name, runs, extend=config.study.extend)
     if os.environ.get(STUDY_JOB):
-        _write_to(first.folder.log)
+        _write_to(folder_of(first).log)
         for run in runs[1:]:
-            point_to_log(run.folder, of=first.folder)
+            point_to_log(folder_of(run), of=folder_of(first))
     try:
         train_runs(runs, startup=process_seconds())
     except DivergedError:
@@ -158,7 +158,7 @@ def _own_words() -> list[str]:
 
 def _say_how_they_ended(runs: Sequence[PlannedRun]) -> None:
     for run in runs:
-        _say_how_it_ended(run.folder)
+        _say_how_it_ended(folder_of(run))
 
 
 def _say_how_it_ended(folder: RunFolder) -> None:

@@ -144,3 +144,28 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
         as_near = [name for name in near if _likeness(wrong, name) > best - 0.1]
         return f"; did you mean {' or '.join(as_near)}?"
     return f"; known: {', '.join(names)}" if names else ""
+
+
+FULL_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What the CPU's allocator, the CUDA driver, and cuBLAS and cuDNN say by a plain RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; not only torch's own allocator on a GPU says so."""
+    if isinstance(error, MemoryError) or _is_named(error, "OutOfMemoryError"):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the device failed, not the program; after it, this process cannot compute."""
+    is_cuda = _is_named(error, "AcceleratorError") or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+    is_bug_of_ours = "device-side assert" in str(error)
+    return is_cuda and not is_bug_of_ours and not is_out_of_memory(error)
+
+
+def _is_named(error: BaseException, name: str) -> bool:
+    """Whether it is torch's exception of that name; this module does not import torch."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)

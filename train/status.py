@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from train.errors import ConfigError, WindTunnelError, as_storage_error, did_you_mean
-from train.manifest import read_manifest
-from train.retries import name_stops
-from train.run_status import RunStatus, run_status
-from train.study_costs import launch_costs, study_costs
+from train.run_folder.manifest import find_study
+from train.study.costs import launch_costs, study_costs
+from train.study.retries import name_stops
+from train.study.run_status import RunStatus, study_status
 
 OPTIONS = ("study", "runs")
 
@@ -30,29 +30,6 @@ process holds it: the study's command goes on with it).
   study=NAME   the study, as in configs/study/NAME.yaml
   runs=DIR     where studies lie (default: runs)
 """
-
-
-def study_status(study_folder: Path) -> list[RunStatus]:
-    """Every run of the study's manifest, in its order; empty before it was planned.
-
-    Raises:
-        DataError, StorageError: The manifest is damaged or cannot be read.
-    """
-    manifest = read_manifest(study_folder)
-    return [run_status(study_folder, entry) for entry in manifest["runs"]] if manifest else []
-
-
-def find_study(runs_root: Path, name: str) -> Path:
-    """The folder of a study that exists.
-
-    Raises:
-        ConfigError: It does not; the near names are listed.
-    """
-    folder = runs_root / name
-    if (folder / "manifest.json").exists():
-        return folder
-    others = [path.parent.name for path in runs_root.glob("*/manifest.json")]
-    raise ConfigError(f"study={name}: no such study in {runs_root}/{did_you_mean(name, others)}")
 
 
 def status_table(runs: Sequence[RunStatus]) -> Table:

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from train.records import read_json
+from train.storage.records import read_json
 
 Floats = NDArray[np.float64]
 
 RUNG = re.compile(r"d(\d+)l(\d+)")
 
 MIN_LAYERS, ASPECT = 2, 64
-"""The ladder's default rule for layers (train/shape.py); other rules are noticed and not used."""
+"""The default rule for layers (train/plan/shape.py); other rules are noticed and not used."""
 
 STEPS = (4, 5, 6)
 """Widths are these times powers of two: for a head width that is a power of two, the ladder's rule

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.errors import InputError, near_names
-from train.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
+from train.storage.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
 
 TEXT_COLUMNS = ("run_id", "study", "rung", "schedule", "state", "device")
 

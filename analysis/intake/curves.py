@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from analysis.intake.table import RunsTable, clusters
-from train.records import read_jsonl
+from train.storage.records import read_jsonl
 
 Floats = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.errors import InputError, near_names
-from train.records import STATES
+from train.storage.records import STATES
 
 OTHER_WORDS = {
     "completed": "complete finished done success succeeded ok",

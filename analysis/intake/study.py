@@ -18,7 +18,7 @@ from analysis.intake.load import SHOWN, refuse_unfinished, stamp_for
 from analysis.intake.mixtures import refuse_mixtures
 from analysis.intake.table import Excluded, RunsTable, screen
 from analysis.intake.units import check_units
-from train.records import REQUIRED_COLUMNS, read_json, read_jsonl
+from train.storage.records import REQUIRED_COLUMNS, read_json, read_jsonl
 
 HORIZON_TOLERANCE = 0.005
 """Relative; steps are whole, so a run's tokens may differ by this from its plan."""

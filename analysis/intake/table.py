@@ -18,7 +18,7 @@ from analysis.intake.columns import as_numbers, check_columns, with_batch_tokens
 from analysis.intake.states import read_states
 from analysis.intake.units import LOSS
 from analysis.intake.where import explain_none, select_rows
-from train.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
+from train.storage.records import REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS
 
 SAME_SIZE = 0.01
 """Relative; rows of one run may differ by this in n_params and still be of one run."""

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import InputError, near_names
-from train.records import REQUIRED_COLUMNS
+from train.storage.records import REQUIRED_COLUMNS
 
 SUFFIXES = (".csv", ".parquet")
 

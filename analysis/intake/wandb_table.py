@@ -1,6 +1,6 @@
 """A W&B group becomes a RunsTable, marked as read from a mirror.
 
-W&B keeps one run per attempt (train/tracker.py); here the attempts of a run are one row again. The
+W&B keeps one run per attempt (train/tracking); here the attempts of a run are one row again. The
 row is the one that a finished run writes to its summary; of a run that another trainer logged, the
 columns are looked up in summary and config. W&B itself is read in wandb_reader.py.
 """
@@ -20,7 +20,7 @@ from analysis.intake.mixtures import refuse_mixtures
 from analysis.intake.table import RunsTable, note_checkpoints, screen
 from analysis.intake.units import check_units
 from analysis.intake.wandb_reader import SECONDS, fetch_runs
-from train.records import FINISHED_STATES, REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS, STATES
+from train.storage.records import FINISHED_STATES, REQUIRED_COLUMNS, RUNS_TABLE_COLUMNS, STATES
 
 EXAMPLE = "wandb=my-team/windtunnel/quickstart"
 

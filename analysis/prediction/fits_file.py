@@ -26,7 +26,7 @@ from analysis.prediction.checked_json import (
     rows_of,
 )
 from analysis.prediction.draws import LAW_NAMES, fit_cost_law
-from train.records import SCHEMA_VERSION, read_json
+from train.storage.records import SCHEMA_VERSION, read_json
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from study_folders import TRUTH, isoflop_table, write_study
 
 from analysis import figures
 from analysis.__main__ import main
-from train.records import RUNS_TABLE_COLUMNS
+from train.storage.records import RUNS_TABLE_COLUMNS
 
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 NAMES = [

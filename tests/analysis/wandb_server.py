@@ -11,7 +11,7 @@ from typing import Any
 def wandb_run(
     name: str, summary: dict[str, Any], *, attempt: int = 1, state: str = "finished", **config: Any
 ) -> dict[str, Any]:
-    """A run as wandb's GraphQL returns it, named as train/tracker.py names it."""
+    """A run as wandb's GraphQL returns it, named as train/tracking/tracker.py names it."""
     return {
         "id": f"{name}-{attempt}-stored",
         "name": f"{name}-a{attempt}",

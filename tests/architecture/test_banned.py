@@ -41,7 +41,7 @@ BANS = {
 NAMES = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy"}
 CALLS = {
-    "torch.load": {"train/checkpoint.py"},
+    "torch.load": {"train/run_folder/checkpoint.py"},
     "torch.serialization.add_safe_globals": set[str](),
     "torch.hub.load": set[str](),
     "np.load": set[str](),
@@ -52,7 +52,7 @@ CALLS = {
     "os.popen": set[str](),
     "subprocess.getoutput": set[str](),
 }
-ALLOWED_IMPORTS = {"train/checkpoint.py": {"pickle.UnpicklingError"}}
+ALLOWED_IMPORTS = {"train/run_folder/checkpoint.py": {"pickle.UnpicklingError"}}
 """An exception that torch.load raises; nothing is unpickled with it."""
 
 
@@ -79,8 +79,8 @@ def test_the_linter_refuses_each_way_to_run_foreign_code(code: str) -> None:
 
 def test_torch_load_is_allowed_in_the_checkpoints_alone() -> None:
     text = '"""A module."""\n\nimport torch\n\ntorch.load("x")\n'
-    assert "TID251" not in lint(text, "train/checkpoint.py")
-    assert "TID251" in lint(text, "train/run.py")
+    assert "TID251" not in lint(text, "train/run_folder/checkpoint.py")
+    assert "TID251" in lint(text, "train/training/run_state.py")
 
 
 def test_an_innocent_module_is_not_refused() -> None:
@@ -135,7 +135,7 @@ def test_control_the_walk_finds_each_as_well(code: str) -> None:
 
 
 def test_control_the_walk_sees_a_checkpoint_loaded_without_the_weights_only() -> None:
-    path = Path("train/checkpoint.py")
+    path = Path("train/run_folder/checkpoint.py")
     assert list(offences(path, "torch.load('x', weights_only=False)"))
     assert not list(offences(path, "torch.load('x', weights_only=True)"))
 

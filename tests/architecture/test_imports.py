@@ -26,10 +26,10 @@ PURE = (
 )
 HYDRA_MODULES = {
     "train.__main__",
-    "train.compose",
-    "train.grid",
-    "train.points",
-    "train.hydra_node",
+    "train.config.compose",
+    "train.plan.grid",
+    "train.config.compose_cache",
+    "train.config.hydra_node",
     "train.plugins.hydra_plugins.windtunnel.local",
     "train.plugins.hydra_plugins.windtunnel.sweeper",
 }
@@ -70,19 +70,21 @@ def importers_of(package: str) -> set[str]:
 
 
 def test_the_walk_sees_the_source() -> None:
-    assert {"train.loop", "train.data.shards", "analysis.isoflop.fit"} <= set(SOURCES)
-    assert "train.stack" in IMPORTS["train.loop"]
-    assert "torch" in IMPORTS["train.model"]
+    assert {"train.training.loop", "train.data.shards", "analysis.isoflop.fit"} <= set(SOURCES)
+    assert "train.training.stack" in IMPORTS["train.training.loop"]
+    assert "torch" in IMPORTS["train.model.transformer"]
 
 
 def test_wandb_is_imported_in_two_processes_of_their_own_alone() -> None:
-    assert importers_of("wandb") == {"train.wandb_run", WANDB_PROCESS}
+    assert importers_of("wandb") == {"train.tracking.wandb_run", WANDB_PROCESS}
 
 
 def test_only_the_mirror_s_process_reaches_the_module_that_imports_wandb() -> None:
-    users = {module for module, names in IMPORTS.items() if "train.wandb_run" in names}
-    assert users == {"train.wandb_mirror"}
-    assert not {module for module, names in IMPORTS.items() if "train.wandb_mirror" in names}
+    users = {module for module, names in IMPORTS.items() if "train.tracking.wandb_run" in names}
+    assert users == {"train.tracking.wandb_mirror"}
+    assert not {
+        module for module, names in IMPORTS.items() if "train.tracking.wandb_mirror" in names
+    }
 
 
 def test_nothing_imports_the_process_that_reads_wandb() -> None:
@@ -101,7 +103,7 @@ def test_analysis_takes_only_records_and_counting_from_train() -> None:
         for name in names
         if name.split(".")[0] == "train"
     }
-    assert taken <= {"train.records", "train.counting"}
+    assert taken <= {"train.storage.records", "train.plan.counting"}
 
 
 def test_train_takes_nothing_from_analysis() -> None:
@@ -204,16 +206,21 @@ def test_a_prediction_loads_no_figures_and_no_other_approach() -> None:
 
 def test_importing_counting_and_records_loads_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "hydra", "omegaconf", "wandb")
-    assert loaded_after("import train.counting, train.records, train.planning", *heavy) == set()
+    assert (
+        loaded_after(
+            "import train.plan.counting, train.storage.records, train.plan.planning", *heavy
+        )
+        == set()
+    )
     assert loaded_after("import numpy", *heavy) == {"numpy"}  # the probe sees what is there
 
 
 def test_the_training_code_loads_without_wandb_and_datasets() -> None:
     extras = ("wandb", "datasets", "huggingface_hub")
-    code = "import train.__main__, train.run, train.tracker, train.data.prepare"
+    code = "import train.__main__, train.training.trainer, train.tracking.tracker"
     assert loaded_after(code, *extras) == set()
 
 
 def test_the_mirror_s_process_loads_no_torch_and_wandb_only_in_its_worker() -> None:
     heavy = ("torch", "numpy", "hydra", "wandb")
-    assert loaded_after("import train.wandb_mirror", *heavy) == set()
+    assert loaded_after("import train.tracking.wandb_mirror", *heavy) == set()

@@ -11,28 +11,30 @@ from faults.fake_study import REPO, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.overrides import changed
 from faults.runner import PEAK, Child, Patch, run_folder, start_child
-from train.config import (
-    AttentionKernel,
+from train.config.experiment import (
     BudgetConfig,
-    Compile,
-    Config,
     DataConfig,
-    Device,
-    Dtype,
     EvalConfig,
-    MachineConfig,
     ModelConfig,
     OptimizerConfig,
-    PathsConfig,
     ScheduleConfig,
     Source,
-    StudyConfig,
     SyntheticConfig,
 )
+from train.config.runtime import (
+    AttentionKernel,
+    Compile,
+    Device,
+    Dtype,
+    MachineConfig,
+    PathsConfig,
+    StudyConfig,
+)
+from train.config.schema import Config
 from train.data.prepare import prepare
-from train.rundir import RunFolder
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.validate import validate
+from train.run_folder.run_folder import RunFolder
+from train.training.trainer import train_run
 
 STEPS = 60
 CHECKPOINT_STEPS = 7
@@ -72,7 +74,7 @@ def tiny_config(runs: Path, data: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the children: 0.2 s of every start, for the column mfu alone."""
-    monkeypatch.setattr("train.stack.peak_flops", lambda compute, dtype: PEAK)
+    monkeypatch.setattr("train.training.stack.peak_flops", lambda compute, dtype: PEAK)
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from faults.patches import kill_after_step
 from faults.runner import killed, run_folder
-from train.checkpoint import _load_tensors, _seal
-from train.config import Config
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.checkpoint import _load_tensors, _seal
+from train.run_folder.run_folder import RunFolder
 
 FILES = ("model.pt", "optim.pt", "state.json", "DONE.json")
 

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from faults.runner import run_folder
-from train.config import Config, Source
+from train.config.experiment import Source
+from train.config.schema import Config
 from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.errors import DataError
-from train.manifest import PlannedRun
-from train.preflight import preflight
-from train.records import read_json, read_jsonl
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.storage.records import read_json, read_jsonl
+from train.study.preflight import preflight
+from train.training.trainer import train_run
 
 TRAIN, HELD = "train-00000.bin", "validation.bin"
 

@@ -26,8 +26,8 @@ from train.errors import (
     WindTunnelError,
     as_storage_error,
 )
-from train.records import write_json
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import write_json
 
 STEPS = 10
 STARTED = "started"

@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from faults import fake_job
 from faults.overrides import changed
-from train import launch, study, study_progress
-from train.config import Config
+from train.config.schema import Config
 from train.errors import WindTunnelError
-from train.jobs import Job, JobEnd, JobRun
-from train.rundir import RunFolder
-from train.status import study_status
-from train.validate import validate
+from train.plan.validate import validate
+from train.run_folder.run_folder import RunFolder
+from train.study import launch, study
+from train.study import progress as study_progress
+from train.study.job import Job, JobEnd, JobRun
+from train.study.run_status import study_status
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -38,8 +39,8 @@ def use_fake_jobs(put: Callable[[object, str, object], object] = setattr) -> Non
 def run_fake_study(
     config: Config, acts: Acts, *, words: Sequence[str] = (), workers: int = 2
 ) -> None:
-    """Run one job a seed, or a stack of seeds where the config says how many, through train.study
-    and train.launch; raises as the command would."""
+    """Run one job a seed, or a stack of seeds where the config says, through train.study.study
+    and train.study.launch; raises as the command would."""
     stack = config.machine.stack or 1
     config = changed(config, {"machine.workers": workers, "machine.stack": stack})
     base = OmegaConf.structured(config)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from train.records import read_json, read_jsonl, write_json
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl, write_json
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from train.compose import CONFIG_ROOT
-from train.config import Config
+from train.config.compose import CONFIG_ROOT
+from train.config.schema import Config
 
 
 def as_overrides(config: Config) -> list[str]:
@@ -31,7 +31,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 @functools.cache
 def _keys_of_files() -> frozenset[str]:
-    """Keys that the default config files set, perhaps to another value than train/config.py."""
+    """Keys that the default config files set, perhaps to another value than the schema."""
     keys: set[str] = set()
     for choice in OmegaConf.load(CONFIG_ROOT / "train.yaml").defaults:
         if isinstance(choice, DictConfig):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-STEP = "train.engine:Engine.advance"
+STEP = "train.engine.engine:Engine.advance"
 """Called once per step of a run that logs every step, with nothing of the step done yet."""
 
 EVERY = 0

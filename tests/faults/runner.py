@@ -21,15 +21,15 @@ from pathlib import Path
 
 import torch
 
-import train.stack
+import train.training.stack
 from faults.overrides import as_overrides
 from train.__main__ import main
-from train.config import Config
-from train.peak import PeakFlops
-from train.records import read_jsonl
-from train.rundir import RunFolder
-from train.trainer import train_run
-from train.validate import validate
+from train.config.schema import Config
+from train.engine.peak_flops import PeakFlops
+from train.plan.validate import validate
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.training.trainer import train_run
 
 Patch = Callable[[], object]
 """Applied in the child before the command starts. Module-level functions and instances of
@@ -38,9 +38,9 @@ module-level classes travel; lambdas and closures do not."""
 PRELOAD = [
     "pytest",  # test modules, which define patches, import it
     "train.__main__",
-    "train.trainer",
-    "train.study",
-    "train.grid",
+    "train.training.trainer",
+    "train.study.study",
+    "train.plan.grid",
 ]
 
 PEAK = PeakFlops(measured=1e11, datasheet=None)
@@ -241,7 +241,7 @@ def _run_command(
 
 def skip_peak_measurement() -> None:
     """Leave out what takes 0.2 s of every start and only scales the column mfu."""
-    train.stack.peak_flops = lambda compute, dtype: PEAK
+    train.training.stack.peak_flops = lambda compute, dtype: PEAK
 
 
 def _text(path: Path) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.checkpoint import load_newest
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.checkpoint import load_newest
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 CLOCK_COLUMNS = frozenset(
     ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")

@@ -10,11 +10,11 @@ from typing import Any
 from faults.overrides import as_overrides
 from faults.runner import Outcome, Patch, run_child, start_child
 from tests.train.shared_runs import planned, shared_config, with_machine, with_optimizer, with_steps
-from train.config import Config
-from train.manifest import register_runs
-from train.records import read_jsonl
-from train.rundir import RunFolder
-from train.trainer import train_runs
+from train.config.schema import Config
+from train.run_folder.manifest import register_runs
+from train.run_folder.run_folder import RunFolder, folder_of
+from train.storage.records import read_jsonl
+from train.training.trainer import train_runs
 
 HORIZONS = (16, 12, 7)
 FORKS = {12: 9, 7: 5}
@@ -55,10 +55,10 @@ def kill_job(configs: Sequence[Config], *faults: Patch) -> None:
 def plan_study(configs: Sequence[Config]) -> list[RunFolder]:
     """Write the manifest of a study of these runs, and return their folders."""
     runs = [planned(config) for config in configs]
-    folder = runs[0].folder.path.parent
+    folder = runs[0].path.parent
     folder.mkdir(parents=True, exist_ok=True)
     register_runs(folder, folder.name, runs, extend=True)
-    return [run.folder for run in runs]
+    return [folder_of(run) for run in runs]
 
 
 def command_together(configs: Sequence[Config], *faults: Patch) -> Outcome:

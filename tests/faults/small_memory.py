@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from faults.spoil import STEP
-from train.engine import Engine
+from train.engine.engine import Engine
 
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU_FULL = RuntimeError(

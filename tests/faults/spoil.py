@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.engine import Engine
+from train.engine.engine import Engine
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -8,9 +8,9 @@ from submitit.helpers import DelayedSubmission
 
 from faults.patches import At, Hold
 from train import signals
-from train.config import Config
-from train.trainer import train_run
-from train.validate import validate
+from train.config.schema import Config
+from train.plan.validate import validate
+from train.training.trainer import train_run
 
 
 class Training:
@@ -30,7 +30,7 @@ class Training:
     def __call__(self) -> str:
         """Train to the end, and say so."""
         if self.hold is not None:
-            At("train.engine:Engine.advance", Hold(self.hold), call=11)()
+            At("train.engine.engine:Engine.advance", Hold(self.hold), call=11)()
         if not self.chains:
             signals._chain = lambda handler, number: None
         train_run(self.config, validate(self.config))

@@ -15,14 +15,14 @@ import torch
 
 from faults.foreign import Command, files_in, study_words
 from train import __main__ as command
-from train import study
-from train.compose import known_keys
-from train.config import BudgetConfig, Config, ModelConfig
-from train.counting import count_params
+from train.config.compose import known_keys
+from train.config.experiment import BudgetConfig, ModelConfig
+from train.config.schema import Config
 from train.errors import ConfigError
-from train.manifest import PlannedRun
-from train.planning import plan_run
-from train.validate import validate
+from train.plan.counting import count_params
+from train.plan.planning import PlannedRun, plan_run
+from train.plan.validate import validate
+from train.study import study
 
 GOOD = (
     "data=synthetic",

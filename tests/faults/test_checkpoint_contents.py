@@ -23,14 +23,14 @@ from faults.damage import (
 )
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.checkpoint import load_newest, save_checkpoint
-from train.config import Config
-from train.engine import Engine
-from train.manifest import PlannedRun
-from train.records import read_json
-from train.rundir import RunFolder
-from train.trainer import train_runs
-from train.validate import validate
+from train.config.schema import Config
+from train.engine.engine import Engine
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json
+from train.training.trainer import train_runs
 
 
 def most_bytes(n_bytes: int, *, n_tensors: int) -> int:

@@ -28,12 +28,13 @@ from faults.damage import (
 )
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import checkpoint, resume
-from train.checkpoint import load_newest
-from train.config import Config
+from train.config.schema import Config
 from train.errors import CheckpointError, StorageError
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import load_newest
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.training import resume
 
 Stopped = tuple[Config, RunFolder]
 

@@ -28,13 +28,13 @@ from faults.data_runs import (
     unprotected,
 )
 from faults.runner import run_folder
-from train import batches
-from train.config import Config
+from train.config.schema import Config
 from train.data import prepare as preparation
 from train.data.shards import Dataset, open_dataset
+from train.engine import batches
 from train.errors import DataError
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.validate import validate
+from train.training.trainer import train_run
 
 
 @pytest.fixture

@@ -23,18 +23,19 @@ from faults.data_runs import (
     refused,
     unprotected,
 )
-from train import batches
-from train.batches import Batches
-from train.config import Config, Device, MachineConfig
+from train.config.runtime import Device, MachineConfig
+from train.config.schema import Config
 from train.data.manifest import ShardFacts, SplitFacts
 from train.data.sampler import segment_starts, window_starts
 from train.data.shards import open_dataset
 from train.data.tokenizer import BytesTokenizer, text_bytes
 from train.data.writer import SplitWriter
-from train.device import select_device
+from train.engine import batches
+from train.engine.batches import Batches
+from train.engine.device import select_device
 from train.errors import DataError
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.validate import validate
+from train.training.trainer import train_run
 
 
 @pytest.fixture

@@ -15,14 +15,16 @@ import pytest
 from faults.data_runs import launch
 from faults.runner import run_folder, start_steps
 from faults.spoil import STEP, replace_step
-from train import batches, opening, preflight
-from train.config import Config
+from train.config.schema import Config
 from train.data import sampler
-from train.engine import Engine
+from train.engine import batches
+from train.engine.engine import Engine
 from train.errors import ConfigError
-from train.records import read_json, read_jsonl
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.validate import validate
+from train.storage.records import read_json, read_jsonl
+from train.study import preflight
+from train.training import opening
+from train.training.trainer import train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
 

@@ -12,7 +12,7 @@ import pytest
 from token_folders import read_ids, rewrite_ids
 
 from faults.data_runs import HELD, TRAIN, folder_of, losses, on_a_chain, on_text, refused
-from train.config import Config
+from train.config.schema import Config
 from train.data import prepare as preparation
 from train.data import verify
 from train.data.split import Encoded, LowestHashes

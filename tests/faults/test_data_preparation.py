@@ -21,7 +21,8 @@ from faults.damage import contents
 from faults.data_runs import SHORT, folder_of, launch
 from faults.patches import At, Kill, Replace
 from faults.runner import run_child, run_here
-from train.config import Config, DataConfig
+from train.config.experiment import DataConfig
+from train.config.schema import Config
 from train.data import prepare as preparation
 from train.data.build import build_tokens
 from train.data.manifest import write_manifest

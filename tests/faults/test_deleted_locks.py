@@ -11,9 +11,9 @@ from pathlib import Path
 from faults.patches import At, Hold, Replace
 from faults.runner import Child, Outcome, Train, run_here
 from faults.same_run import assert_same_run
-from train.config import Config
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
@@ -33,7 +33,7 @@ def test_l1_a_run_that_was_deleted_and_started_anew_is_left_to_the_second_proces
 def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_run(
     tiny: Tiny, started: Started, tmp_path: Path
 ) -> None:
-    blind = Replace("train.rundir:RunFolder.refuse_other_holder", _look_away)
+    blind = Replace("train.run_folder.run_folder:RunFolder.refuse_other_holder", _look_away)
     outcome = replaced(tiny, started, tmp_path / "gate", blind)
     steps = [row["step"] for row in read_jsonl(outcome.folder.metrics)]
     assert len(steps) > len(set(steps))
@@ -42,7 +42,7 @@ def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_ru
 def replaced(tiny: Tiny, started: Started, gate: Path, *patches: Replace) -> Outcome:
     """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
     config = tiny()
-    held = At("train.engine:Engine.advance", Hold(gate), call=21)
+    held = At("train.engine.engine:Engine.advance", Hold(gate), call=21)
     child = started(config, *patches, held, command=Train(config))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)

@@ -18,10 +18,12 @@ from faults.damage import train_and_kill
 from faults.overrides import as_overrides
 from faults.runner import run_folder, run_here
 from faults.same_run import assert_same_run
-from train.batches import Batches
-from train.config import AttentionKernel, Config, Device, Dtype
-from train.identity import canonical_json, science
-from train.rundir import RunFolder
+from train.config.runtime import AttentionKernel, Device, Dtype
+from train.config.schema import Config
+from train.engine.batches import Batches
+from train.plan.identity import science
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import canonical_json
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -22,11 +22,12 @@ from faults.damage import names, step_name
 from faults.patches import At, Kill, Replace
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.checkpoint import load_newest, save_checkpoint
-from train.config import Config, OnSaveError
+from train.config.runtime import OnSaveError
+from train.config.schema import Config
 from train.errors import StorageError
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
 
 TOO_SMALL = 64 << 10
 """Bytes: more than all records have, less than the weights."""
@@ -56,7 +57,7 @@ class LimitToNow:
 
 
 def at_step(step: int, action: Callable[[], object]) -> At:
-    return At("train.engine:Engine.advance", action, call=step)
+    return At("train.engine.engine:Engine.advance", action, call=step)
 
 
 def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(
@@ -157,7 +158,7 @@ def test_d1_control_untranslated_it_is_a_traceback_and_leaves_a_stump(
 ) -> None:
     outcome = run_child(
         tiny(),
-        Replace("train.checkpoint:_cannot_be_written", not_told_apart),
+        Replace("train.run_folder.checkpoint:_cannot_be_written", not_told_apart),
         at_step(10, LimitFiles(TOO_SMALL)),
     )
     assert outcome.exit_code == 1
@@ -177,7 +178,7 @@ def test_d1_control_pruned_before_the_new_one_is_whole_all_are_lost(
     config = tiny()
     outcome = run_child(
         config,
-        Replace("train.recording:save_checkpoint", prune_then_save),
+        Replace("train.training.recording:save_checkpoint", prune_then_save),
         at_step(10, LimitFiles(TOO_SMALL)),
     )
     assert outcome.exit_code == 3
@@ -204,7 +205,7 @@ def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
     def refuse(*args: object, **kwargs: object) -> None:
         raise DISK_ERRORS[error]
 
-    where = target if target.startswith("torch") else f"train.checkpoint.{target}"
+    where = target if target.startswith("torch") else f"train.run_folder.checkpoint.{target}"
     with monkeypatch.context() as patched:
         patched.setattr(where, refuse)
         with pytest.raises(StorageError, match="could not be written"):

@@ -16,12 +16,12 @@ from faults.patches import Replace
 from faults.runner import Outcome, run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.test_disk import LimitToNow, at_step
-from train import resume
-from train.checkpoint import save_checkpoint
-from train.config import Config
+from train.config.schema import Config
 from train.errors import RecordsError
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.checkpoint import save_checkpoint
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.training import resume
 
 
 def fill_the_disk(config: Config, *patches: Replace) -> Outcome:
@@ -73,7 +73,7 @@ def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(
     config = tiny()
     folder = fill_the_disk(config).folder
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
-    monkeypatch.setattr("train.recording.append_jsonl", append_anyhow)
+    monkeypatch.setattr("train.training.recording.append_jsonl", append_anyhow)
     with pytest.raises(RecordsError, match="not JSON"):
         run_here(config)
     with pytest.raises(ValueError, match="not JSON"):
@@ -135,7 +135,7 @@ def test_d5_control_written_elsewhere_a_checkpoint_cannot_be_put_in_place(
 ) -> None:
     config = tiny()
     refuse_other_devices(monkeypatch, run_folder(config).path)
-    monkeypatch.setattr("train.recording.save_checkpoint", save_in_the_system_s_folder)
+    monkeypatch.setattr("train.training.recording.save_checkpoint", save_in_the_system_s_folder)
     with pytest.raises(OSError, match="Invalid cross-device link"):
         run_here(config)
     assert names(run_folder(config).checkpoints) == []

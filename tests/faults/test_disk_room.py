@@ -18,13 +18,13 @@ import torch
 
 from faults.data_runs import SHORT, launch
 from faults.runner import run_folder, run_here
-from train import preflight
-from train.config import Config
+from train.config.schema import Config
 from train.errors import StorageError
-from train.manifest import PlannedRun
-from train.records import read_json
-from train.trainer import train_run
-from train.validate import validate
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.storage.records import read_json
+from train.study import preflight
+from train.training.trainer import train_run
 
 PARAMS = 2 * 12 * 32**2 + 2 * 97 * 32 + 2 * 96 + 32
 CHECKPOINT = 12 * PARAMS

@@ -21,18 +21,19 @@ from faults.damage import contents, names, step_name, tensors
 from faults.runner import run_child, run_folder, run_here
 from faults.same_run import assert_equal_state
 from faults.spoil import INFINITY, NAN, SpoiltStep, gradient_times, loss_times, replace_step
-from train.checkpoint import _load_tensors
-from train.config import Config
-from train.engine import Segment
+from train.config.schema import Config
+from train.engine.engine import Segment
+from train.engine.evaluate import evaluate
+from train.engine.optimizer import AdamW
 from train.errors import DivergedError
-from train.evaluate import evaluate
-from train.manifest import PlannedRun, register_runs
-from train.optimizer import AdamW
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
-from train.stack import Stack
-from train.study import report_unfinished
-from train.validate import validate
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.run_folder.checkpoint import _load_tensors
+from train.run_folder.manifest import register_runs
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.study.study import report_unfinished
+from train.training.stack import Stack
 
 SPOILT = {
     "loss-nan": loss_times(NAN),
@@ -101,7 +102,7 @@ def never_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
             self.frozen_R.zero_()
             super()._update_segment(*values, **settings)
 
-    monkeypatch.setattr("train.engine.AdamW", Unfrozen)
+    monkeypatch.setattr("train.engine.engine.AdamW", Unfrozen)
 
 
 @pytest.mark.parametrize("kind", ["loss-inf", "gradient-nan"])
@@ -124,7 +125,7 @@ def without_a_look_at_losses(monkeypatch: pytest.MonkeyPatch) -> None:
         run.losses.last = 4.0  # some number, for the message
 
     never_frozen(monkeypatch)
-    monkeypatch.setattr("train.loop._observe", observe)
+    monkeypatch.setattr("train.training.loop._observe", observe)
 
 
 def test_n1_the_last_look_before_a_checkpoint_is_at_what_goes_into_it(
@@ -143,7 +144,7 @@ def test_n1_control_without_it_a_spoilt_state_is_committed(
 ) -> None:
     config = tiny()
     without_a_look_at_losses(monkeypatch)
-    monkeypatch.setattr("train.recording._refuse_non_finite", lambda *values: None)
+    monkeypatch.setattr("train.training.recording._refuse_non_finite", lambda *values: None)
     train_spoilt(config, monkeypatch, "loss-nan")
     assert not is_finite(*saved_tensors(run_folder(config)))
 
@@ -202,7 +203,7 @@ def spoil_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             return measured
         return [replace(one, loss=math.inf, bits_per_byte=math.inf) for one in measured]
 
-    monkeypatch.setattr("train.lockstep.evaluate", spoilt)
+    monkeypatch.setattr("train.training.lockstep.evaluate", spoilt)
 
 
 def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
@@ -247,7 +248,7 @@ def test_n3_control_unchecked_it_is_a_completed_run_without_a_loss(
 ) -> None:
     config = tiny()
     spoil_evaluation(monkeypatch, 4)
-    monkeypatch.setattr("train.loop.refuse_diverged_evaluation", lambda run: None)
+    monkeypatch.setattr("train.training.loop.refuse_diverged_evaluation", lambda run: None)
     folder = run_here(config)
     assert folder.state() == "completed"
     assert read_json(folder.result)["row"]["loss"] is None

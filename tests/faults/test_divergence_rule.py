@@ -12,11 +12,11 @@ from faults.damage import contents, names, step_name
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import SpoiltStep, gradient_times, loss_times, replace_step
-from train.config import Config
-from train.divergence import LossWatch
+from train.config.schema import Config
 from train.errors import DivergedError
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.training.divergence import LossWatch
 
 
 def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(
@@ -106,7 +106,7 @@ def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(
 def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.loop.refuse_diverged_end", lambda run: None)
+    monkeypatch.setattr("train.training.loop.refuse_diverged_end", lambda run: None)
     folder = run_here(tiny(optimizer__lr=30.0))
     assert folder.state() == "completed"
     assert read_json(folder.result)["row"]["loss"] > 100
@@ -147,7 +147,7 @@ def test_n6_control_taken_for_a_failure_it_would_be_trained_again(
 ) -> None:
     config = tiny()
     folder = diverged_at_30(config, monkeypatch)
-    monkeypatch.setattr("train.trainer.FINISHED_STATES", ("completed",))
+    monkeypatch.setattr("train.training.trainer.FINISHED_STATES", ("completed",))
     run_here(config)
     assert start_steps(folder) == [0, 28]
     assert folder.state() == "completed"  # and what diverged is among the losses of a fit

@@ -17,12 +17,12 @@ from faults.conftest import tiny_config
 from faults.damage import NEWEST, PREVIOUS, copy_of, step_name, train_and_kill
 from faults.runner import run_here, start_steps
 from faults.same_run import assert_same_run
-from train import checkpoint
-from train.config import Config
+from train.config.schema import Config
 from train.errors import ConfigError
-from train.provenance import changed_versions
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder import checkpoint
+from train.run_folder.provenance import changed_versions
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_e1_a_clock_that_jumps_back_and_another_zone_change_nothing(
     config = tiny()
     folder = copy_of(killed, config)
     set_times_back(folder)
-    monkeypatch.setattr("train.rundir.datetime", EarlierClock)
+    monkeypatch.setattr("train.run_folder.run_folder.datetime", EarlierClock)
     run_here(config)
     assert start_steps(folder) == [0, NEWEST]  # by step, not by time
     assert_same_run(reference_run, folder)
@@ -120,7 +120,7 @@ def upgraded(
     monkeypatch.setattr(torch, "__version__", OTHER["torch"])
     monkeypatch.setattr(platform, "python_version", lambda: OTHER["python"])
     git = {"commit": "b" * 40, "dirty": False}
-    monkeypatch.setattr("train.provenance.git_state", lambda folder: git)
+    monkeypatch.setattr("train.run_folder.provenance.git_state", lambda folder: git)
     return folder
 
 
@@ -163,7 +163,7 @@ def test_e2_strict_versions_refuse_and_name_both(
     assert read_json(upgraded.run) == before
     assert start_steps(upgraded) == [0]
     monkeypatch.undo()  # brought back, as the message asks
-    monkeypatch.setattr("train.provenance.git_state", lambda folder: before["git"])
+    monkeypatch.setattr("train.run_folder.provenance.git_state", lambda folder: before["git"])
     run_here(tiny(machine__strict_versions=True))
     assert start_steps(upgraded) == [0, NEWEST]
     assert_same_run(reference_run, upgraded)
@@ -172,7 +172,7 @@ def test_e2_strict_versions_refuse_and_name_both(
 def test_e2_control_uncompared_two_versions_make_one_run_without_a_word(
     upgraded: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.recording.changed_versions", lambda before, now: {})
+    monkeypatch.setattr("train.training.recording.changed_versions", lambda before, now: {})
     run_here(tiny(machine__strict_versions=True))
     assert upgraded.state() == "completed"
     assert not any("changed" in row for row in read_jsonl(upgraded.attempts))

@@ -16,10 +16,10 @@ from faults.fake_study import (
 from faults.patches import EVERY, At, Fail, Hold, Replace
 from faults.runner import Child, run_child
 from faults.same_run import assert_same_run
-from train.config import Config
-from train.records import read_json
-from train.rundir import RunFolder
-from train.study import StudyIncompleteError
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json
+from train.study.study import StudyIncompleteError
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
@@ -47,7 +47,7 @@ def test_d4_control_an_error_of_the_system_that_nobody_translates_is_a_traceback
     assert "Traceback" in outcome.stderr
 
 
-USERS = ("train.attempt", "train.__main__")
+USERS = ("train.training.completion", "train.__main__")
 """Modules that turn the system's errors into ours."""
 
 
@@ -57,7 +57,7 @@ def _is_no_storage_error(error: OSError) -> None:
 
 def vanishing(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
     """A child whose run folder is removed after 20 steps."""
-    child = started(tiny(), *patches, At("train.engine:Engine.advance", Hold(gate), call=21))
+    child = started(tiny(), *patches, At("train.engine.engine:Engine.advance", Hold(gate), call=21))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)
     gate.unlink()

@@ -25,13 +25,15 @@ from faults.damage import (
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import STEP, replace_step
-from train import checkpoint, resume
-from train.checkpoint import SCHEMA
-from train.config import Config, DataConfig, Source
-from train.engine import Engine
+from train.config.experiment import DataConfig, Source
+from train.config.schema import Config
+from train.engine.engine import Engine
 from train.errors import CheckpointError
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import SCHEMA
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.training import resume
 
 
 @pytest.fixture(scope="module")

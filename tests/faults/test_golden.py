@@ -8,9 +8,9 @@ import pytest
 
 from faults.golden import COMMAND, GOLDEN, curve, differences, torch_minor
 from faults.runner import run_here
-from train.config import Config
-from train.records import read_json
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json
 
 
 @pytest.fixture(scope="module")

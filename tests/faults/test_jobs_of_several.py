@@ -16,13 +16,14 @@ from faults.fake_job import STARTED
 from faults.fake_study import folder_of, run_fake_study, start_launcher, states, study_folder
 from faults.overrides import as_overrides, changed
 from faults.runner import Outcome, run_child, run_folder
-from train.config import Config
-from train.launch import STUDY_JOB
-from train.manifest import PlannedRun, register_runs
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
-from train.study import StudyIncompleteError
-from train.validate import validate
+from train.config.schema import Config
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.run_folder.manifest import register_runs
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.study.launch import STUDY_JOB
+from train.study.study import StudyIncompleteError
 
 Tiny = Callable[..., Config]
 
@@ -30,10 +31,10 @@ Tiny = Callable[..., Config]
 def planned_study(*configs: Config) -> list[RunFolder]:
     """Write the manifest of a study of these runs, and return their folders."""
     runs = [PlannedRun(overrides=[], config=each, plan=validate(each)) for each in configs]
-    folder = runs[0].folder.path.parent
+    folder = runs[0].path.parent
     folder.mkdir(parents=True)
     register_runs(folder, folder.name, runs, extend=False)
-    return [run.folder for run in runs]
+    return [folder_of(run) for run in runs]
 
 
 def train_together(first: Config, others: Sequence[RunFolder]) -> Outcome:

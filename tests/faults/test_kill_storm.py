@@ -10,13 +10,13 @@ import pytest
 from faults.patches import EVERY, At, Replace, Sleep
 from faults.runner import Child, Patch, run_folder, start_steps
 from faults.same_run import assert_same_run
-from train.config import Config
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 LEAST_KILLS = 8
 CHECKPOINT_STEPS = 3
-SLOWLY = At("train.engine:Engine.advance", Sleep(0.08), call=EVERY)
+SLOWLY = At("train.engine.engine:Engine.advance", Sleep(0.08), call=EVERY)
 
 
 def storm(start: Callable[..., Child], config: Config, seed: int, *patches: Patch) -> list[int]:
@@ -79,6 +79,6 @@ def test_k2_control_without_the_rewind_a_storm_doubles_rows(
     tiny: Callable[..., Config], started: Callable[..., Child], reference_run: RunFolder
 ) -> None:
     config = tiny(machine__checkpoint_steps=CHECKPOINT_STEPS)
-    storm(started, config, 0, Replace("train.resume:set_aside", keep_all_rows))
+    storm(started, config, 0, Replace("train.training.resume:set_aside", keep_all_rows))
     with pytest.raises(AssertionError, match="holds steps"):
         assert_same_run(reference_run, run_folder(tiny()))

@@ -12,16 +12,18 @@ from faults.conftest import CHECKPOINT_STEPS, STEPS
 from faults.patches import At, Kill, kill_after_step
 from faults.runner import killed, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.batches import Batches
-from train.config import Config
-from train.optimizer import AdamW
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.engine.batches import Batches
+from train.engine.optimizer import AdamW
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 Tiny = Callable[..., Config]
 
-BEFORE_THE_RESULT = At("train.loop:complete", Kill())
-BEFORE_THE_STATUS = At("train.rundir:RunFolder.write_status", Kill(), mentions="completed")
+BEFORE_THE_RESULT = At("train.training.loop:complete", Kill())
+BEFORE_THE_STATUS = At(
+    "train.run_folder.run_folder:RunFolder.write_status", Kill(), mentions="completed"
+)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_k1_control_without_the_rewind_rows_come_twice(
     tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tiny(), kill_after_step(10))
-    monkeypatch.setattr("train.resume.set_aside", lambda folder, sizes: 0)
+    monkeypatch.setattr("train.training.resume.set_aside", lambda folder, sizes: 0)
     folder = run_here(tiny())
     steps = [row["step"] for row in read_jsonl(folder.metrics)]
     assert [step for step in steps if steps.count(step) == 2] == [8, 9, 10, 8, 9, 10]

@@ -14,9 +14,9 @@ from faults.patches import At, Kill, Replace
 from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.unsafe import load_unverified, save_in_place
-from train import checkpoint
-from train.config import Config
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder import checkpoint
+from train.run_folder.run_folder import RunFolder
 
 Tiny = Callable[..., Config]
 
@@ -35,9 +35,17 @@ def steps_on_disk(folder: RunFolder) -> list[int]:
         (At("torch:save", Kill(), mentions=f"step_{FIRST:08d}.partial/optim.pt"), 0),
         (At("torch:save", Kill(), mentions=f"{PARTIAL}/model.pt", when="after"), FIRST),
         (At("torch:save", Kill(), mentions=f"{PARTIAL}/optim.pt", when="after"), FIRST),
-        (At("train.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE.json"), FIRST),
         (
-            At("train.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE", when="after"),
+            At("train.run_folder.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE.json"),
+            FIRST,
+        ),
+        (
+            At(
+                "train.run_folder.checkpoint:write_json",
+                Kill(),
+                mentions=f"{PARTIAL}/DONE",
+                when="after",
+            ),
             FIRST,
         ),
         (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} "), FIRST),
@@ -65,12 +73,12 @@ def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
 
 
 def kill_amid_second_save_in_place() -> None:
-    Replace("train.recording:save_checkpoint", save_in_place)()
+    Replace("train.training.recording:save_checkpoint", save_in_place)()
     At("torch:save", Kill(), mentions="optim.pt", call=2)()
 
 
 def kill_amid_first_save_in_place() -> None:
-    Replace("train.recording:save_checkpoint", save_in_place)()
+    Replace("train.training.recording:save_checkpoint", save_in_place)()
     At("torch:save", Kill(), mentions="optim.pt")()
 
 
@@ -78,7 +86,7 @@ def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
     tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = killed(tiny(), kill_amid_second_save_in_place)
-    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
         run_here(tiny())  # the weights of step 14 with the moments of step 7, and no complaint
     assert start_steps(folder) == [0, FIRST]
@@ -90,7 +98,7 @@ def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed(tiny(), kill_amid_first_save_in_place)
-    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.raises(Exception, match=r"state\.json"):
         run_here(tiny())
 
@@ -124,7 +132,9 @@ def prune_before_saving(root: Path, step: int, **parts: Any) -> Path:
 
 
 def test_k5_control_pruning_before_the_new_one_is_in_place_loses_all(tiny: Tiny) -> None:
-    folder = killed(tiny(), Replace("train.recording:save_checkpoint", prune_before_saving))
+    folder = killed(
+        tiny(), Replace("train.training.recording:save_checkpoint", prune_before_saving)
+    )
     assert steps_on_disk(folder) == []
     run_here(tiny())
     assert start_steps(folder) == [0, 0]

@@ -14,12 +14,12 @@ from faults.conftest import STEPS
 from faults.patches import At, Kill, kill_after_step
 from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import loop, recording
-from train.config import Config
+from train.config.schema import Config
 from train.errors import RecordsError
-from train.records import read_jsonl
-from train.rundir import RunFolder
-from train.stack import Stack
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.training import loop, recording
+from train.training.stack import Stack
 
 Tiny = Callable[..., Config]
 
@@ -28,7 +28,7 @@ def test_k4_an_evaluation_whose_checkpoint_was_lost_comes_once(
     tiny: Tiny, reference_run: RunFolder
 ) -> None:
     config = tiny(machine__checkpoint_steps=5)  # step 15 is evaluated, logged and saved
-    folder = killed(config, At("train.recording:save_checkpoint", Kill(), call=3))
+    folder = killed(config, At("train.training.recording:save_checkpoint", Kill(), call=3))
     assert read_jsonl(folder.evals)[-1]["step"] == 15
     assert_same_run(reference_run, run_here(config))
     assert start_steps(folder) == [0, 10]
@@ -38,7 +38,7 @@ def test_k4_a_row_whose_evaluation_was_lost_comes_once(
     tiny: Tiny, reference_run: RunFolder
 ) -> None:
     config = tiny(machine__checkpoint_steps=5)
-    folder = killed(config, At("train.loop:log_evaluation", Kill(), call=3))
+    folder = killed(config, At("train.training.loop:log_evaluation", Kill(), call=3))
     assert read_jsonl(folder.metrics)[-1]["step"] == 15
     assert read_jsonl(folder.evals)[-1]["step"] == 4
     assert_same_run(reference_run, run_here(config))
@@ -95,7 +95,7 @@ def test_k4_control_a_row_appended_to_a_torn_one_spoils_the_record(
 ) -> None:
     folder = killed(tiny(), kill_after_step(10))
     tear_last_row(folder.metrics)
-    monkeypatch.setattr("train.resume.set_aside", lambda folder, sizes: 0)
-    monkeypatch.setattr("train.recording.append_jsonl", append_blindly)
+    monkeypatch.setattr("train.training.resume.set_aside", lambda folder, sizes: 0)
+    monkeypatch.setattr("train.training.recording.append_jsonl", append_blindly)
     with pytest.raises(RecordsError, match=r"metrics\.jsonl"):
         run_here(tiny())

@@ -20,11 +20,11 @@ from faults.fake_study import (
 from faults.overrides import changed
 from faults.patches import Replace
 from faults.runner import Child
-from train import launch, study
-from train.config import Config
+from train.config.schema import Config
 from train.errors import LockedError
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.study import launch, study
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
@@ -124,7 +124,7 @@ def test_h3_control_a_launcher_that_does_not_look_starts_doomed_jobs(
 ) -> None:
     acts = {0: f"wait:{gate}", 1: f"wait:{gate}"}
     orphaned(launchers, acts)
-    blind = Replace("train.rundir:RunFolder.is_locked", _is_never_locked)
+    blind = Replace("train.run_folder.run_folder:RunFolder.is_locked", _is_never_locked)
     launchers.start(acts, blind)
     launchers.wait_until(lambda: len(starts(launchers.config, [0])[0]) > 2)  # it tries for ever
 

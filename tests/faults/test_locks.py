@@ -22,14 +22,14 @@ import pytest
 from faults.patches import EVERY, At, Fail, Hold, Replace
 from faults.runner import Child, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import lock
-from train.config import Config
+from train.config.schema import Config
 from train.errors import ConfigError, LockedError
-from train.lock import hold, is_held, read_holder
-from train.manifest import PlannedRun, read_manifest, register_runs
-from train.planning import plan_run
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.plan.planning import PlannedRun, plan_run
+from train.run_folder.manifest import read_manifest, register_runs
+from train.run_folder.run_folder import RunFolder
+from train.storage import lock
+from train.storage.lock import hold, is_held, read_holder
+from train.storage.records import read_jsonl
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
@@ -49,12 +49,12 @@ def held_by_all(path: Path, **options: Any) -> Iterator[None]:
     yield
 
 
-NO_LOCK = Replace("train.rundir:hold", held_by_all)
+NO_LOCK = Replace("train.run_folder.run_folder:hold", held_by_all)
 
 
 def stopped_at(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
     """A child that trains the run and stands still after STEP updates, until the gate goes."""
-    at_step = At("train.engine:Engine.advance", Hold(gate), call=STEP + 1)
+    at_step = At("train.engine.engine:Engine.advance", Hold(gate), call=STEP + 1)
     child = started(tiny(), *patches, at_step)
     child.wait_for(gate.exists)
     return child
@@ -113,7 +113,7 @@ def test_l2_a_killed_holder_frees_the_run_at_once(
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from train.lock import hold
+from train.storage.lock import hold
 
 path, child, inherits = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 with hold(path, task="holds it"):
@@ -218,7 +218,7 @@ def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(
 ) -> None:
     study = tmp_path / "runs" / "faults"
     register_runs(study, "faults", planned(tiny, 3, 1), extend=False)
-    monkeypatch.setattr("train.manifest.read_manifest", lambda folder: None)
+    monkeypatch.setattr("train.run_folder.manifest.read_manifest", lambda folder: None)
     register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=False)
     monkeypatch.undo()
     manifest = read_manifest(study)

@@ -19,12 +19,12 @@ from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.small_memory import CPU_FULL, CUDA_FULL, Memory
 from faults.spoil import replace_step
-from train.config import Config
-from train.engine import Engine
+from train.config.schema import Config
+from train.engine.engine import Engine
+from train.engine.evaluate import Evaluation, evaluate
 from train.errors import DeviceMemoryError
-from train.evaluate import Evaluation, evaluate
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 TOLERANCE = 1e-5
 """Between the losses of micro-batches and of whole ones, over all 60 steps."""
@@ -96,7 +96,7 @@ def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
     """In bits what a run gives that was stopped there and went on with half by request."""
     for windows in (4, 2):
         clean = tiny(study__name="clean", machine__micro_batch_seqs=windows)
-        monkeypatch.setattr("train.arithmetic.EVAL_TOKENS_AT_ONCE", windows * 32)
+        monkeypatch.setattr("train.engine.compute_policy.EVAL_TOKENS_AT_ONCE", windows * 32)
         if windows == 4:
             interrupt(clean, monkeypatch, Memory({1: 8}))
         else:
@@ -119,7 +119,7 @@ def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
             raise CUDA_FULL
         return evaluate(engine, batches, **options)
 
-    monkeypatch.setattr("train.lockstep.evaluate", limited)
+    monkeypatch.setattr("train.training.lockstep.evaluate", limited)
     folder, _ = run_halving(tiny())
     assert micro_batches(folder) == [8, 4]
     row, whole = (read_json(x.result)["row"] for x in (folder, reference_run))
@@ -191,7 +191,7 @@ def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
 
-    monkeypatch.setattr("train.stack._recorded", lambda run, compute: None)
+    monkeypatch.setattr("train.training.stack._recorded", lambda run, compute: None)
     folder, messages = run_halving(config)
     assert micro_batches(folder) == [8, 4, 8]
     assert "rows that were computed twice differ" in messages

@@ -16,14 +16,15 @@ from faults.platter import Platter
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import STEP, replace_step
-from train import checkpoint, loop, recording, trainer
-from train.checkpoint import load_newest
-from train.config import Config
-from train.engine import Engine
+from train.config.schema import Config
+from train.engine.engine import Engine
 from train.errors import CheckpointError, StorageError
-from train.run import Run
-from train.rundir import RunFolder
-from train.stack import Stack
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import load_newest
+from train.run_folder.run_folder import RunFolder
+from train.training import loop, recording, trainer
+from train.training.run_state import Run
+from train.training.stack import Stack
 
 Tiny = Callable[..., Config]
 

@@ -17,17 +17,17 @@ from faults.patches import At, Hold, Replace, Send
 from faults.runner import Child, Patch, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.unsafe import load_unverified, save_in_place
-from train.checkpoint import load_newest
-from train.config import Config
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.checkpoint import load_newest
+from train.run_folder.run_folder import RunFolder
 from train.signals import StopRequest
+from train.storage.records import read_jsonl
 
 Tiny = Callable[..., Config]
 Start = Callable[..., Child]
 
 TERM = Send(signal.SIGTERM)
-AT_STEP_11 = At("train.engine:Engine.advance", TERM, call=11)
+AT_STEP_11 = At("train.engine.engine:Engine.advance", TERM, call=11)
 
 
 def ended_by(folder: RunFolder, *, step: int, cause: str = "preempted") -> None:
@@ -66,7 +66,7 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
     cause: str,
 ) -> None:
     hold = tmp_path / "hold"
-    child = started(tiny(), At("train.engine:Engine.advance", Hold(hold), call=11))
+    child = started(tiny(), At("train.engine.engine:Engine.advance", Hold(hold), call=11))
     child.wait_for(hold.exists)
     child.send(number)
     hold.unlink()
@@ -88,7 +88,7 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
     outcome = run_child(
         tiny(),
         Replace("train.signals:_install", install_nothing),
-        At("train.engine:Engine.advance", Send(number), call=11),
+        At("train.engine.engine:Engine.advance", Send(number), call=11),
     )
     assert outcome.exit_code in (-number, 130)
     run_here(tiny())
@@ -98,22 +98,28 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
 @pytest.mark.parametrize(
     ("faults", "step"),
     [
-        ([At("train.engine:initial_values", TERM)], 1),
-        ([At("train.engine:Engine.advance", TERM)], 1),
-        ([At("train.loop:log_evaluation", TERM, call=3, when="before")], 16),
+        ([At("train.engine.engine:initial_values", TERM)], 1),
+        ([At("train.engine.engine:Engine.advance", TERM)], 1),
+        ([At("train.training.loop:log_evaluation", TERM, call=3, when="before")], 16),
         ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
         (
             [
-                At("train.engine:Engine.advance", TERM, call=11),
-                At("train.engine:Engine.advance", TERM, call=11),
+                At("train.engine.engine:Engine.advance", TERM, call=11),
+                At("train.engine.engine:Engine.advance", TERM, call=11),
             ],
             11,
         ),
-        ([At("train.engine:Engine.advance", TERM, call=11), At("torch:save", TERM, call=4)], 11),
         (
             [
-                At("train.engine:Engine.advance", TERM, call=11),
-                At("train.attempt:close_attempt", TERM),
+                At("train.engine.engine:Engine.advance", TERM, call=11),
+                At("torch:save", TERM, call=4),
+            ],
+            11,
+        ),
+        (
+            [
+                At("train.engine.engine:Engine.advance", TERM, call=11),
+                At("train.training.completion:close_attempt", TERM),
             ],
             11,
         ),
@@ -142,7 +148,7 @@ def test_s2_a_signal_during_data_preparation_loses_nothing(
     tiny: Tiny, reference_run: RunFolder, tmp_path: Path
 ) -> None:
     config = tiny(paths__data=str(tmp_path / "fresh"))
-    outcome = run_child(config, At("train.opening:prepare", TERM, when="after"))
+    outcome = run_child(config, At("train.training.resume:prepare", TERM, when="after"))
     assert outcome.exit_code == 75, outcome.stderr
     assert_same_run(reference_run, run_here(config))
 
@@ -176,7 +182,7 @@ def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_wa
 ) -> None:
     outcome = run_child(
         tiny(),
-        Replace("train.trainer:stop_requests", deaf),
+        Replace("train.training.trainer:stop_requests", deaf),
         At("torch:save", TERM, mentions="step_00000014.partial/optim.pt"),
     )
     assert outcome.exit_code == 75
@@ -214,9 +220,9 @@ def test_s3_control_a_save_in_place_that_outlasts_the_grace_is_a_mixture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    unsafe = Replace("train.recording:save_checkpoint", save_in_place)
+    unsafe = Replace("train.training.recording:save_checkpoint", save_in_place)
     folder = killed_while_saving(started, tiny(), tmp_path / "hold", unsafe)
-    monkeypatch.setattr("train.resume.load_newest", load_unverified)
+    monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
         run_here(tiny())
     with pytest.raises(AssertionError, match="metrics of step 8"):

@@ -14,9 +14,9 @@ from faults.conftest import CHECKPOINT_STEPS
 from faults.patches import At, Hold
 from faults.runner import Child, Patch, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train import batches
-from train.config import Config
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.engine import batches
+from train.run_folder.run_folder import RunFolder
 
 Tiny = Callable[..., Config]
 Start = Callable[..., Child]
@@ -26,7 +26,7 @@ def signal_the_group_while_reading(
     start: Start, config: Config, hold: Path, *patches: Patch
 ) -> Child:
     """SIGTERM to the run and all that it started, while it reads the batch of step 11."""
-    child = start(config, *patches, At("train.batches:Batches.gather", Hold(hold), call=11))
+    child = start(config, *patches, At("train.engine.batches:Batches.gather", Hold(hold), call=11))
     child.wait_for(hold.exists)
     child.send(signal.SIGTERM, whole_group=True)
     hold.unlink()

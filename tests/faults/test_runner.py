@@ -15,12 +15,13 @@ from faults.overrides import as_overrides
 from faults.patches import At, Fail, Hold, Kill, Replace, Send, kill_after_step
 from faults.runner import Child, run_child
 from faults.same_run import assert_equal_state, assert_same_run
-from train.checkpoint import load_newest, save_checkpoint
-from train.config import Compile, Config
+from train.config.runtime import Compile
+from train.config.schema import Config
 from train.errors import StorageError
-from train.manifest import PlannedRun
-from train.records import read_json, read_jsonl, write_json
-from train.rundir import RunFolder
+from train.plan.planning import PlannedRun
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl, write_json
 
 Tiny = Callable[..., Config]
 
@@ -174,14 +175,16 @@ def test_faults_strike_where_they_are_told(tiny: Tiny) -> None:
     killed = run_child(tiny(), kill_after_step(3))
     assert killed.exit_code == -signal.SIGKILL
     assert [row["step"] for row in read_jsonl(killed.folder.metrics)] == [1, 2, 3]
-    refused = run_child(tiny(), At("train.engine:Engine.advance", Fail(StorageError("no disk"))))
+    refused = run_child(
+        tiny(), At("train.engine.engine:Engine.advance", Fail(StorageError("no disk")))
+    )
     assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (3, "error: no disk")
-    mentioned = At("train.engine:Engine.advance", Kill(), mentions="nobody says this")
+    mentioned = At("train.engine.engine:Engine.advance", Kill(), mentions="nobody says this")
     assert run_child(tiny(), mentioned).exit_code == 0
 
 
 def test_a_bug_in_a_child_is_not_taken_for_a_fault(tiny: Tiny) -> None:
-    outcome = run_child(tiny(), At("train.loop:no_such_function", Kill()))
+    outcome = run_child(tiny(), At("train.training.loop:no_such_function", Kill()))
     assert outcome.exit_code == 1
     assert "no_such_function" in outcome.stderr
 
@@ -190,7 +193,7 @@ def test_a_running_child_can_be_watched_and_signalled(
     tiny: Tiny, tmp_path: Path, started: Callable[..., Child]
 ) -> None:
     hold = tmp_path / "hold"
-    child = started(tiny(), At("train.engine:Engine.advance", Hold(hold), call=5))
+    child = started(tiny(), At("train.engine.engine:Engine.advance", Hold(hold), call=5))
     child.wait_for(hold.exists)
     assert child.pid != os.getpid()
     assert os.getpgid(child.pid) == child.pid
@@ -200,10 +203,10 @@ def test_a_running_child_can_be_watched_and_signalled(
 
 
 def test_waiting_for_what_never_comes_fails(tiny: Tiny, started: Callable[..., Child]) -> None:
-    child = started(tiny(), At("train.engine:Engine.advance", Kill()))
+    child = started(tiny(), At("train.engine.engine:Engine.advance", Kill()))
     with pytest.raises(AssertionError, match="the child ended first"):
         child.wait_for(lambda: False)
-    hung = started(tiny(), At("train.engine:Engine.advance", Hold(Path("/dev/null"))))
+    hung = started(tiny(), At("train.engine.engine:Engine.advance", Hold(Path("/dev/null"))))
     with pytest.raises(AssertionError, match="hung"):
         hung.wait(seconds=0.5)
 

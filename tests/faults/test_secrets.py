@@ -17,10 +17,11 @@ from faults.overrides import as_overrides
 from faults.patches import Replace
 from faults.runner import run_child
 from train import __main__ as command
-from train import compose
-from train.config import Config, TrackerConfig, TrackerKind, WandbMode
+from train.config import compose
+from train.config.runtime import TrackerConfig, TrackerKind, WandbMode
+from train.config.schema import Config
 from train.errors import ConfigError
-from train.provenance import git_state
+from train.run_folder.provenance import git_state
 from train.secrets import known_secrets, mask, refuse_secret_words, refuse_secrets
 
 CANARIES = {
@@ -125,7 +126,7 @@ def test_control_without_the_refusal_the_secret_is_in_the_run_folder(
     config = tiny(budget__tokens=6 * 256.0, schedule__warmup_steps=2)
     kept = [given for given in as_overrides(config) if given.split("=")[0] != word.split("=")[0]]
     unprotected = [
-        Replace("train.compose:refuse_secrets", _pass),
+        Replace("train.config.compose:refuse_secrets", _pass),
         Replace("train.secrets:refuse_secrets", _pass),
     ]
     outcome = run_child(config, *unprotected, arguments=[*kept, word])

@@ -15,9 +15,11 @@ from faults.overrides import as_overrides
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.slurm_cluster import Cluster, missing_programs, start_cluster, stop_cluster
-from train.config import BudgetConfig, Config, StudyConfig
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.experiment import BudgetConfig
+from train.config.runtime import StudyConfig
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -36,18 +36,13 @@ from tests.train.shared_runs import (
     train_job,
     with_optimizer,
 )
-from train.checkpoint import committed_steps, save_checkpoint
-from train.config import Config, EvalConfig
-from train.errors import (
-    CheckpointError,
-    DivergedError,
-    LockedError,
-    RecordsError,
-    StorageError,
-)
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
-from train.trainer import train_runs
+from train.config.experiment import EvalConfig
+from train.config.schema import Config
+from train.errors import CheckpointError, DivergedError, LockedError, RecordsError, StorageError
+from train.run_folder.checkpoint import committed_steps, save_checkpoint
+from train.run_folder.run_folder import RunFolder, folder_of
+from train.storage.records import read_json, read_jsonl
+from train.training.trainer import train_runs
 
 LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
 
@@ -74,7 +69,7 @@ def stopped_in_the_cooldown_of_the_trunk(configs: Sequence[Config]) -> list[RunF
     """All have checkpoints by then: the trunks of steps 8 and 12, the others of their forks."""
     with stopped_at_save(configs[OTHER_LONG], 12):
         train_job(configs)
-    return [planned(config).folder for config in configs]
+    return [folder_of(planned(config)) for config in configs]
 
 
 def with_warnings(action: Callable[[], Any]) -> tuple[Any, list[str]]:
@@ -174,10 +169,10 @@ def other_start(
     start: Callable[..., Child], configs: list[Config], gate: Path, who: int, *patches: Patch
 ) -> Child:
     """The job held in its trunk, one of its runs deleted meanwhile."""
-    held = At("train.engine:Engine.advance", Hold(gate), call=6)
+    held = At("train.engine.engine:Engine.advance", Hold(gate), call=6)
     child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
     child.wait_for(gate.exists)
-    shutil.rmtree(planned(configs[who]).folder.path)
+    shutil.rmtree(folder_of(planned(configs[who])).path)
     return child
 
 
@@ -196,7 +191,7 @@ def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on
     outcome = child.wait()
     assert "its lock was deleted while this process trained the run" in outcome.stderr
     assert "LockedError" in outcome.stderr
-    folders = [planned(config).folder for config in configs]
+    folders = [folder_of(planned(config)) for config in configs]
     assert_same_records(folders, undisturbed)
     assert [row["event"] for row in read_jsonl(folders[who].attempts)] == ["start", "end"]
 
@@ -212,7 +207,7 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
     gate.unlink()
     outcome = child.wait()
     assert "StorageError" in outcome.stderr
-    folders = [planned(config).folder for config in configs]
+    folders = [folder_of(planned(config)) for config in configs]
     assert folders[LONG].state() == "failed"
     assert_same_records(train_job(configs), undisturbed)
     assert [row["start_step"] for row in starts(folders[OTHER_LONG])] == [0]
@@ -221,10 +216,10 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
 def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(
     configs: list[Config],
 ) -> None:
-    held = planned(configs[SHORT]).folder
+    held = folder_of(planned(configs[SHORT]))
     with held.locked(), pytest.raises(LockedError):
         train_job(configs)
-    assert not planned(configs[LONG]).folder.attempts.exists()
+    assert not folder_of(planned(configs[LONG])).attempts.exists()
 
 
 # A full disk
@@ -232,7 +227,7 @@ def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(
 
 def full_for(who: Config, step: int) -> Callable[..., Path]:
     """A disk that is full at one run's checkpoint."""
-    target = planned(who).folder.checkpoints
+    target = folder_of(planned(who)).checkpoints
 
     def save(root: Path, at: int, **parts: Any) -> Path:
         if (root, at) == (target, step):
@@ -246,10 +241,10 @@ def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
     configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("train.recording.save_checkpoint", full_for(configs[OTHER_LONG], 8))
+        patch.setattr("train.training.recording.save_checkpoint", full_for(configs[OTHER_LONG], 8))
         with pytest.raises(StorageError, match="the disk is full"):
             train_job(configs)
-    folders = [planned(config).folder for config in configs]
+    folders = [folder_of(planned(config)) for config in configs]
     assert [ends(folder)[-1]["cause"] for folder in folders[:2]] == ["storage"] * 2
     assert [committed_steps(folder.checkpoints)[-1] for folder in folders[:2]] == [8, 4]
     assert_same_records(train_job(configs), undisturbed)
@@ -293,7 +288,7 @@ def test_a_run_that_diverged_before_the_memory_was_full_is_the_job_s_error_all_t
     runs = [planned(config) for config in configs]
     with pytest.raises(DivergedError):
         with_warnings(lambda: train_runs(runs))
-    folders = [planned(config).folder for config in configs]
+    folders = [folder_of(planned(config)) for config in configs]
     assert [folder.state() for folder in folders] == ["completed", "diverged"]
     assert [len(starts(folder)) for folder in folders] == [2, 1]
 

@@ -21,12 +21,12 @@ from faults.fake_study import (
 from faults.patches import At, Fail
 from faults.runner import Child, run_child, run_here
 from faults.same_run import assert_same_run
-from train import launch, run_status, study
-from train.config import Config
-from train.records import read_jsonl, write_json
-from train.rundir import RunFolder
-from train.status import study_status
-from train.study import StudyIncompleteError
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl, write_json
+from train.study import launch, run_status, study
+from train.study.run_status import study_status
+from train.study.study import StudyIncompleteError
 
 Tiny = Callable[..., Config]
 Started = Callable[..., Child]
@@ -118,7 +118,7 @@ LOST = RuntimeError("CUDA error: unspecified launch failure")
 def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(
     tiny: Tiny, reference_run: RunFolder
 ) -> None:
-    lost = run_child(tiny(), At("train.engine:Engine.advance", Fail(LOST), call=31))
+    lost = run_child(tiny(), At("train.engine.engine:Engine.advance", Fail(LOST), call=31))
     assert lost.exit_code == 75, lost
     assert "the device failed" in lost.stderr
     assert "Traceback" not in lost.stderr
@@ -127,7 +127,9 @@ def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(
 
 
 def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny: Tiny) -> None:
-    lost = run_child(tiny(), At("train.engine:Engine.advance", Fail(RuntimeError("odd")), call=31))
+    lost = run_child(
+        tiny(), At("train.engine.engine:Engine.advance", Fail(RuntimeError("odd")), call=31)
+    )
     assert lost.exit_code == 1, lost
     assert "Traceback" in lost.stderr
     assert read_jsonl(lost.folder.attempts)[-1]["cause"] == "bug"

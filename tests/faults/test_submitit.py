@@ -20,9 +20,9 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from faults.runner import DEADLINE, Child, run_folder, start_steps
 from faults.same_run import assert_same_run
 from faults.submitit_job import Training, work
-from train.config import Config
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
 
 Tiny = Callable[..., Config]
 Start = Callable[..., Child]

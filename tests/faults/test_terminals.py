@@ -12,11 +12,11 @@ import pytest
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import STEP, replace_step
-from train.config import Config
-from train.engine import Engine
+from train.config.schema import Config
+from train.engine.engine import Engine
 from train.errors import PreemptedError, StorageError
-from train.progress import RunProgress
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.training.progress import RunProgress
 
 Tiny = Callable[..., Config]
 
@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 def hang_up(patch: pytest.MonkeyPatch) -> None:
     """During step 20 the terminal goes away, and the kernel says so."""
     terminal, seen = Terminal(), 0
-    patch.setattr("train.progress.LOG_SECONDS", -1.0)  # a line at every row
+    patch.setattr("train.training.progress.LOG_SECONDS", -1.0)  # a line at every row
     patch.setattr(sys, "stderr", terminal)
 
     def step(engine: Engine) -> None:

@@ -29,11 +29,11 @@ from tests.train.shared_runs import (
     train_alone,
     train_job,
 )
-from train.checkpoint import committed_steps
-from train.config import Config
-from train.records import read_json, read_jsonl
-from train.resume import checkpoint_state
-from train.rundir import RunFolder
+from train.config.schema import Config
+from train.run_folder.checkpoint import committed_steps
+from train.run_folder.run_folder import RunFolder, folder_of
+from train.storage.records import read_json, read_jsonl
+from train.training.resume import checkpoint_state
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def configs(tmp_path: Path, data: Path, undisturbed: list[RunFolder]) -> list[Co
 
 
 LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
-STEP = "train.engine:Engine.advance"
-SAVE = "train.recording:save_checkpoint"
+STEP = "train.engine.engine:Engine.advance"
+SAVE = "train.training.recording:save_checkpoint"
 
 
 def in_checkpoint(place: int, step: int, file: str = "optim.pt", **when: Any) -> tuple[int, At]:
@@ -90,9 +90,9 @@ KILLS: Mapping[str, tuple[int, At]] = {
     "in-the-trunk-s-cooldown": at_save(OTHER_LONG, 16),
     "between-two-results": (
         OTHER_LONG,
-        At("train.result:write_json", Kill(), mentions="/result.json"),
+        At("train.training.completion:write_json", Kill(), mentions="/result.json"),
     ),
-    "between-stages": (MIDDLE, At("train.trainer:_train_stage", Kill(), call=2)),
+    "between-stages": (MIDDLE, At("train.training.trainer:_train_stage", Kill(), call=2)),
     "in-a-branch": at_save(MIDDLE, 12),
     "in-the-other-branch": in_checkpoint(OTHER_MIDDLE, 12),
     "in-the-last-branch": at_save(OTHER_SHORT, 7, when="after"),
@@ -137,7 +137,7 @@ def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     configs: list[Config], undisturbed: list[RunFolder], place: str
 ) -> None:
     who, fault = KILLS[place]
-    is_of_job = fault.target in (STEP, "train.trainer:_train_stage")
+    is_of_job = fault.target in (STEP, "train.training.trainer:_train_stage")
     kill_job(configs, fault if is_of_job else of_run(fault, configs[who]))
     folders = train_job(configs)
     assert_same_records(folders, undisturbed)
@@ -158,7 +158,7 @@ def test_a_trunk_s_checkpoint_that_knows_of_no_riders_goes_on_without_them(
     """The longest of them is trained from its start, and is the trunk of the others."""
     kill_job(
         configs,
-        Replace("train.recording:checkpoint_state", forget_riders),
+        Replace("train.training.recording:checkpoint_state", forget_riders),
         of_run(at_save(SHORT, 5)[1], configs[SHORT]),
     )
     folders = train_job(configs)
@@ -178,7 +178,7 @@ def test_control_without_the_rewind_a_rider_s_rows_are_there_twice(
     configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_job(configs, of_run(at_save(LONG, 8)[1], configs[LONG]))
-    monkeypatch.setattr("train.resume.set_aside", keep_all_rows)
+    monkeypatch.setattr("train.training.resume.set_aside", keep_all_rows)
     folders = train_job(configs)
     with pytest.raises(AssertionError, match="metrics differ"):
         assert_same_records(folders[MIDDLE:OTHER_MIDDLE], undisturbed[MIDDLE:OTHER_MIDDLE])
@@ -257,7 +257,7 @@ def test_a_storm_of_kills_leaves_no_trace_in_any_record(
         assert outcome.exit_code == -signal.SIGKILL, outcome
         kills += 1
         assert kills < 200
-    folders = [planned(config).folder for config in configs]
+    folders = [folder_of(planned(config)) for config in configs]
     assert kills >= 5
     assert_same_records(folders, undisturbed)
     for folder in folders:

@@ -14,8 +14,8 @@ import pytest
 from faults.foreign import WORDS, Command, files_in, study_words
 from faults.patches import Replace
 from faults.runner import run_child
-from train import yaml_limits
-from train.config import Config
+from train.config import yaml_limits
+from train.config.schema import Config
 
 CODE = {
     "a callback writes a file": (

@@ -21,12 +21,12 @@ from faults.damage import step_name, train_and_kill
 from faults.runner import run_here
 from faults.same_run import assert_same_run
 from tests.analysis.study_folders import isoflop_table
-from train import checkpoint, manifest, status
-from train.checkpoint import load_newest, save_checkpoint
-from train.config import Config
-from train.identity import canonical_json
-from train.records import read_json, write_json
-from train.rundir import RunFolder
+from train import status
+from train.config.schema import Config
+from train.run_folder import checkpoint, manifest
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import canonical_json, read_json, write_json
 
 Make = Callable[..., Config]
 

@@ -30,11 +30,11 @@ from faults.wandb_faults import (
     use_fake,
 )
 from tests.train.wandb_record import read_offline_run
-from train import wandb_mirror
-from train.mirror import MirrorRequest
-from train.records import read_jsonl
-from train.rundir import RunFolder
-from train.wandb_mirror import Mirror, Trainer
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.tracking import wandb_mirror
+from train.tracking.mirror import MirrorRequest
+from train.tracking.wandb_mirror import Mirror, Trainer
 
 KEY = "k" * 40
 
@@ -54,7 +54,7 @@ def short_limit(**words: Any) -> MirrorRequest:
     return MirrorRequest(**words, limit_seconds=2.0)
 
 
-SHORT = Replace("train.tracker:MirrorRequest", short_limit)
+SHORT = Replace("train.tracking.tracker:MirrorRequest", short_limit)
 
 
 def test_w1_without_a_key_or_a_terminal_the_run_completes_with_one_warning(
@@ -185,7 +185,9 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     at_log = {} if fault in ("mirror killed", "all stopped") else {"log 20": fault}
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
-    child = started(mirrored(tiny), SHORT, At("train.engine:Engine.advance", Hold(held), call=41))
+    child = started(
+        mirrored(tiny), SHORT, At("train.engine.engine:Engine.advance", Hold(held), call=41)
+    )
     child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
     strike(fault, of_kind(calls, "init")[-1]["pid"])
     held.unlink()  # 20 steps are left

@@ -27,10 +27,10 @@ from faults.wandb_faults import (
     wait_until,
 )
 from tests.train.wandb_record import parse, read_offline_run
-from train.config import Config
-from train.records import read_jsonl
-from train.rundir import RunFolder
-from train.tracker import Tracker, build_tracker
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.tracking.tracker import Tracker, build_tracker
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def require_nothing(purpose: str) -> None:
 def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(
     tiny: Make, calls: Path
 ) -> None:
-    missing = Replace("train.tracker:find_spec", find_nothing)
+    missing = Replace("train.tracking.tracker:find_spec", find_nothing)
     done = run_child(mirrored(tiny), missing)
     assert done.exit_code == 2
     assert "error: tracker=wandb needs the package wandb" in done.stderr
@@ -146,7 +146,9 @@ def test_w5_control_without_the_look_ahead_the_user_learns_of_it_after_the_run(
     absent = "raise ModuleNotFoundError(\"No module named 'wandb'\")"
     (tmp_path / "wandb.py").write_text(absent, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = run_child(mirrored(tiny), Replace("train.tracker:require_wandb", require_nothing))
+    done = run_child(
+        mirrored(tiny), Replace("train.tracking.tracker:require_wandb", require_nothing)
+    )
     assert done.exit_code == 0
     assert ends(done.folder)[-1]["mirror"]["reason"] == (
         "ModuleNotFoundError: No module named 'wandb'"
@@ -170,7 +172,7 @@ def test_w6_control_under_one_id_for_all_attempts_steps_would_go_back(
     tiny: Make, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    one_id = Replace("train.recording:build_tracker", one_id_for_all_attempts)
+    one_id = Replace("train.training.recording:build_tracker", one_id_for_all_attempts)
     config = mirrored(tiny)
     killed = run_child(config, one_id, kill_after_step(40))
     wait_until(lambda: of_kind(calls, "finish"))

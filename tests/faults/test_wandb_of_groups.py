@@ -18,9 +18,10 @@ from tests.train.shared_runs import (
     with_machine,
     with_optimizer,
 )
-from train.config import Config, TrackerConfig, TrackerKind
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.runtime import TrackerConfig, TrackerKind
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder, folder_of
+from train.storage.records import read_jsonl
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def train(start: Callable[..., Child], configs: list[Config]) -> list[RunFolder]
     child = start(configs[0], command=TrainJob(tuple(configs)))
     outcome = child.wait()
     assert outcome.exit_code == 0, outcome
-    return [planned(config).folder for config in configs]
+    return [folder_of(planned(config)) for config in configs]
 
 
 def logged(calls: Path) -> dict[str, list[dict[str, Any]]]:
@@ -88,11 +89,11 @@ def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(
 def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(
     configs: list[Config], calls: Path, started: Callable[..., Child]
 ) -> None:
-    branch = planned(configs[2]).folder
+    branch = folder_of(planned(configs[2]))
     kill_job(
         configs,
         At(
-            "train.recording:save_checkpoint",
+            "train.training.recording:save_checkpoint",
             Kill(),
             mentions=f"{branch.path.name}/checkpoints {HORIZONS[1]}",
         ),

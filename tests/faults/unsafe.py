@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train import checkpoint
-from train.checkpoint import Checkpoint
-from train.records import read_json
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import Checkpoint
+from train.storage.records import read_json
 
 
 def save_in_place(

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from faults.patches import EVERY, At
-from train.config import Config, TrackerKind
-from train.records import read_jsonl
-from train.rundir import RunFolder
+from train.config.runtime import TrackerKind
+from train.config.schema import Config
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 FAKE = REPO / "tests" / "train" / "fake_wandb"
@@ -72,7 +73,7 @@ class CallsWandbItself:
 
 
 def patched(**words: Any) -> At:
-    return At("train.loop:log_row", CallsWandbItself(**words), call=EVERY, when="after")
+    return At("train.training.loop:log_row", CallsWandbItself(**words), call=EVERY, when="after")
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:

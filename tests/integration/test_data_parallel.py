@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import worlds
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -19,12 +19,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.train.shared_runs import assert_same_record, planned, train_job
-from train.compose import to_config
-from train.config import Config
-from train.grouping import group_runs
-from train.manifest import read_manifest
-from train.records import read_json, read_jsonl
-from train.rundir import RunFolder
+from train.config.compose import to_config
+from train.config.schema import Config
+from train.plan.grouping import group_runs
+from train.run_folder.manifest import read_manifest
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from train.config import SyntheticConfig
+from train.config.experiment import SyntheticConfig
 from train.data.synthetic import markov_source
-from train.manifest import read_manifest
-from train.records import read_json, read_jsonl
-from train.status import study_status
+from train.run_folder.manifest import read_manifest
+from train.storage.records import read_json, read_jsonl
+from train.study.run_status import study_status
 
 REPO = Path(__file__).resolve().parents[2]
 

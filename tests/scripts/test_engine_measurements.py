@@ -15,13 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
-from train.compose import CONFIG_ROOT, register_schema
-from train.config import MachineConfig
-from train.counting import count_params
-from train.grid import expand_grid
-from train.manifest import PlannedRun, register_runs
-from train.schedule import evaluation_steps
-from train.study import plan_grid
+from train.config.compose import CONFIG_ROOT, register_schema
+from train.config.runtime import MachineConfig
+from train.plan.counting import count_params
+from train.plan.grid import expand_grid
+from train.plan.planning import PlannedRun
+from train.plan.schedule import evaluation_steps
+from train.run_folder.manifest import register_runs
+from train.study.study import plan_grid
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "scripts"))

@@ -37,8 +37,8 @@ from random_kills import (  # type: ignore[import-not-found]  # noqa: E402
     look_up,
 )
 
-from train.checkpoint import save_checkpoint  # noqa: E402
-from train.records import append_jsonl, read_json, read_jsonl, write_json  # noqa: E402
+from train.run_folder.checkpoint import save_checkpoint  # noqa: E402
+from train.storage.records import append_jsonl, read_json, read_jsonl, write_json  # noqa: E402
 
 RUNS = ("d8-a", "d16-b")
 STEPS = 40

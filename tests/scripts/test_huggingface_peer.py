@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import ModelConfig
-from train.shape import model_shape
+from train.config.experiment import ModelConfig
+from train.plan.shape import model_shape
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "scripts"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.config import ModelConfig, Norm, Positions
-from train.parameters import initial_values
-from train.shape import ModelShape, model_shape
+from train.config.experiment import ModelConfig, Norm, Positions
+from train.model.parameters import initial_values
+from train.plan.shape import ModelShape, model_shape
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "scripts"))

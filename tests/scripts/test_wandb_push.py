@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from train import tracker
-from train.identity import canonical_json
-from train.records import append_jsonl, write_json
-from train.rundir import RunFolder
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import append_jsonl, canonical_json, write_json
+from train.tracking import tracker
 
 REPO = Path(__file__).resolve().parents[2]
 FAKE = REPO / "tests" / "train" / "fake_wandb"

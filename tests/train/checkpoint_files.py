@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train import checkpoint
-from train.checkpoint import save_checkpoint
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import save_checkpoint
 
 STATE = {
     "seconds": 0.1 + 0.2,

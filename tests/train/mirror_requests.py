@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from train.mirror import MirrorRequest
+from train.tracking.mirror import MirrorRequest
 
 FAKE = Path(__file__).parent / "fake_wandb"
 ENDING = {"state": "completed", "summary": {"loss": 2.5}}

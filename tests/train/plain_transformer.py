@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from train.config import Norm, Positions
-from train.shape import ModelShape
+from train.config.experiment import Norm, Positions
+from train.plan.shape import ModelShape
 
 EPS = 1e-6
 

@@ -12,31 +12,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.checkpoint import load_newest, save_checkpoint
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Config,
     DataConfig,
-    Device,
-    Dtype,
     EvalConfig,
-    MachineConfig,
     ModelConfig,
     OptimizerConfig,
-    PathsConfig,
     ScheduleConfig,
     ScheduleShape,
     Source,
-    StudyConfig,
     SyntheticConfig,
 )
+from train.config.runtime import Device, Dtype, MachineConfig, PathsConfig, StudyConfig
+from train.config.schema import Config
 from train.errors import DivergedError
-from train.manifest import PlannedRun
-from train.records import read_json, read_jsonl
-from train.replay import CLOCK_COLUMNS
-from train.rundir import RunFolder
-from train.trainer import train_runs
-from train.validate import validate
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.run_folder.replay_check import CLOCK_COLUMNS
+from train.run_folder.run_folder import RunFolder, folder_of
+from train.storage.records import read_json, read_jsonl
+from train.training.trainer import train_runs
 
 BATCH_TOKENS = 128
 SEQ_LEN = 16
@@ -113,8 +109,8 @@ def train_job(configs: Sequence[Config]) -> list[RunFolder]:
             warnings.filterwarnings("ignore", r"[^:]*: changed since its last attempt: git [^,]*$")
             train_runs(runs)
     except DivergedError:
-        assert any(run.folder.state() == "diverged" for run in runs)
-    return [run.folder for run in runs]
+        assert any(folder_of(run).state() == "diverged" for run in runs)
+    return [folder_of(run) for run in runs]
 
 
 def train_alone(configs: Sequence[Config], runs: Path) -> list[RunFolder]:
@@ -132,7 +128,7 @@ def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterato
 
     Before it is begun, or after it is complete.
     """
-    target = planned(config).folder.checkpoints
+    target = folder_of(planned(config)).checkpoints
 
     def save(root: Path, at: int, **parts: Any) -> Path:
         if (root, at) == (target, step) and not after:
@@ -143,7 +139,7 @@ def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterato
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.recording.save_checkpoint", save)
+        patch.setattr("train.training.recording.save_checkpoint", save)
         with pytest.raises(Stopped):
             yield
 

@@ -8,21 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.arithmetic import Arithmetic
-from train.batches import Windows
-from train.config import (
-    AttentionKernel,
-    Cooldown,
-    Dtype,
-    ModelConfig,
-    OptimizerConfig,
-    ScheduleShape,
-)
+from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, ScheduleShape
+from train.config.runtime import AttentionKernel, Dtype
 from train.data.sampler import segment_starts
-from train.device import ComputeDevice
-from train.engine import Engine, Replica
-from train.schedule import Schedule
-from train.shape import ModelShape, model_shape
+from train.engine.batches import Windows
+from train.engine.compute_policy import Arithmetic
+from train.engine.device import ComputeDevice
+from train.engine.engine import Engine, Replica
+from train.plan.schedule import Schedule
+from train.plan.shape import ModelShape, model_shape
 
 CPU = ComputeDevice(torch.device("cpu"), "cpu")
 VOCAB, SEQ_LEN, BATCH_SEQS = 61, 16, 8

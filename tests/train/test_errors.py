@@ -13,7 +13,7 @@ from train.errors import (
     as_storage_error,
     did_you_mean,
 )
-from train.study import StudyIncompleteError
+from train.study.study import StudyIncompleteError
 
 EXIT_CODES = {
     "ConfigError": 2,

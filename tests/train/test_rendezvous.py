@@ -4,9 +4,8 @@ import re
 
 import pytest
 
+from train.distributed import ENVIRONMENT, World, join_world, this_world, world_of_environment
 from train.errors import ConfigError
-from train.rendezvous import ENVIRONMENT, join_world, world_of_environment
-from train.world import World, this_world
 
 TORCHRUN = {
     "RANK": "3",

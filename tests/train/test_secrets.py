@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from train.compose import known_keys
-from train.config import Config
+from train.config.compose import known_keys
+from train.config.schema import Config
 from train.errors import ConfigError
 from train.secrets import SECRET_NAME, known_secrets, mask, refuse_secret_words, refuse_secrets
 

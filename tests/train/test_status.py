@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from train import status
-from train.config import Config, MachineConfig, OptimizerConfig
-from train.costs import run_cost
+from train.config.experiment import OptimizerConfig
+from train.config.runtime import MachineConfig
+from train.config.schema import Config
 from train.errors import ConfigError, DivergedError
-from train.manifest import PlannedRun, register_runs
-from train.planning import plan_run
-from train.records import append_jsonl, read_json, write_json
-from train.run_status import RunStatus
-from train.rundir import RunFolder
-from train.status import find_study, study_status, summary
-from train.trainer import train_run
+from train.plan.planning import PlannedRun, plan_run
+from train.run_folder.accounting import run_cost
+from train.run_folder.manifest import find_study, register_runs
+from train.run_folder.run_folder import RunFolder
+from train.status import summary
+from train.storage.records import append_jsonl, read_json, write_json
+from train.study.run_status import RunStatus, study_status
+from train.training.trainer import train_run
 
 MakeConfig = Callable[..., Config]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from train.device import ComputeDevice
+from train.distributed import FAILURE, World, this_world
+from train.engine.device import ComputeDevice
 from train.errors import ConfigError, DeviceMemoryError, InfrastructureError
 from train.signals import StopRequest
-from train.world import FAILURE, World, this_world
 
 LOST = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed")
 

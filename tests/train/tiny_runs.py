@@ -5,25 +5,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train.config import (
+from train.config.experiment import (
     BudgetConfig,
-    Config,
     DataConfig,
     EvalConfig,
-    MachineConfig,
     ModelConfig,
     OptimizerConfig,
-    PathsConfig,
     ScheduleConfig,
     Source,
-    StudyConfig,
     SyntheticConfig,
 )
-from train.records import read_json, read_jsonl
-from train.replay import CLOCK_COLUMNS
-from train.rundir import RunFolder
-from train.trainer import train_run
-from train.validate import validate
+from train.config.runtime import MachineConfig, PathsConfig, StudyConfig
+from train.config.schema import Config
+from train.plan.validate import validate
+from train.run_folder.replay_check import CLOCK_COLUMNS
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.training.trainer import train_run
 
 STEPS = 60
 
@@ -74,11 +72,11 @@ CHILD = """
 import os, sys, signal
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tiny_runs import tiny_config
-from train import trainer
-from train.config import MachineConfig, StudyConfig
-from train.engine import Engine
-from train.validate import validate
+from tests.train.tiny_runs import tiny_config
+from train.training import trainer
+from train.config.runtime import MachineConfig, StudyConfig
+from train.engine.engine import Engine
+from train.plan.validate import validate
 config = tiny_config(Path({root!r}), study=StudyConfig(name="killed"),
                      machine=MachineConfig(log_every=7, checkpoint_steps={every}))
 real = Engine._step

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.config import DataConfig, Source, TokenizerKind
+from train.config.experiment import DataConfig, Source, TokenizerKind
 from train.data import enwik8, sources, synthetic, tokenizer
 from train.data.manifest import TRAIN, VALIDATION, Manifest
 from train.data.source_files import hash_files, refuse_edited_meanwhile, source_facts

@@ -25,7 +25,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from train.errors import DataError
-from train.records import sync_folder
+from train.storage.records import sync_folder
 
 SIZE = 100_000_000
 SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"

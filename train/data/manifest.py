@@ -13,8 +13,7 @@ from typing import Any
 
 from train.data.token_file import DTYPES
 from train.errors import DataError
-from train.identity import canonical_json
-from train.records import read_json, write_json
+from train.storage.records import canonical_json, read_json, write_json
 
 SCHEMA = 1
 NAME = "manifest.json"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import Source
+from train.config.experiment import Source
 from train.data.manifest import TRAIN, VALIDATION, Manifest
 from train.data.token_file import DTYPES, read_blocks
 from train.data.tokenizer import SEPARATOR_ID

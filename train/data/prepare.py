@@ -13,16 +13,15 @@ from typing import Any
 
 from rich.console import Console
 
-from train.config import DataConfig, Source
+from train.config.experiment import DataConfig, Source
 from train.data import sources, synthetic, tokenizer
 from train.data.build import build_tokens
 from train.data.manifest import Manifest, read_manifest, write_manifest
 from train.data.overlap import refuse_overlap
 from train.data.source_files import refuse_changed_files
 from train.errors import ConfigError, DataError, StorageError
-from train.identity import canonical_json
-from train.lock import hold, is_held, read_holder
-from train.records import sync_folder
+from train.storage.lock import hold, is_held, read_holder
+from train.storage.records import canonical_json, sync_folder
 
 PREPARATION_VERSION = 1
 """Raised by every change that alters the tokens of some configuration."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import DataConfig
+from train.config.experiment import DataConfig
 from train.data import sources
 from train.data.manifest import Manifest
 from train.data.verified import FILES, Facts, recall, remember, state_of

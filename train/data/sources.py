@@ -13,7 +13,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO
 
-from train.config import DataConfig, Source
+from train.config.experiment import DataConfig, Source
 from train.data import enwik8, wikitext
 from train.errors import ConfigError, DataError, did_you_mean
 

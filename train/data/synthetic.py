@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import SyntheticConfig
+from train.config.experiment import SyntheticConfig
 from train.errors import ConfigError
 
 BLOCK_TOKENS = 1 << 20

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as BpeModel
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from train.config import TokenizerKind
+from train.config.experiment import TokenizerKind
 from train.errors import ConfigError, DataError
-from train.records import write_text
+from train.storage.records import write_text
 
 SEPARATOR = "<|document|>"
 SEPARATOR_ID = 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.records import read_json, write_json
+from train.storage.records import read_json, write_json
 
 NAME = "verified.json"
 SHARDS, FILES, DISJOINT = "shards", "files", "disjoint"

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis.design.ladder import Job, layers_of, read_ladder, train_commands
-from train.config import Activation, ModelConfig
-from train.counting import count_params
-from train.shape import model_shape
+from train.config.experiment import Activation, ModelConfig
+from train.plan.counting import count_params
+from train.plan.shape import model_shape
 
 WIDTHS = (32, 64, 96, 192)
 

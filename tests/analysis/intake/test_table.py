@@ -9,7 +9,7 @@ from analysis.errors import InputError
 from analysis.intake.load import load_table
 from analysis.intake.table import in_table_order, screen
 from analysis.intake.units import check_units
-from train.records import RUNS_TABLE_COLUMNS
+from train.storage.records import RUNS_TABLE_COLUMNS
 
 
 @pytest.fixture

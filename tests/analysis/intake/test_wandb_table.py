@@ -28,7 +28,7 @@ def run(run_id: str, attempt: int = 1, said: str = "finished", **summary: Any) -
 
 
 def finished(**changes: Any) -> list[dict[str, Any]]:
-    """What train/tracker.py leaves of a finished study: the row in every summary."""
+    """What train/tracking/tracker.py leaves of a finished study: the row in every summary."""
     rows = isoflop_table(noise=0.001).to_dict("records")
     ours = {"state": "completed", "study": "tunnel"}
     return [run(f"r{k}", **{**ours, **row, **changes}) for k, row in enumerate(rows)]

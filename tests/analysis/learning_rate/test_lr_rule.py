@@ -10,8 +10,8 @@ from analysis.errors import OptionError
 from analysis.learning_rate.fit import LearningRateFit, fit_learning_rate
 from analysis.learning_rate.optima import find_optima
 from analysis.learning_rate.rule import learning_rate_words
-from train.config import LearningRateRule, OptimizerConfig
-from train.planning import peak_lr
+from train.config.experiment import LearningRateRule, OptimizerConfig
+from train.plan.planning import peak_lr
 
 
 @pytest.fixture(scope="module")

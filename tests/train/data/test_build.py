@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.config import DataConfig, Source, SyntheticConfig, TokenizerKind
+from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import sources, synthetic
 from train.data.manifest import TRAIN, VALIDATION, read_manifest
 from train.data.prepare import prepare

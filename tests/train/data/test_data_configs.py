@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import configs
-from train.config import DataConfig
+from train.config.experiment import DataConfig
 from train.data.prepare import check, prepared_folder
 
 FILES = sorted(Path(next(iter(configs.__path__)), "data").glob("*.yaml"))

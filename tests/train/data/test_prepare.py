@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from train.config import DataConfig, Source, SyntheticConfig, TokenizerKind
+from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import prepare as preparation
 from train.data.manifest import TRAIN
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.data.split import Encoded, LowestHashes
 from train.errors import ConfigError, DataError, StorageError
-from train.lock import hold
+from train.storage.lock import hold
 
 
 @pytest.fixture
@@ -104,7 +104,8 @@ def test_folder_name_follows_what_determines_the_tokens(corpus: Path, tmp_path: 
 def test_many_jobs_at_once_build_it_once(tmp_path: Path) -> None:
     root = tmp_path / "data"
     script = (
-        "from pathlib import Path; from train.config import *; from train.data.prepare import *;"
+        "from pathlib import Path; from train.data.prepare import prepare;"
+        "from train.config.experiment import DataConfig, Source, SyntheticConfig;"
         f"prepare(DataConfig({SYNTHETIC_ARGUMENTS}), Path({str(root)!r}))"
     )
     jobs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from token_folders import rewrite_manifest
 
-from train.config import DataConfig, Source
+from train.config.experiment import DataConfig, Source
 from train.data import build, source_files
 from train.data.manifest import read_manifest
 from train.data.prepare import prepare

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import DataConfig, Source
+from train.config.experiment import DataConfig, Source
 from train.data import sources
 from train.errors import ConfigError, DataError
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from train.config import SyntheticConfig
+from train.config.experiment import SyntheticConfig
 from train.data import synthetic
 from train.errors import ConfigError
 

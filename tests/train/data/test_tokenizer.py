@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.config import TokenizerKind
+from train.config.experiment import TokenizerKind
 from train.data import tokenizer
 from train.errors import ConfigError, DataError
 

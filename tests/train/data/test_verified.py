@@ -11,7 +11,7 @@ from train.data.manifest import TRAIN
 from train.data.shards import open_dataset
 from train.data.verified import DISJOINT, FILES, SHARDS, recall, remember, state_of
 from train.errors import DataError
-from train.records import read_json
+from train.storage.records import read_json
 
 GARBLED = {
     "empty": b"",

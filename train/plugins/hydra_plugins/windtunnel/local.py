@@ -1,4 +1,4 @@
-"""Hydra's door to train.launch: jobs as processes of this machine."""
+"""Hydra's door to train.study.launch: jobs as processes of this machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from train.errors import ConfigError
-from train.jobs import Job, JobEnd
-from train.launch import launch_local
+from train.study.job import Job, JobEnd
+from train.study.launch import launch_local
 
 
 @dataclass

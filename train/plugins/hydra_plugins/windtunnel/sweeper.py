@@ -1,4 +1,4 @@
-"""Hydra's door to train.study: expand the grid, plan it, launch what is not done."""
+"""Hydra's door to train.study.study: expand the grid, plan it, launch what is not done."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from train.jobs import Job, JobEnd, JobLauncher
-from train.points import composed_once
-from train.study import run_study
+from train.config.compose_cache import composed_once
+from train.study.job import Job, JobEnd, JobLauncher
+from train.study.study import run_study
 
 
 @dataclass

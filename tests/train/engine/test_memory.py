@@ -1,0 +1,167 @@
+"""Windows per forward pass: what they change, how many fit, and memory by counting."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.train.small_engines import CPU, SEQ_LEN, make_engine, replica, shape_of, state_of
+from train.config.experiment import Activation, Norm, Positions
+from train.config.runtime import AttentionKernel
+from train.engine.device import ComputeDevice
+from train.engine.engine import Engine, Segment
+from train.engine.memory import activation_bytes, choose_micro_batch, half_micro_batch
+from train.model.attention import KERNELS
+from train.model.parameters import layout_of
+from train.model.transformer import Transformer
+from train.plan.shape import ModelShape
+
+PAIR = (replica(seed=0), replica(seed=1, lr=0.02))
+
+
+def trained(micro_batch_seqs: int, n_steps: int) -> tuple[Engine, Segment]:
+    engine = make_engine(PAIR, micro_batch_seqs=micro_batch_seqs)
+    return engine, engine.advance(n_steps)
+
+
+@pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
+def test_micro_batches_train_like_the_whole_batch_within_rounding(micro_batch_seqs: int) -> None:
+    (whole, expected), (split, segment) = trained(8, 5), trained(micro_batch_seqs, 5)
+    for ours, theirs in zip(segment.losses_SR, expected.losses_SR, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-6)
+    for ours, theirs in zip(segment.grad_norms_SR, expected.grad_norms_SR, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
+    for place in (0, 1):
+        ours, theirs = state_of(split, place), state_of(whole, place)
+        torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], atol=1e-6, rtol=0.0)
+        # AdamW's first updates are lr * sign(gradient): where that is rounding alone, they differ
+        differs = [(ours[name] - value).abs() > 1e-5 for name, value in theirs.items()]
+        n_weights = sum(each.numel() for each in differs)
+        assert sum(int(each.sum()) for each in differs) / n_weights < 0.01
+
+
+@pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(micro_batch_seqs: int) -> None:
+    (whole, _), (split, _) = trained(8, 1), trained(micro_batch_seqs, 1)
+    torch.testing.assert_close(  # after one step the first moments are a tenth of the gradients
+        split.optimizer.exp_avg_RP, whole.optimizer.exp_avg_RP, atol=1e-7, rtol=0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_seqs", "batch_seqs", "half"),
+    [
+        (64, 64, 32),
+        (8, 8, 4),
+        (6, 12, 3),
+        (5, 15, 1),
+        (9, 27, 3),
+        (3, 12, 1),
+        (2, 2, 1),
+        (1, 8, None),
+    ],
+)
+def test_the_half_is_the_largest_divisor_that_is_at_most_half(
+    micro_batch_seqs: int, batch_seqs: int, half: int | None
+) -> None:
+    assert half_micro_batch(micro_batch_seqs, batch_seqs=batch_seqs) == half
+
+
+def choose(
+    compute: ComputeDevice = CPU,
+    *,
+    asked: int | None = None,
+    batch_seqs: int = 48,
+    n_replicas: int = 1,
+    is_plain: bool = False,
+) -> int:
+    return choose_micro_batch(
+        shape_of(),
+        compute,
+        n_replicas=n_replicas,
+        batch_seqs=batch_seqs,
+        asked=asked,
+        is_plain=is_plain,
+    )
+
+
+def test_the_micro_batch_is_what_was_asked_or_the_whole_batch_of_a_small_model() -> None:
+    assert choose(asked=4) == 4
+    assert choose() == 48
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize("n_replicas", [1, 3])
+def test_the_micro_batch_is_the_largest_divisor_of_which_every_replica_s_fits(
+    n_replicas: int, is_plain: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = ComputeDevice(torch.device(kind), "pretended")
+    one = n_replicas * activation_bytes(shape_of(), seqs=1, is_plain=is_plain)
+    for n_windows, expected in ((1000.0, 48), (17.0, 16), (16.0, 16), (15.9, 12), (0.5, 1)):
+        budget = math.ceil(n_windows * one / 0.4)
+        monkeypatch.setattr(ComputeDevice, "memory_budget", lambda self, budget=budget: budget)
+        assert choose(compute, n_replicas=n_replicas, is_plain=is_plain) == expected
+
+
+def test_activation_bytes_by_hand() -> None:
+    # 2 layers of 16 * 32 + 3 * 128 and 3 * 61 logits, for 16 tokens of 5 windows, 4 bytes each
+    assert activation_bytes(shape_of(), seqs=5) == 4 * 5 * 16 * (2 * (512 + 384) + 183)
+    # 2 rows of 16 scores for each of 2 heads more
+    plain = activation_bytes(shape_of(), seqs=5, is_plain=True)
+    assert plain == 4 * 5 * 16 * (2 * (512 + 384 + 64) + 183)
+    gated = shape_of(activation=Activation.swiglu)
+    assert activation_bytes(gated, seqs=1) == 4 * 16 * (2 * (512 + 5 * 88) + 183)
+
+
+def kept_bytes(
+    shape: ModelShape, *, n_replicas: int, seqs: int, kernel: AttentionKernel, dtype: torch.dtype
+) -> int:
+    """Bytes that autograd keeps after a forward pass, weights aside."""
+    model = Transformer(shape, device=CPU.device, dtype=dtype, attention=KERNELS[kernel])
+    layout = layout_of(shape)
+    generator = torch.Generator().manual_seed(0)
+    rows_RP = torch.randn(n_replicas, layout.width, generator=generator)
+    weights = {name: view.requires_grad_() for name, view in layout.views(rows_RP).items()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() != rows_RP.data_ptr():
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = torch.randint(shape.vocab_size, (n_replicas, seqs, shape.seq_len), generator=generator)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses_R = model.losses(weights, tokens, tokens)
+    assert losses_R.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_replicas", [1, 2])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"d_model": 128, "n_layers": 6},
+        {"d_model": 128, "n_layers": 6, "activation": Activation.swiglu},
+        {"d_model": 128, "n_layers": 6, "qk_norm": False, "norm": Norm.layer},
+        {"d_model": 32, "head_dim": 4, "positions": Positions.learned},
+        {"d_model": 16, "n_heads": 1, "vocab_size": 4_000},
+    ],
+)
+def test_the_estimate_covers_what_a_real_forward_pass_keeps(
+    model: dict[str, object], kernel: AttentionKernel, n_replicas: int, dtype: torch.dtype
+) -> None:
+    shape = shape_of(**{"seq_len": 4 * SEQ_LEN, **model})
+    seqs = 8
+    estimate = n_replicas * activation_bytes(
+        shape, seqs=seqs, is_plain=kernel is AttentionKernel.plain
+    )
+    kept = kept_bytes(shape, n_replicas=n_replicas, seqs=seqs, kernel=kernel, dtype=dtype)
+    # the products' copies of the weights are not activations
+    copies = layout_of(shape).width * n_replicas * dtype.itemsize
+    # half of it in bfloat16; of three rows of logits two come and go in the backward pass
+    assert 0.25 * estimate < kept - copies <= estimate

@@ -1,0 +1,131 @@
+"""The peak of a device: what its datasheet says, what a product reaches, and shares of both."""
+
+import re
+
+import pytest
+import torch
+
+from train.engine import peak_flops as peak
+from train.engine.device import ComputeDevice
+from train.engine.peak_flops import PeakFlops, datasheet_peak_flops, measure_peak_flops, peak_flops
+
+CPU = ComputeDevice(torch.device("cpu"), "AMD EPYC 9R14, 1 thread")
+
+
+DENSE = [
+    ("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12),
+    ("A100-SXM4-40GB", 312e12, 19.5e12),
+    ("NVIDIA A100 80GB PCIe", 312e12, 19.5e12),
+    ("NVIDIA H100 80GB HBM3", 989.4e12, 66.9e12),
+    ("NVIDIA H100 PCIe", 756.5e12, 51.2e12),
+    ("NVIDIA H100 NVL", 835.5e12, 60e12),
+    ("NVIDIA H200", 989.5e12, 66.9e12),
+    ("NVIDIA H200 NVL", 835.5e12, 60e12),
+    ("NVIDIA GH200 480GB", 989.4e12, 66.9e12),
+    ("NVIDIA B200", 2250e12, 75e12),
+    ("NVIDIA L4", 121e12, 30.3e12),
+    ("NVIDIA L40", 181.05e12, 90.5e12),
+    ("NVIDIA L40S", 362.05e12, 91.6e12),
+    ("NVIDIA GeForce RTX 3090", 71e12, 35.6e12),
+    ("NVIDIA GeForce RTX 4090", 165.2e12, 82.6e12),
+    ("NVIDIA GeForce RTX 5090", 209.5e12, 104.8e12),
+    ("Tesla V100-SXM2-16GB", None, 15.7e12),
+    ("AMD Instinct MI300X", 1307.4e12, 163.4e12),
+]
+
+
+@pytest.mark.parametrize(("name", "bf16", "fp32"), DENSE)
+def test_the_datasheet_gives_dense_peaks(name: str, bf16: float | None, fp32: float) -> None:
+    assert datasheet_peak_flops(name, torch.bfloat16) == pytest.approx(bf16)
+    assert datasheet_peak_flops(name, torch.float32) == pytest.approx(fp32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        CPU.name,
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "NVIDIA H100 80GB HBM3 MIG 3g.40gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA H900",
+        "",
+    ],
+)
+def test_what_is_not_in_the_table_has_no_datasheet(name: str) -> None:
+    assert datasheet_peak_flops(name, torch.bfloat16) is None
+    assert datasheet_peak_flops(name, torch.float32) is None
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in DENSE])
+def test_a_name_is_one_device_and_its_row_names_a_source(name: str) -> None:
+    (sheet,) = [sheet for sheet in peak._DATASHEETS if re.fullmatch(sheet.names, name)]
+    assert sheet.source.startswith(("NVIDIA ", "AMD "))
+
+
+def test_the_peak_is_the_fastest_product_after_the_one_that_warms_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, 0.05, 0.07, 0.13])  # began; products of 50, 20 and 60 ms
+    monkeypatch.setattr("train.engine.peak_flops.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr(peak, "CPU_SIZE", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert measure_peak_flops(CPU, torch.float32) == pytest.approx(2 * 8**3 / 0.02)
+
+
+def test_a_slow_device_multiplies_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 5.0, 9.0, 15.0])
+    monkeypatch.setattr("train.engine.peak_flops.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr(peak, "CPU_SIZE", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # matrices of 16
+    assert measure_peak_flops(CPU, torch.float32) == pytest.approx(2 * 16**3 / 4.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_are_of_the_training_s_own_dtype(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    seen = set()
+    multiply = torch.mm
+
+    def spy(a: torch.Tensor, b: torch.Tensor, **words: torch.Tensor) -> torch.Tensor:
+        seen.update((a.dtype, b.dtype))
+        return multiply(a, b, **words)
+
+    monkeypatch.setattr(torch, "mm", spy)
+    monkeypatch.setattr(peak, "MEASURING_SECONDS", 0.0)
+    monkeypatch.setattr(peak, "CPU_SIZE", 16)
+    assert peak_flops(CPU, dtype).measured > 0
+    assert seen == {dtype}
+
+
+def test_the_measured_peak_is_one_that_a_cpu_can_have() -> None:
+    assert 1e8 < measure_peak_flops(CPU, torch.float32) < 1e14  # FLOP/s
+
+
+def test_measuring_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "MEASURING_SECONDS", 0.0)
+    before = torch.get_rng_state()
+    measure_peak_flops(CPU, torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_utilisation_is_a_share_of_both_peaks() -> None:
+    used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(4e14)
+    assert (used.flops_per_second, used.mfu, used.mfu_datasheet) == (4e14, 0.5, 0.4)
+    assert used.columns() == {"flops_per_second": 4e14, "mfu": 0.5, "mfu_datasheet": 0.4}
+
+
+def test_without_a_datasheet_its_share_is_not_told() -> None:
+    used = PeakFlops(measured=2e11, datasheet=None).utilisation(5e10)
+    assert (used.mfu, used.mfu_datasheet) == (0.25, None)
+    assert used.columns() == {"flops_per_second": 5e10, "mfu": 0.25}
+    assert peak_flops(CPU, torch.float32).datasheet is None
+
+
+def test_what_several_devices_do_is_a_share_of_what_all_could() -> None:
+    used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(8e14, devices=4)
+    assert used.flops_per_second == 8e14
+    assert used.mfu == 0.25
+    assert used.mfu_datasheet == 0.2

@@ -1,0 +1,291 @@
+"""Every rule across fields: refused with the value and the nearest right one."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from train.config.experiment import (
+    BudgetConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Positions,
+    ScheduleConfig,
+    ScheduleShape,
+    TokenizerKind,
+)
+from train.config.schema import Config
+from train.errors import ConfigError, DataError
+from train.plan.validate import check_enough_tokens, validate
+
+MakeConfig = Callable[..., Config]
+INF, NAN = float("inf"), float("nan")
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """A copy of `config` with dotted keys replaced."""
+    for key, value in values.items():
+        config = replace(config, key.split("."), value)
+    return config
+
+
+def replace(node: Any, path: list[str], value: Any) -> Any:
+    inner = value if len(path) == 1 else replace(getattr(node, path[0]), path[1:], value)
+    return dataclasses.replace(node, **{path[0]: inner})
+
+
+def test_a_right_config_returns_its_plan(make_config: MakeConfig) -> None:
+    assert validate(make_config()).steps == 40
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("study.name", "a/b", "study.name='a/b': must start with a letter or digit and hold only"),
+        ("study.name", "", "study.name='': must start with a letter or digit"),
+        ("study.name", "../up", "study.name='../up': must start with a letter or digit"),
+        ("study.name", "x" * 101, "dots, dashes and underscores (at most 100)"),
+        ("data.name", ".hidden", "data.name='.hidden': must start with a letter or digit"),
+        ("data.name", "two words", "data.name='two words': must start with a letter or digit"),
+        ("seed", -1, "seed=-1: must be 0 .. 2^63 - 1"),
+        ("seed", 2**63, "seed=9223372036854775808: must be 0 .. 2^63 - 1"),
+        ("optimizer.lr", 0.0, "optimizer.lr=0.0: must be positive and finite"),
+        ("optimizer.lr", NAN, "optimizer.lr=nan: must be positive and finite"),
+        ("optimizer.lr_multiplier", -1.0, "optimizer.lr_multiplier=-1.0: must be positive"),
+        (
+            "optimizer.lr_rule.coefficient",
+            0.0,
+            "optimizer.lr_rule.coefficient=0.0: must be positive",
+        ),
+        ("optimizer.lr_rule.reference_params", 0.0, "reference_params=0.0: must be positive"),
+        ("optimizer.lr_rule.maximum", INF, "optimizer.lr_rule.maximum=inf: must be positive and"),
+        ("optimizer.lr_rule.exponent", NAN, "optimizer.lr_rule.exponent=nan: must be finite"),
+        ("optimizer.eps", 0.0, "optimizer.eps=0.0: must be positive"),
+        ("optimizer.grad_clip", NAN, "optimizer.grad_clip=nan: must be positive and finite"),
+        ("optimizer.beta1", 1.0, "optimizer.beta1=1.0: must be in [0, 1)"),
+        ("optimizer.beta2", -0.1, "optimizer.beta2=-0.1: must be in [0, 1)"),
+        ("optimizer.weight_decay", -0.1, "optimizer.weight_decay=-0.1: must be at least 0"),
+        (
+            "optimizer.weight_decay",
+            INF,
+            "optimizer.weight_decay=inf: must be at least 0 and finite",
+        ),
+        ("eval.tokens", 0, "eval.tokens=0: must be positive"),
+        ("eval.points", -1, "eval.points=-1: must be at least 0"),
+        ("data.seq_len", 0, "data.seq_len=0: must be positive"),
+        ("data.validation_tokens", 0, "data.validation_tokens=0 must be at least 1"),
+        ("data.synthetic.successors", 65, "data.synthetic.successors=65 must be between 1 and"),
+        ("model.rotary_base", 0.0, "model.rotary_base=0.0: must be above 1"),
+        ("schedule.final_lr_ratio", 1.5, "schedule.final_lr_ratio=1.5: must be in [0, 1]"),
+        ("schedule.cooldown_fraction", -0.1, "cooldown_fraction=-0.1: must be in [0, 1]"),
+        ("schedule.warmup_steps", -1, "schedule.warmup_steps=-1: must be at least 0"),
+        (
+            "schedule.warmup_tokens",
+            INF,
+            "schedule.warmup_tokens=inf: must be at least 0 and finite",
+        ),
+        ("schedule.warmup_fraction", NAN, "schedule.warmup_fraction=nan: must be at least 0"),
+        (
+            "schedule.warmup_tokens_per_param",
+            -1.0,
+            "schedule.warmup_tokens_per_param=-1.0: must be at least 0 and finite",
+        ),
+        ("machine.stack", 0, "machine.stack=0: must be at least 1"),
+        ("study.max_flops", 0.0, "study.max_flops=0.0: must be positive and finite, or null"),
+        ("study.max_runs", 0, "study.max_runs=0: must be at least 1"),
+        ("study.diverged_above", 0.0, "study.diverged_above=0.0: must be positive and finite"),
+        ("machine.checkpoint_steps", 0, "machine.checkpoint_steps=0: must be at least 1"),
+        ("machine.threads", 0, "machine.threads=0: must be 1 .. 1024"),
+        ("machine.log_every", 0, "machine.log_every=0: must be positive"),
+        ("machine.checkpoint_minutes", 0.0, "machine.checkpoint_minutes=0.0: must be positive"),
+        ("machine.checkpoint_keep", 1, "machine.checkpoint_keep=1: must be at least 2"),
+        ("machine.workers", 0, "machine.workers=0: must be at least 1"),
+        (
+            "optimizer.batch_tokens",
+            100,
+            "is not a positive multiple of data.seq_len=32; use 96 or 128",
+        ),
+        ("optimizer.batch_tokens", 20, "is not a positive multiple of data.seq_len=32; use 32"),
+        ("optimizer.batch_tokens", 0, "is not a positive multiple of data.seq_len=32; use 32"),
+        ("optimizer.batch_tokens", -5, "is not a positive multiple of data.seq_len=32; use 32"),
+        ("machine.micro_batch_seqs", 3, "does not divide the batch of 8 windows; use 2"),
+        ("machine.micro_batch_seqs", 7, "does not divide the batch of 8 windows; use 8"),
+        ("machine.micro_batch_seqs", 0, "machine.micro_batch_seqs=0 does not divide the batch"),
+        ("model.n_heads", 3, "model.d_model=32 is not divisible by model.n_heads=3"),
+        ("budget.tokens", 100.0, "fewer than one batch of optimizer.batch_tokens=256"),
+        ("budget.tokens", None, "exactly one of budget.tokens, budget.flops"),
+        (
+            "budget.flops",
+            1e12,
+            "got budget.tokens=10240, budget.flops=1e+12; set the others to null",
+        ),
+    ],
+)
+def test_a_broken_rule_names_the_value_and_the_rule(
+    make_config: MakeConfig, key: str, value: Any, rule: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(rule)) as refused:
+        validate(with_values(make_config(), {key: value}))
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            {"warmup_steps": 40},
+            "schedule.warmup_steps=40: a warm-up of 40 steps is not shorter than the run of 40 "
+            "steps; use at most 39 steps",
+        ),
+        (
+            {"warmup_tokens": 20_000.0},
+            "schedule.warmup_tokens=20000.0: a warm-up of 78 steps is not",
+        ),
+        ({"warmup_fraction": 1.0}, "schedule.warmup_fraction=1.0: a warm-up of 40 steps is not"),
+        (
+            {"warmup_steps": 3, "warmup_fraction": 0.1},
+            "at most one of warmup_steps, warmup_tokens, warmup_tokens_per_param, warmup_fraction "
+            "may be given, got warmup_steps and warmup_fraction; set the others to null: "
+            "schedule.warmup_steps=null or schedule.warmup_fraction=null",
+        ),
+        (
+            {"warmup_tokens_per_param": 1.0},  # 26,624 tokens are 104 batches of 256
+            "schedule.warmup_tokens_per_param=1.0: a warm-up of 104 steps is not shorter than the "
+            "run of 40 steps; use at most 39 steps, schedule.warmup_tokens_per_param=0.373",
+        ),
+        (
+            {"warmup_tokens_per_param": 1e308},
+            "is not shorter than the run of 40 steps; use at most 39 steps",
+        ),
+        (
+            {
+                "shape": ScheduleShape.wsd,
+                "warmup_tokens_per_param": 0.35,
+                "cooldown_fraction": 0.2,
+            },
+            "a warm-up of 36 and a cooldown of 8 steps are longer than the run of 40 steps; use "
+            "schedule.cooldown_fraction of at most 0.100, or a warm-up of at most 32 steps, "
+            "schedule.warmup_tokens_per_param=0.306",
+        ),
+        (
+            {"shape": ScheduleShape.wsd, "warmup_steps": 30, "cooldown_fraction": 0.5},
+            "a warm-up of 30 and a cooldown of 20 steps are longer than the run of 40 steps; use "
+            "schedule.cooldown_fraction of at most 0.250, or a warm-up of at most 20 steps",
+        ),
+        (
+            {"shape": ScheduleShape.kaplan},
+            "schedule.horizon_tokens=null: schedule=kaplan needs the tokens of its one long "
+            "cosine, for example 40960",
+        ),
+        (
+            {"shape": ScheduleShape.kaplan, "horizon_tokens": 10_000.0},
+            "schedule.horizon_tokens=10000: must be at least the run's 10240 tokens",
+        ),
+        (
+            {"shape": ScheduleShape.kaplan, "horizon_tokens": INF},
+            "schedule.horizon_tokens=inf: must be positive and finite",
+        ),
+        (
+            {"shape": ScheduleShape.cosine, "horizon_tokens": 1e6},
+            "schedule.horizon_tokens=1e+06: only schedule=kaplan has a horizon",
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_fit_its_run_is_refused(
+    make_config: MakeConfig, schedule: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        validate(make_config(schedule=ScheduleConfig(**schedule)))
+
+
+def test_the_longest_warm_up_and_cooldown_that_fit_are_accepted(make_config: MakeConfig) -> None:
+    wsd = ScheduleConfig(shape=ScheduleShape.wsd, warmup_steps=30, cooldown_fraction=0.25)
+    plan = validate(make_config(schedule=wsd))
+    assert plan.schedule.warmup_steps + plan.schedule.cooldown_steps == plan.steps
+    assert validate(make_config(schedule=ScheduleConfig(warmup_steps=39))).steps == 40
+
+
+def test_a_refused_warm_up_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
+    longest = ScheduleConfig(warmup_tokens_per_param=0.373)
+    assert validate(make_config(schedule=longest)).schedule.warmup_steps == 39
+    beside = ScheduleConfig(shape=ScheduleShape.wsd, warmup_tokens_per_param=0.306)
+    assert validate(make_config(schedule=beside)).schedule.warmup_steps == 32
+
+
+def test_a_base_that_learned_positions_do_not_read_is_refused(make_config: MakeConfig) -> None:
+    learned = ModelConfig(d_model=32, head_dim=16, positions=Positions.learned)
+    assert validate(make_config(model=learned)).shape.positions is Positions.learned
+    with pytest.raises(ConfigError, match=re.escape("model.rotary_base=500: only model.pos")):
+        validate(make_config(model=dataclasses.replace(learned, rotary_base=500.0)))
+
+
+OTHERS = ["d32l2-20.5k-lr1.00e-02-s0-0123abcd", "d32l2-20.5k-lr2.00e-02-s0-4567cdef"]
+
+
+def test_other_runs_may_be_trained_along(make_config: MakeConfig) -> None:
+    assert validate(make_config(together=OTHERS)) == validate(make_config())
+
+
+def test_what_cannot_be_another_run_is_not_trained_along(make_config: MakeConfig) -> None:
+    own = validate(make_config()).run_id
+    refusals = {
+        "all": f"together: 'all' is no run_id, such as {own}; the study's manifest.json lists them",
+        "": "together: '' is no run_id",
+        "../" + own: f"together: '../{own}' is no run_id",
+        own: f"together: {own} is the job's own run; leave it out",
+        OTHERS[0]: f"together: {OTHERS[0]} is there twice; leave one out",
+    }
+    for entry, message in refusals.items():
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            validate(make_config(together=[*OTHERS, entry]))
+
+
+def test_a_refused_batch_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
+    for near in (96, 128):
+        optimizer = OptimizerConfig(lr=0.01, batch_tokens=near)
+        assert (
+            validate(make_config(optimizer=optimizer, budget=BudgetConfig(tokens=near * 7))).steps
+            == 7
+        )
+
+
+def test_bytes_need_a_vocabulary_that_holds_every_byte(make_config: MakeConfig) -> None:
+    data = DataConfig(tokenizer=TokenizerKind.bytes, vocab_size=128, seq_len=32)
+    with pytest.raises(ConfigError, match=r"vocab_size=128.*256"):
+        validate(make_config(data=data))
+
+
+def test_a_run_within_its_data_needs_no_permission(make_config: MakeConfig) -> None:
+    plan = validate(make_config())  # 10,240 tokens
+    fits = {"seq_len": 32, "allow_repeat": False, "name": "tiny"}
+    # 321 whole windows and the one token after them
+    assert check_enough_tokens(plan, n_tokens=321 * 32 + 1, **fits) == 10_240 / (321 * 32)
+    assert check_enough_tokens(plan, n_tokens=320 * 32 + 1, **fits) == 1.0
+
+
+def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config: MakeConfig) -> None:
+    plan = validate(make_config())
+    message = (
+        f"run {plan.run_id} asks for 10240 tokens, and tiny has 10208 in whole windows (1.00 "
+        f"epochs); ask for at most 10208, or allow repetition with data.allow_repeat=true"
+    )
+    short = {"n_tokens": 320 * 32, "seq_len": 32, "name": "tiny"}  # one token short of 320 windows
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_enough_tokens(plan, allow_repeat=False, **short)
+    assert check_enough_tokens(plan, allow_repeat=True, **short) == 10_240 / 10_208
+
+
+def test_files_that_the_source_does_not_read_are_refused(make_config: MakeConfig) -> None:
+    config = make_config()
+    config.data.files = ["corpus/*.txt"]
+    with pytest.raises(ConfigError, match="synthetic does not read it; add data=files"):
+        validate(config)
+
+
+def test_data_shorter_than_a_window_is_refused(make_config: MakeConfig) -> None:
+    plan = validate(make_config())
+    with pytest.raises(DataError, match="32 tokens are fewer than one window"):
+        check_enough_tokens(plan, n_tokens=32, seq_len=32, allow_repeat=False, name="tiny")

@@ -1,0 +1,181 @@
+"""When a checkpoint is due, what counts as training, and where the rest of the time goes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.run_folder.accounting import RunClock, Spend, process_seconds, undone
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which a test may move."""
+    time = [100.0]
+    monkeypatch.setattr("train.run_folder.accounting.time.perf_counter", lambda: time[0])
+    return time
+
+
+def test_a_checkpoint_is_due_after_its_minutes_from_the_start_and_from_the_last(
+    now: list[float],
+) -> None:
+    clock = RunClock(0)
+    now[0] += 120.0
+    assert not clock.save_is_due(2.0)
+    now[0] += 0.5
+    assert clock.save_is_due(2.0)
+    with clock.saving():
+        now[0] += 1.0
+    assert not clock.save_is_due(2.0)
+    now[0] += 120.5
+    assert clock.save_is_due(2.0)
+
+
+def test_checkpoints_that_take_long_keep_fifty_times_as_far_apart(now: list[float]) -> None:
+    clock = RunClock(0)
+    with clock.saving():
+        now[0] += 10.0
+    now[0] += 499.0
+    assert not clock.save_is_due(2.0)
+    now[0] += 2.0
+    assert clock.save_is_due(2.0)
+    assert not clock.save_is_due(10.0)
+
+
+def test_one_that_failed_does_not_count_as_saved(now: list[float]) -> None:
+    clock = RunClock(0)
+    now[0] += 121.0
+    with pytest.raises(OSError, match="full"), clock.saving():
+        raise OSError("full")
+    assert clock.save_is_due(2.0)
+
+
+def test_only_segments_are_training(now: list[float]) -> None:
+    clock = RunClock(5)
+    now[0] += 2.0
+    assert clock.training_seconds() == 2.0
+    assert clock.rate(9, batch_tokens=512) == 4 * 512 / 2.0
+    now[0] += 50.0  # an evaluation
+    clock.resume(9)
+    now[0] += 3.0
+    assert clock.training_seconds() == 3.0
+
+
+def nonzero(spent: dict[str, float]) -> dict[str, float]:
+    return {what: seconds for what, seconds in spent.items() if seconds}
+
+
+def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
+    clock = RunClock(0, doing=Spend.startup)
+    now[0] += 4.0
+    clock.resume(0)
+    now[0] += 1.0
+    with clock.spending(Spend.data):
+        now[0] += 0.25
+    now[0] += 1.0
+    clock.training_seconds()
+    with clock.spending(Spend.logging):
+        now[0] += 0.5
+        with clock.spending(Spend.evaluation):
+            now[0] += 3.0
+        now[0] += 0.125
+    with clock.saving():
+        now[0] += 2.0
+    now[0] += 0.0625
+    clock.resume(2)
+    now[0] += 8.0  # goes on
+    spent = clock.spent()
+    assert spent == {
+        "train": 10.0,
+        "data": 0.25,
+        "evaluation": 3.0,
+        "logging": 0.625,
+        "checkpoint": 2.0,
+        "startup": 4.0,
+        "undone": 0.0,
+        "other": 0.0625,
+    }
+    assert sum(spent.values()) == now[0] - 100.0
+
+
+def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
+    clock = RunClock(0)
+    with clock.spending(Spend.startup):
+        now[0] += 30.0  # compiles at its first step
+    now[0] += 1.5
+    with clock.spending(Spend.data):
+        now[0] += 0.5
+    assert clock.training_seconds() == 2.0
+    assert clock.rate(10, batch_tokens=100) == 500.0
+
+
+def fail_after(now: list[float], seconds: float) -> None:
+    now[0] += seconds
+    raise OSError("full")
+
+
+def test_a_block_that_fails_ends_all_the_same(now: list[float]) -> None:
+    clock = RunClock(0)
+    with pytest.raises(OSError, match="full"), clock.spending(Spend.evaluation):
+        fail_after(now, 2.0)
+    now[0] += 1.0
+    assert nonzero(clock.spent()) == {"evaluation": 2.0, "train": 1.0}
+
+
+def test_a_checkpoint_that_fails_has_cost_its_time(now: list[float]) -> None:
+    clock = RunClock(0)
+    with pytest.raises(OSError, match="full"), clock.saving():
+        fail_after(now, 121.0)
+    assert nonzero(clock.spent()) == {"checkpoint": 121.0}
+    assert clock.save_is_due(2.0)
+
+
+def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]) -> None:
+    clock = RunClock(0, replicas=4)
+    now[0] += 10.0
+    assert nonzero(clock.spent()) == {"train": 2.5}
+    before = {"train": 1.0, "checkpoint": 0.5}
+    assert nonzero(clock.spent(before)) == {"train": 3.5, "checkpoint": 0.5}
+    assert nonzero(clock.spent()) == {"train": 2.5}
+    assert clock.training_seconds() == 10.0  # each of them waited so long
+
+
+def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
+    clock = RunClock(0, replicas=2, doing=Spend.startup, startup=5.0)
+    now[0] += 1.0
+    assert nonzero(clock.spent()) == {"startup": 3.0}
+
+
+def test_a_process_knows_its_age() -> None:
+    code = (
+        "import time; time.sleep(.3);"
+        "from train.run_folder.accounting import process_seconds; print(process_seconds())"
+    )
+    began = time.perf_counter()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    took = time.perf_counter() - began
+    assert 0.3 <= float(printed) <= took + 0.02  # a tick of the kernel's clock is 0.01 s
+
+
+def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("train.run_folder.accounting.PROCESS_FACTS", tmp_path / "stat")
+    assert process_seconds() == 0.0
+
+
+def test_what_was_done_after_the_checkpoint_is_undone_by_a_restart(now: list[float]) -> None:
+    saved = {"train": 60.0, "undone": 5.0}
+    told = {"train": 80.0, "logging": 2.0, "undone": 5.0}
+    before = undone(saved, told)
+    assert before == {"train": 60.0, "undone": 27.0}
+    clock = RunClock(7)
+    now[0] += 3.0
+    assert nonzero(clock.spent(before)) == {"train": 63.0, "undone": 27.0}
+
+
+def test_a_status_older_than_the_checkpoint_tells_of_no_loss() -> None:
+    assert undone({"train": 60.0}, {"train": 50.0}) == {"train": 60.0, "undone": 0.0}
+    assert undone({}, {}) == {"undone": 0.0}

@@ -1,0 +1,182 @@
+"""Checkpoints come back bit for bit, or not at all, and never run code."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.checkpoint_files import (
+    STATE,
+    assert_same_bits,
+    names,
+    save,
+)
+from tests.train.small_engines import make_engine
+from train.errors import CheckpointError, StorageError
+from train.run_folder import checkpoint
+from train.run_folder.checkpoint import SCHEMA, load_newest, save_checkpoint
+from train.storage.records import read_json, write_json
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def test_model_optimiser_and_state_come_back_bit_for_bit(root: Path) -> None:
+    engine = make_engine()
+    engine.advance(2)  # so that the moments are not zero
+    model, optimizer = engine.replica_state(0)
+    save_checkpoint(root, 700, model=model, optimizer=optimizer, state=STATE, keep=2)
+    found = load_newest(root)
+    assert found is not None
+    step, weights, moments, state = found.step, found.model, found.optimizer, found.state
+    assert step == 700
+    assert_same_bits(weights, model)
+    assert_same_bits(moments, optimizer)
+    assert len(weights) > 10
+    assert moments["step"] == 2.0
+    assert state == STATE
+    assert json.dumps(state) == json.dumps(STATE)  # floats to the last bit, -0.0 included
+
+
+def test_a_folder_holds_what_done_json_promises(root: Path) -> None:
+    folder = save(root, 700)
+    assert folder.name == "step_00000700"
+    assert names(folder) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+    done = read_json(folder / "DONE.json")
+    assert done["step"] == 700
+    sizes = {name: facts["bytes"] for name, facts in done["files"].items()}
+    assert sizes == {
+        name: (folder / name).stat().st_size for name in ("model.pt", "optim.pt", "state.json")
+    }
+
+
+def test_nothing_saved_is_nothing_found(root: Path) -> None:
+    assert load_newest(root) is None
+    root.mkdir()
+    assert load_newest(root) is None
+
+
+def test_the_newest_is_by_step_not_by_clock(root: Path) -> None:
+    for step in (100, 9, 20):
+        save(root, step, keep=3)
+    os.utime(root / "step_00000009")
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 100
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+def test_only_the_newest_are_kept(root: Path, keep: int) -> None:
+    for step in (10, 20, 30, 40):
+        save(root, step, keep=keep)
+    assert names(root) == [f"step_{step:08d}" for step in (10, 20, 30, 40)][-keep:]
+
+
+def test_the_same_step_again_replaces_it(root: Path) -> None:
+    save(root, 10, value=1.0)
+    save(root, 10, value=2.0)
+    found = load_newest(root)
+    assert found is not None
+    assert found.model["w"].item() == 2.0
+    assert names(root) == ["step_00000010"]
+
+
+def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
+    save(root, 10)
+    stale = root / "step_00000020.partial"
+    stale.mkdir()
+    (stale / "model.pt").write_bytes(b"half")
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+    assert names(root) == ["step_00000010"]
+
+
+def test_a_first_write_that_was_cut_short_is_a_fresh_start(root: Path) -> None:
+    (root / "step_00000020.partial").mkdir(parents=True)
+    assert load_newest(root) is None
+    assert names(root) == []
+
+
+def test_a_write_goes_over_its_own_remains(root: Path) -> None:
+    stale = root / "step_00000020.partial"
+    stale.mkdir(parents=True)
+    (stale / "extra").write_bytes(b"x")
+    assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Any] = {"model": {"w": torch.ones(250_000)}, "optimizer": {}, "state": {}}
+    values["keep"] = 2
+    save_checkpoint(tmp_path, 5, **values)
+
+    def full(value: object, path: Path) -> None:
+        path.write_bytes(b"stump")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        StorageError, match=r"unexpected pos.* it needs 1\.0 MB, and [\d.]+ MB are free"
+    ) as refused:
+        save_checkpoint(tmp_path, 10, **values)
+    assert refused.value.exit_code == 3
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
+
+
+@pytest.mark.parametrize("schema", [1, SCHEMA + 1])
+def test_another_schema_is_refused_and_left_where_it_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, schema: int
+) -> None:
+    with monkeypatch.context() as other_version:
+        other_version.setattr(checkpoint, "SCHEMA", schema)
+        folder = save(root, 10)
+    if schema == 1:  # which had no hash of its own
+        done = read_json(folder / "DONE.json")
+        del done["sha256"]
+        write_json(folder / "DONE.json", done)
+    message = (
+        rf"step_00000010: has schema {schema}, and this version reads {SCHEMA}; finish the run"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_newest(root)
+    assert names(root) == ["step_00000010"]
+
+
+def test_a_name_of_more_than_eight_digits_is_a_step_too(root: Path) -> None:
+    save(root, 99_999_999, keep=3)
+    save(root, 100_000_000, keep=3)
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 100_000_000
+
+
+def test_a_folder_of_another_name_is_nobody_s_checkpoint(root: Path) -> None:
+    save(root, 10)
+    for name in ("step_5", "step_00000099.bak", "notes"):
+        (root / name).mkdir()
+    assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 20
+    assert {"step_5", "step_00000099.bak", "notes"} < set(names(root))
+
+
+def test_an_error_that_is_not_the_disk_s_is_passed_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("train.run_folder.checkpoint._seal", fail)
+    with pytest.raises(OSError, match="Invalid argument"):
+        save(root, 10)

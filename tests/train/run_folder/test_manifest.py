@@ -1,0 +1,269 @@
+"""A study's manifest: registered once, the same again, never silently another."""
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.config.experiment import BudgetConfig
+from train.config.runtime import SCRATCH
+from train.config.schema import Config
+from train.errors import ConfigError, DataError, StorageError
+from train.plan.identity import science
+from train.plan.planning import PlannedRun, plan_run
+from train.run_folder.manifest import (
+    manifest_entry,
+    read_manifest,
+    refuse_another_grid,
+    register_runs,
+)
+from train.storage.lock import hold
+from train.storage.records import canonical_json
+
+MakeConfig = Callable[..., Config]
+
+
+def planned(config: Config, *overrides: str) -> PlannedRun:
+    return PlannedRun(overrides=list(overrides), config=config, plan=plan_run(config))
+
+
+@pytest.fixture
+def runs(make_config: MakeConfig) -> list[PlannedRun]:
+    return [planned(make_config(seed=seed), f"seed={seed}") for seed in range(5)]
+
+
+def test_a_study_that_was_not_planned_has_no_manifest(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path / "none") is None
+
+
+def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config = make_config(budget=BudgetConfig(flops=1e10))
+    run = planned(config, "budget.flops=1e10")
+    register_runs(tmp_path / "s", "s", [run], extend=False)
+    manifest = read_manifest(tmp_path / "s")
+    assert manifest is not None
+    assert manifest["study"] == "s"
+    (entry,) = manifest["runs"]
+    assert entry == json.loads(json.dumps(manifest_entry(run)))
+    assert entry["run_id"] == run.plan.run_id
+    assert entry["overrides"] == ["budget.flops=1e10"]
+    assert entry["science"] == science(config)
+    assert entry["plan"] == {
+        "rung": "d32l2",
+        "n_params": 26_624,
+        "n_params_total": 26_624 + 2_048 + 2 * 96 + 32,
+        "tokens": run.plan.steps * 256,
+        "flops": 6 * 26_624 * run.plan.steps * 256,
+        "flops_exact": (6 * 26_624 + 12 * 2 * 32 * 32) * run.plan.steps * 256,
+        "steps": round(1e10 / 6 / 26_624 / 256),
+        "lr": 0.01,
+    }
+
+
+def test_the_same_grid_again_changes_nothing(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    before = (tmp_path / "manifest.json").read_bytes()
+    register_runs(tmp_path, "s", list(reversed(runs)), extend=False)
+    register_runs(tmp_path, "s", runs[1:2], extend=False)  # one job of the study
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_another_grid_is_refused_before_anything_is_locked_or_written(
+    tmp_path: Path, runs: list[PlannedRun]
+) -> None:
+    refuse_another_grid(tmp_path, "s", runs, extend=False)  # nothing was planned yet
+    register_runs(tmp_path, "s", runs[:1], extend=False)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="was planned with another grid; 4 of 5 runs are not in"):
+        refuse_another_grid(tmp_path, "s", runs, extend=False)
+    refuse_another_grid(tmp_path, "s", runs, extend=True)
+    refuse_another_grid(tmp_path, SCRATCH, runs, extend=False)
+    refuse_another_grid(tmp_path, "s", runs[:1], extend=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+def test_another_grid_is_refused_and_leaves_the_manifest(
+    tmp_path: Path, runs: list[PlannedRun]
+) -> None:
+    register_runs(tmp_path, "s", runs[:1], extend=False)
+    before = (tmp_path / "manifest.json").read_bytes()
+    names = ", ".join(run.plan.run_id for run in runs[1:4])
+    message = (
+        f"study.name=s: {tmp_path} was planned with another grid; 4 of 5 runs are not in it "
+        f"({names}, ...); use study.extend=true to add them, or another study.name"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        register_runs(tmp_path, "s", runs, extend=False)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_scratch_takes_any_run(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "scratch", runs[:1], extend=False)
+    register_runs(tmp_path, "scratch", runs[1:], extend=False)
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert len(manifest["runs"]) == len(runs)
+
+
+def test_extending_appends_and_keeps_what_was_there(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "s", runs[:2], extend=False)
+    register_runs(tmp_path, "s", runs[1:], extend=True)
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert [run["run_id"] for run in manifest["runs"]] == [run.plan.run_id for run in runs]
+    assert [run["overrides"] for run in manifest["runs"]] == [run.overrides for run in runs]
+
+
+def test_the_hash_is_of_the_runs(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path / "a", "a", runs, extend=False)
+    register_runs(tmp_path / "b", "b", runs, extend=False)
+    register_runs(tmp_path / "c", "c", runs[:4], extend=False)
+    hashes = [read_manifest(tmp_path / name)["sha256"] for name in "abc"]  # type: ignore[index]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert all(len(bytes.fromhex(each)) == hashlib.sha256().digest_size for each in hashes)
+
+
+def test_a_manifest_that_is_not_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{torn", encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest.json: not JSON .*; bring the file back"):
+        read_manifest(tmp_path)
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+def rewritten(folder: Path, edit: Callable[[dict[str, Any]], object], *, rehash: bool) -> None:
+    """Edit a manifest as a text editor would, or as someone who also mends the hash."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    edit(manifest)
+    if rehash:
+        content = canonical_json(manifest["runs"]).encode()
+        manifest["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest["runs"].pop(),
+        lambda manifest: manifest["runs"].reverse(),
+        lambda manifest: manifest["runs"][1]["science"].update(seed=9),
+        lambda manifest: manifest["runs"][0]["plan"].update(flops=1),
+        lambda manifest: manifest.update(sha256="0" * 64),
+        lambda manifest: manifest.pop("sha256"),
+        lambda manifest: manifest["runs"][0]["plan"].update(lr=float("nan")),
+        lambda manifest: manifest["runs"][0].update(science=nested(600)),
+    ],
+)
+def test_a_manifest_that_was_edited_is_refused_by_name(
+    tmp_path: Path, runs: list[PlannedRun], edit: Callable[[dict[str, Any]], object]
+) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    rewritten(tmp_path, edit, rehash=False)
+    before = (tmp_path / "manifest.json").read_bytes()
+    named = rf"^{re.escape(str(tmp_path / 'manifest.json'))}: "
+    with pytest.raises(DataError, match=named + r".*; bring the file back"):
+        read_manifest(tmp_path)
+    with pytest.raises(DataError, match=named):
+        register_runs(tmp_path, "s", runs, extend=True)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_an_edited_manifest_is_told_by_both_hashes(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    rewritten(tmp_path, lambda manifest: manifest.update(sha256="0" * 64), rehash=False)
+    with pytest.raises(DataError, match=r"edited or damaged: its runs hash to .{12}, and it prom"):
+        read_manifest(tmp_path)
+
+
+def test_white_space_is_no_edit(tmp_path: Path, runs: list[PlannedRun]) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    rewritten(tmp_path, lambda manifest: None, rehash=False)
+    assert read_manifest(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda run: run.update(run_id="../../elsewhere"), "cannot name a folder of the study"),
+        (lambda run: run.update(run_id="a/b"), "cannot name a folder of the study"),
+        (lambda run: run.update(run_id=".hidden"), "cannot name a folder of the study"),
+        (lambda run: run.update(run_id=7), "cannot name a folder of the study"),
+        (lambda run: run.pop("plan"), "has no plan of steps and FLOPs"),
+        (lambda run: run["plan"].update(steps=0), "has no plan of steps and FLOPs"),
+        (lambda run: run["plan"].update(flops="many"), "has no plan of steps and FLOPs"),
+        (lambda run: run["plan"].update(flops=10**400), "has no plan of steps and FLOPs"),
+    ],
+)
+def test_a_manifest_with_a_right_hash_is_still_not_trusted(
+    tmp_path: Path,
+    runs: list[PlannedRun],
+    edit: Callable[[dict[str, Any]], object],
+    message: str,
+) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    rewritten(tmp_path, lambda manifest: edit(manifest["runs"][2]), rehash=True)
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_study_has_no_more_runs_than_are_read(
+    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    for module in ("train.storage.records", "train.run_folder.manifest"):
+        monkeypatch.setattr(f"{module}.MOST_RUNS", 4)
+    with pytest.raises(DataError, match=r"5 runs, more than the 4 that are read"):
+        read_manifest(tmp_path)
+    message = r"study\.name=t: 5 runs, more than the 4 of one manifest"
+    with pytest.raises(ConfigError, match=message):
+        register_runs(tmp_path / "t", "t", runs, extend=False)
+    assert not (tmp_path / "t" / "manifest.json").exists()
+
+
+def test_a_job_whose_run_is_planned_waits_for_no_writer(
+    tmp_path: Path, runs: list[PlannedRun]
+) -> None:
+    register_runs(tmp_path, "s", runs, extend=False)
+    with hold(tmp_path / "manifest.lock", task="is writing its manifest"):
+        register_runs(tmp_path, "s", runs[:1], extend=False)
+
+
+def test_a_new_manifest_is_on_disk_with_its_folder(
+    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    for module in ("train.storage.records", "train.run_folder.manifest"):
+        monkeypatch.setattr(f"{module}.sync_folder", synced.append)
+    register_runs(tmp_path / "s", "s", runs, extend=False)
+    assert synced == [tmp_path / "s", tmp_path]
+
+
+def test_a_manifest_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(StorageError, match=r"manifest.json: cannot be read \(Is a directory\)"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_written_is_a_storage_error(
+    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train.run_folder.manifest.write_json", refuse)
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
+        register_runs(tmp_path / "s", "s", runs, extend=False)
+
+
+def test_a_study_folder_that_cannot_be_made_is_a_storage_error(runs: list[PlannedRun]) -> None:
+    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be written"):
+        register_runs(Path("/proc/nowhere/x"), "x", runs, extend=False)

@@ -1,0 +1,176 @@
+"""A damaged checkpoint is set aside with its reason, and the one before it used."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train.checkpoint_files import (
+    flip_a_byte,
+    names,
+    promise_again,
+    save,
+    truncate,
+)
+from train.errors import CheckpointError
+from train.run_folder.checkpoint import load_newest, save_checkpoint
+from train.storage.records import read_json
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+DAMAGE = {"flipped": flip_a_byte, "truncated": truncate, "missing": Path.unlink}
+
+
+@pytest.mark.parametrize("name", ["model.pt", "optim.pt", "state.json", "DONE.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(
+    root: Path, name: str, damage: str
+) -> None:
+    save(root, 10)
+    newest = save(root, 20)
+    DAMAGE[damage](newest / name)
+    found = load_newest(root)
+    assert found is not None
+    assert (found.step, found.model["w"].item()) == (10, 10.0)
+    assert names(root) == ["bad", "step_00000010"]
+    assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
+    assert read_json(root / "bad" / "step_00000020.json")["reason"]
+
+
+def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root: Path) -> None:
+    for _ in range(2):
+        save(root, 10)
+        flip_a_byte(save(root, 20) / "model.pt")
+        assert load_newest(root) is not None
+    assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
+
+
+def test_when_none_is_sound_the_run_does_not_start_from_zero(root: Path) -> None:
+    for step in (10, 20):
+        flip_a_byte(save(root, step) / "model.pt")
+    message = (
+        rf"no usable checkpoint in {re.escape(str(root))}:\n  step_00000020: model\.pt is not "
+    )
+    with pytest.raises(CheckpointError, match=message) as refused:
+        load_newest(root)
+    assert refused.value.exit_code == 4
+    assert "step_00000010: model.pt" in str(refused.value)
+    with pytest.raises(CheckpointError, match=r"step_00000010: model\.pt is not "):  # nor again
+        load_newest(root)
+    assert names(root) == ["bad"]
+
+
+class _Exploit:
+    """Unpickled by the usual means, it would make a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
+    save(root, 10)
+    folder = save(root, 20)
+    target = tmp_path / "executed"
+    torch.save({"w": _Exploit(target)}, folder / "model.pt")
+    promise_again(folder)
+    found = load_newest(root)
+    assert not target.exists()
+    assert found is not None
+    assert found.step == 10
+    assert "mkdir" in read_json(root / "bad" / "step_00000020.json")["reason"]
+
+
+def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, 5, model={}, optimizer={}, state={}, keep=2)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.run_folder.checkpoint._sha256", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            load_newest(tmp_path)
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.step == 5
+
+
+def test_a_checkpoint_under_another_step_s_name_is_damage(root: Path) -> None:
+    save(root, 10)
+    save(root, 20).rename(root / "step_00000030")
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+    reason = read_json(root / "bad" / "step_00000030.json")["reason"]
+    assert reason == "DONE.json is of step 20"
+
+
+def test_tensors_that_are_no_state_dict_are_damage(root: Path) -> None:
+    save(root, 10)
+    folder = save(root, 20)
+    torch.save(torch.zeros(2), folder / "model.pt")
+    promise_again(folder)
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+    reason = read_json(root / "bad" / "step_00000020.json")["reason"]
+    assert reason == "model.pt holds a Tensor, not a state dict"
+
+
+def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(root, 10)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", refuse)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            load_newest(root)
+    assert names(root) == ["step_00000010"]
+    found = load_newest(root)
+    assert found is not None
+    assert found.step == 10
+
+
+def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root: Path) -> None:
+    save(root, 10)
+    (root / "step_00000020").write_text("mine", encoding="utf-8")
+    (root / "step_00000030.partial").write_text("mine", encoding="utf-8")
+    found = load_newest(root)
+    assert found is not None
+    assert (found.step, len(found.set_aside)) == (10, 1)
+    assert names(root) == ["bad", "step_00000010"]
+
+
+def test_of_a_linked_checkpoint_the_link_alone_is_pruned(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    save(root, 10).rename(elsewhere)
+    (root / "step_00000010").symlink_to(elsewhere)
+    save(root, 20)
+    save(root, 30)
+    assert names(root) == ["step_00000020", "step_00000030"]
+    assert "DONE.json" in names(elsewhere)
+
+
+@pytest.mark.parametrize("note", ["{}", "{torn", '["x"]', None])
+def test_what_is_in_bad_is_listed_whatever_its_note_says(root: Path, note: str | None) -> None:
+    (root / "bad" / "step_00000010").mkdir(parents=True)
+    if note is not None:
+        (root / "bad" / "step_00000010.json").write_text(note, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint in .*\n  step_00000010: dam"):
+        load_newest(root)

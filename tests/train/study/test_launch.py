@@ -1,0 +1,446 @@
+"""A launcher's slots, retries, stops and runs of others, on jobs without torch: fake_job.py.
+
+That other jobs survive a death, and what orphans come to, is in tests/faults.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.fake_job import STARTED
+from faults.fake_study import REPO, use_fake_jobs
+from omegaconf import DictConfig, OmegaConf
+
+from train.config.runtime import Device, MachineConfig
+from train.errors import (
+    ConfigError,
+    InfrastructureError,
+    InterruptedByUserError,
+    PreemptedError,
+    WindTunnelError,
+)
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_jsonl
+from train.study import launch
+from train.study.job import Job, JobEnd, JobRun
+from train.study.launch import launch_local, wait_for_any
+from train.study.retries import RETRIES
+
+DONE = JobEnd(cause=None, exit_code=0)
+
+
+@pytest.fixture(autouse=True)
+def _fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    use_fake_jobs(monkeypatch.setattr)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Jobs that wait for it end when it is removed."""
+    path = tmp_path / "gate"
+    path.touch()
+    return path
+
+
+def config(root: Path, *, workers: int = 2, sources: Sequence[dict[str, str]] = ()) -> DictConfig:
+    machine = MachineConfig(device=Device.cpu, workers=workers, threads=3)
+    return OmegaConf.create(
+        {
+            "machine": OmegaConf.structured(machine),
+            "paths": {"runs": str(root)},
+            "study": {"name": "s"},
+            "hydra": {"runtime": {"config_sources": list(sources)}},
+        }
+    )
+
+
+def jobs(root: Path, **acts: str) -> list[Job]:
+    made = []
+    for name, words in acts.items():
+        folder = RunFolder(root / "s" / name)
+        folder.path.mkdir(parents=True)
+        run = JobRun(overrides=(f"folder={folder.path}", f"acts={words}"), folder=folder)
+        made.append(Job(runs=(run,)))
+    return made
+
+
+def folder_of(job: Job) -> RunFolder:
+    return job.runs[0].folder
+
+
+def one_job(jobs: Sequence[Job]) -> Job:
+    """The runs of all of them in one."""
+    return Job(runs=tuple(run for job in jobs for run in job.runs))
+
+
+def started(root: Path) -> list[str]:
+    path = root / "s" / STARTED
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+@contextlib.contextmanager
+def meanwhile(*steps: object) -> Iterator[None]:
+    """In a thread: call each step, waiting until it returns something true."""
+
+    def do() -> None:
+        deadline = time.monotonic() + 30
+        for step in steps:
+            assert callable(step)
+            while not step() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_every_job_ends_and_its_end_is_told(tmp_path: Path) -> None:
+    work = jobs(tmp_path, a="completed", b="diverged", c="raised", d="completed")
+    ends = launch_local(work, config(tmp_path))
+    assert ends == {
+        "a": DONE,
+        "b": JobEnd(cause="diverged", exit_code=5),
+        "c": JobEnd(cause="bug", exit_code=1),
+        "d": DONE,
+    }
+
+
+def test_no_jobs_are_no_work(tmp_path: Path) -> None:
+    assert launch_local([], config(tmp_path)) == {}
+
+
+def test_a_job_is_told_its_slot_and_where_the_user_s_configs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import json, os, sys; from pathlib import Path; "
+        "Path(sys.argv[-1]).write_text(json.dumps([sys.argv[1:], dict(os.environ)]))"
+    )
+    monkeypatch.setattr(launch, "JOB_COMMAND", (sys.executable, "-c", code))
+    told = tmp_path / "told.json"
+    run = JobRun(overrides=("seed=1", str(told)), folder=RunFolder(tmp_path / "s" / "r"))
+    sources = [
+        {"provider": "main", "path": "pkg://configs"},
+        {"provider": "command-line", "path": "/my/own"},
+    ]
+    launch_local([Job(runs=(run,))], config(tmp_path, sources=sources))
+    words, environment = json.loads(told.read_text(encoding="utf-8"))
+    assert words == ["--config-dir", "/my/own", "seed=1", str(told)]
+    assert environment[launch.STUDY_JOB] == "1"
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_no_more_jobs_run_at_once_than_there_are_slots(tmp_path: Path, gate: Path) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
+    seen: list[list[str]] = []
+
+    def look() -> bool:
+        seen.append(started(tmp_path))
+        gate.unlink()
+        return True
+
+    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+    with meanwhile(both, lambda: time.sleep(0.3) or True, look):
+        ends = launch_local(work, config(tmp_path, workers=2))
+    assert sorted(line.split()[0] for line in seen[0]) == ["a", "b"]
+    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+
+
+def test_a_job_that_is_tried_again_waits_for_its_turn(tmp_path: Path) -> None:
+    work = jobs(tmp_path, a="killed,completed", b="completed", c="completed")
+    ends = launch_local(work, config(tmp_path, workers=1))
+    assert started(tmp_path) == ["a killed", "b completed", "c completed", "a completed"]
+    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+
+
+def test_each_cause_has_its_own_limit_within_a_launch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = jobs(tmp_path, a="killed,infrastructure,killed,infrastructure,killed")
+    ends = launch_local(work, config(tmp_path, workers=1))
+    assert len(started(tmp_path)) == 1 + RETRIES["killed"] + RETRIES["infrastructure"]
+    assert ends == {"a": JobEnd(cause="killed", exit_code=-9)}
+    errors = capfd.readouterr().err
+    assert "a: killed by SIGKILL; starting it again (2 of 2)" in errors
+    assert "a: infrastructure (exit 75); starting it again (1 of 2)" in errors
+    launch_local(work, config(tmp_path, workers=1))  # the next launch counts from zero
+    assert len(started(tmp_path)) == 5 + 1 + RETRIES["killed"]
+
+
+def test_a_run_that_another_process_holds_is_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held, free = jobs(tmp_path, held="completed", free="completed")
+
+    def train_elsewhere() -> bool:
+        with folder_of(held).locked():
+            entered.set()
+            while folder_of(free).state() != "completed":
+                time.sleep(0.01)
+            time.sleep(0.3)
+            folder_of(held).write_status("completed", step=10)
+        return True
+
+    entered = threading.Event()
+    with meanwhile(train_elsewhere):
+        entered.wait()
+        ends = launch_local([held, free], config(tmp_path))
+    assert ends == {"free": DONE}
+    assert started(tmp_path) == ["free completed"]
+    assert folder_of(held).state() == "completed"
+    assert "1 run is trained by other processes" in capfd.readouterr().err
+
+
+def test_a_job_that_is_refused_its_lock_is_waited_for_and_not_counted_as_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the run between the launcher's look and the job's own."""
+    (job,) = jobs(tmp_path, held="completed")
+    looks, is_locked = [0], RunFolder.is_locked
+
+    def blind_at_first(folder: RunFolder) -> bool:
+        looks[0] += 1
+        return looks[0] > 1 and is_locked(folder)
+
+    def hold_until_refused() -> bool:
+        with folder_of(job).locked():
+            entered.set()
+            while not started(tmp_path):
+                time.sleep(0.01)
+            time.sleep(1.0)  # the job waits half a second for the lock
+        return True
+
+    monkeypatch.setattr(RunFolder, "is_locked", blind_at_first)
+    entered = threading.Event()
+    with meanwhile(hold_until_refused):
+        entered.wait()
+        ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["held completed"] * 2
+    assert ends == {"held": DONE}
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedByUserError)],
+)
+def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job(
+    tmp_path: Path, gate: Path, number: signal.Signals, error: type[WindTunnelError]
+) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
+    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
+
+    def stop() -> bool:
+        os.kill(os.getpid(), number)
+        return True
+
+    with meanwhile(both, stop), pytest.raises(error, match="with jobs under way"):
+        launch_local(work, config(tmp_path))
+    assert not any(job.n_held() for job in work)
+    assert [line.split()[0] for line in started(tmp_path)] in (["a", "b"], ["b", "a"])
+
+
+def test_an_error_of_the_launcher_leaves_no_job(
+    tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}")
+
+    def fail(progress: object, *, n_elsewhere: int, now: bool = False) -> None:
+        if folder_of(work[0]).state() == "running":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(launch.StudyProgress, "refresh", fail)
+    with pytest.raises(ZeroDivisionError):
+        launch_local(work, config(tmp_path))
+    assert not folder_of(work[0]).is_locked()
+
+
+def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
+    tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = jobs(tmp_path, a=f"wait:{gate}", b="completed")
+    popen, calls = launch.subprocess.Popen, [0]
+
+    def refuse_second(*words: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return popen(*words, **options)
+
+    monkeypatch.setattr(launch.subprocess, "Popen", refuse_second)
+    message = r"no process can be started for b \(Resource temporarily unavailable\)"
+    with pytest.raises(InfrastructureError, match=message):
+        launch_local([first, second], config(tmp_path))
+    assert not first.n_held()
+
+
+def acts_of(root: Path, **acts: str) -> None:
+    """What runs of a job do before their job ends."""
+    for name, act in acts.items():
+        (root / "s" / f"{name}.act").write_text(act, encoding="utf-8")
+
+
+def test_a_job_of_several_runs_is_one_process(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
+    assert launch_local([job], config(tmp_path)) == dict.fromkeys("abc", DONE)
+    assert started(tmp_path) == ["a completed b c"]
+
+
+def test_a_killed_job_is_started_again_for_what_it_left_unfinished(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = one_job(jobs(tmp_path, a="killed", b="", c="killed,completed", d=""))
+    acts_of(tmp_path, a="completed", b="diverged")
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a killed b c d", "c killed d", "c completed d"]
+    assert ends == {
+        "a": JobEnd(cause=None, exit_code=-9),
+        "b": JobEnd(cause="diverged", exit_code=-9),
+        "c": DONE,
+        "d": DONE,
+    }
+    errors = capfd.readouterr().err
+    assert "c and 1 more: killed by SIGKILL; starting them again (1 of 2)" in errors
+    assert "c and 1 more: killed by SIGKILL; starting them again (2 of 2)" in errors
+
+
+def test_the_limit_of_starts_holds_for_every_run_of_a_job(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="killed", b=""))
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a killed b"] * (1 + RETRIES["killed"])
+    assert ends == dict.fromkeys("ab", JobEnd(cause="killed", exit_code=-9))
+
+
+def test_a_diverged_replica_is_not_tried_again(tmp_path: Path) -> None:
+    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
+    acts_of(tmp_path, b="diverged")
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a completed b c"]
+    assert {name: end.cause for name, end in ends.items()} == {
+        "a": None,
+        "b": "diverged",
+        "c": None,
+    }
+
+
+def test_a_job_that_fails_fails_all_its_runs(tmp_path: Path) -> None:
+    job, other = one_job(jobs(tmp_path, a="raised", b="")), *jobs(tmp_path, c="completed")
+    ends = launch_local([job, other], config(tmp_path, workers=1))
+    bug = JobEnd(cause="bug", exit_code=1)
+    assert ends == {"a": bug, "b": bug, "c": DONE}
+
+
+def test_a_job_with_a_run_that_is_held_waits_for_it_and_trains_the_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    several = jobs(tmp_path, a="completed", b="", c="completed")
+    free = jobs(tmp_path, free="completed")
+    held = folder_of(several[1])
+
+    def train_elsewhere() -> bool:
+        with held.locked():
+            entered.set()
+            while folder_of(free[0]).state() != "completed":
+                time.sleep(0.01)
+            time.sleep(0.3)
+            held.write_status("completed", step=10)
+        return True
+
+    entered = threading.Event()
+    with meanwhile(train_elsewhere):
+        entered.wait()
+        ends = launch_local([one_job(several), *free], config(tmp_path))
+    assert started(tmp_path) == ["free completed", "a completed c"]
+    assert ends == dict.fromkeys(["free", "a", "c"], DONE)
+    assert "1 run is trained by other processes" in capfd.readouterr().err
+
+
+def test_what_the_slots_did_is_said_and_added_to_the_study(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for count in (1, 2):
+        work = [one_job(jobs(tmp_path, **{f"a{count}": "completed", f"b{count}": ""}))]
+        launch_local([*work, *jobs(tmp_path, **{f"c{count}": "completed"})], config(tmp_path))
+        rows = read_jsonl(tmp_path / "s" / "launch.jsonl")
+        assert len(rows) == count
+    row = rows[-1]
+    assert (row["jobs"], row["runs"], row["slots"]) == (2, 3, 2)
+    parts = [row[f"{kind}_seconds"] for kind in ("busy", "waiting", "starved")]
+    assert min(parts) >= 0
+    assert sum(parts) == pytest.approx(2 * row["wall_seconds"], abs=0.01)
+    assert row["busy_seconds"] > 0
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"jobs 2, runs 3; {row['wall_seconds']:.1f} s on 2 slots: ")
+
+
+def test_a_launch_without_a_folder_to_write_to_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, rows: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(launch, "append_jsonl", refuse)
+    work = jobs(tmp_path, a="completed")
+    assert launch_local(work, config(tmp_path)) == {"a": DONE}
+    assert "launch.jsonl: not written (No space left on device)" in capfd.readouterr().err
+
+
+def test_a_stopped_launch_leaves_a_row_too(tmp_path: Path, gate: Path) -> None:
+    work = jobs(tmp_path, a=f"wait:{gate}", b="completed")
+
+    def stop() -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    running = lambda: folder_of(work[0]).state() == "running"  # noqa: E731
+    with meanwhile(running, stop), pytest.raises(PreemptedError):
+        launch_local(work, config(tmp_path, workers=1))
+    (row,) = read_jsonl(tmp_path / "s" / "launch.jsonl")
+    assert (row["jobs"], row["runs"]) == (1, 1)
+
+
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_an_end_is_noticed_long_before_the_next_look(
+    monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        wait_for_any([process], 0.0)
+        assert process.poll() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        began, n_waits = time.monotonic(), 0
+        while process.poll() is None:
+            wait_for_any([process], 60.0)
+            n_waits += 1
+        assert time.monotonic() - began < 30.0
+        assert n_waits == 1 or not has_pidfd
+        wait_for_any([process], 60.0)  # whose end was looked at already
+        assert time.monotonic() - began < 30.0
+
+
+def test_without_processes_the_whole_time_is_waited() -> None:
+    began = time.monotonic()
+    wait_for_any([], 0.05)
+    assert time.monotonic() - began >= 0.049
+
+
+def test_hydra_s_own_way_in_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say whose run a job is; Hydra's sweepers, which use it, are refused before."""
+    monkeypatch.syspath_prepend(str(Path(launch.__file__).parent / "plugins"))
+    from hydra_plugins.windtunnel.local import LocalLauncher
+
+    with pytest.raises(ConfigError, match="hydra/launcher=local: needs hydra/sweeper=study"):
+        LocalLauncher().launch([["model=d16"]], initial_job_idx=0)

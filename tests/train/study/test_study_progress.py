@@ -1,0 +1,125 @@
+"""What a launch shows of itself, and how often it looks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from train.errors import DataError
+from train.study import progress as study_progress
+from train.study.progress import StudyProgress
+from train.study.run_status import RunStatus
+
+
+def run(state: str, step: int) -> RunStatus:
+    return RunStatus(
+        run_id="r",
+        rung="d8l2",
+        state=state,
+        reason="",
+        step=step,
+        total_steps=100,
+        flops=1_000,
+        seconds=0.0,
+        loss=None,
+        exit_code=None,
+    )
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(study_progress, "time", made)
+    return made
+
+
+class Folder:
+    """Run folders that show `runs`, and take `seconds` to read."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.looks, self.seconds = clock, 0, 0.0
+        self.runs: Sequence[RunStatus] = [run("running", 0), run("planned", 0)]
+
+    def study_status(self, folder: Path) -> Sequence[RunStatus]:
+        assert folder == Path("runs/s")
+        self.looks += 1
+        self.clock.now += self.seconds
+        return self.runs
+
+
+@pytest.fixture
+def folder(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    made = Folder(clock)
+    monkeypatch.setattr(study_progress, "study_status", made.study_status)
+    return made
+
+
+def test_lines_tell_share_runs_others_and_time_left_by_hand(
+    clock: Clock, folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StudyProgress(Path("runs/s")) as progress:
+        progress.refresh(n_elsewhere=0)
+        clock.now += 30
+        folder.runs = [run("completed", 100), run("running", 50)]
+        progress.refresh(n_elsewhere=1)
+        progress.refresh(n_elsewhere=2)
+        progress.say("a line [of] its own")
+    assert capsys.readouterr().err.splitlines() == [
+        "s    0% of FLOPs  0/2 runs",
+        "s   75% of FLOPs  1/2 runs  1 run is trained by other processes  10 s left",
+        "s   75% of FLOPs  1/2 runs  2 runs are trained by other processes  10 s left",
+        "a line [of] its own",
+    ]
+
+
+def test_it_looks_every_few_seconds_and_at_once_when_asked(clock: Clock, folder: Folder) -> None:
+    with StudyProgress(Path("runs/s")) as progress:
+        for _ in range(10):
+            progress.refresh(n_elsewhere=0)
+        assert folder.looks == 1
+        clock.now += study_progress.LOOK_SECONDS + 0.1
+        progress.refresh(n_elsewhere=0)
+        assert folder.looks == 2
+        progress.refresh(n_elsewhere=0, now=True)
+        assert folder.looks == 3
+        progress.refresh(n_elsewhere=1)  # something changed
+        assert folder.looks == 4
+
+
+def test_looking_at_very_many_runs_takes_a_small_share_of_the_time(
+    clock: Clock, folder: Folder
+) -> None:
+    folder.seconds = 3.0
+    with StudyProgress(Path("runs/s")) as progress:
+        for _ in range(600):
+            progress.refresh(n_elsewhere=0)
+            clock.now += 1.0
+    spent = folder.looks * folder.seconds
+    assert 0.5 * study_progress.LOOK_SHARE < spent / 600 < 1.5 * study_progress.LOOK_SHARE
+
+
+def test_a_manifest_that_is_damaged_on_the_way_leaves_what_was_known(
+    clock: Clock,
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(folder: Path) -> Sequence[RunStatus]:
+        raise DataError(f"{folder}: not JSON")
+
+    folder.runs = [run("completed", 100), run("planned", 0)]
+    with StudyProgress(Path("runs/s")) as progress:
+        progress.refresh(n_elsewhere=0)
+        monkeypatch.setattr(study_progress, "study_status", refuse)
+        progress.refresh(n_elsewhere=0, now=True)
+    assert capsys.readouterr().err.splitlines() == ["s   50% of FLOPs  1/2 runs"] * 2

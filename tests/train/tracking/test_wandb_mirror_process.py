@@ -1,0 +1,156 @@
+"""The mirror's process from its first line to its end: rows as they come, and trainers that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.mirror_requests import ENDING, FAKE, request
+from train.storage.records import append_jsonl
+from train.tracking import wandb_mirror
+from train.tracking.mirror import MirrorRequest
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the fake wandb writes down its calls."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
+    return tmp_path / "calls"
+
+
+def calls_of(path: Path, kind: str) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["call"] == kind]
+
+
+def write_rows(folder: Path, *steps: int) -> None:
+    append_jsonl(folder / "metrics.jsonl", [{"step": step, "loss": 1.0} for step in steps])
+
+
+def start_process(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.tracking.wandb_mirror", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(wandb_mirror.__file__).parents[1],
+    )
+
+
+def as_line(value: MirrorRequest | dict[str, Any]) -> bytes:
+    content = value if isinstance(value, dict) else vars(value)
+    return json.dumps(content).encode() + b"\n"
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(
+    tmp_path: Path, fake: Path
+) -> None:
+    write_rows(tmp_path, 1, 2)
+    with start_process(tmp_path) as process:
+        assert process.stdin is not None
+        process.stdin.write(as_line(request()))
+        process.stdin.flush()
+        wait_for(lambda: len(calls_of(fake, "log")) == 2)
+        write_rows(tmp_path, 3)
+        wait_for(lambda: len(calls_of(fake, "log")) == 3)
+        write_rows(tmp_path, 4)
+        told, _ = process.communicate(as_line(ENDING), timeout=20)
+    assert json.loads(told) == {"mode": "offline", "rows": 4}  # and nothing that wandb said
+    assert len(calls_of(fake, "log")) == 4
+
+
+@pytest.mark.parametrize("last_words", [b"", b'{"state": "comp'])
+def test_a_trainer_that_was_killed_leaves_a_complete_mirror_marked_killed(
+    tmp_path: Path, fake: Path, last_words: bytes
+) -> None:
+    write_rows(tmp_path, 1)
+    with start_process(tmp_path) as process:
+        assert process.stdin is not None
+        process.stdin.write(as_line(request()))
+        process.stdin.flush()
+        wait_for(lambda: calls_of(fake, "log"))
+        write_rows(tmp_path, 2, 3)
+        process.communicate(last_words, timeout=20)
+    assert process.returncode == 0
+    assert len(calls_of(fake, "log")) == 3
+    assert [call["values"] for call in calls_of(fake, "summary")] == [{"state": "killed"}]
+    assert calls_of(fake, "finish")[0]["named"] == {"exit_code": 1}
+
+
+def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(
+    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "hang"}))
+    write_rows(tmp_path, 1)
+    with start_process(tmp_path) as process:
+        assert process.stdin is not None
+        process.stdin.write(as_line(request(limit_seconds=1.0)))
+        process.stdin.flush()
+        wait_for(lambda: calls_of(fake, "log"))
+        began = time.monotonic()
+        process.communicate(b"", timeout=20)
+    assert 0.8 < time.monotonic() - began < 12.0
+    with pytest.raises(ProcessLookupError):
+        os.kill(calls_of(fake, "init")[0]["pid"], 0)
+
+
+def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe(
+    tmp_path: Path, fake: Path
+) -> None:
+    """A forked child keeps the pipe's other end open: only the parent's number changes."""
+    write_rows(tmp_path, 1)
+    code = (
+        "import os, subprocess, sys\n"
+        "read, write = os.pipe()\n"
+        "os.set_inheritable(write, True)\n"
+        "command = [sys.executable, '-m', 'train.tracking.wandb_mirror', sys.argv[1]]\n"
+        "mirror = subprocess.Popen(command,"
+        " stdin=read, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "line = sys.argv[2].replace('0000', str(os.getpid()))\n"
+        "os.write(write, line.encode() + b'\\n')\n"
+        "null = subprocess.DEVNULL\n"
+        "holder = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=null, stderr=null)\n"
+        "print(mirror.pid, holder.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    asked = json.dumps({**vars(request()), "trainer_pid": "0000"}).replace('"0000"', "0000")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), asked],
+        cwd=Path(wandb_mirror.__file__).parents[1],
+        capture_output=True,
+        check=False,
+        timeout=20,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == -signal.SIGKILL
+    mirror, holder = map(int, done.stdout.split())
+    try:
+        wait_for(lambda: calls_of(fake, "finish"))
+        os.kill(holder, 0)  # it still held the pipe
+        assert [call["values"] for call in calls_of(fake, "summary")] == [{"state": "killed"}]
+    finally:
+        os.kill(holder, signal.SIGKILL)
+    assert mirror != holder
+
+
+def test_a_mirror_that_is_asked_for_nothing_ends_without_a_word(tmp_path: Path) -> None:
+    with start_process(tmp_path) as process:
+        told, _ = process.communicate(b"", timeout=20)
+    assert (process.returncode, told) == (0, b"")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,207 @@
+"""The training loop: what is due when, stops at the next step, and divergence at the next look."""
+
+import itertools
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from tests.train.tiny_runs import (
+    STEPS,
+    assert_same_record,
+    run_to_end,
+    stop_child_at,
+    tiny_config,
+    without_times,
+)
+from train.config.experiment import OptimizerConfig
+from train.config.runtime import MachineConfig, StudyConfig
+from train.config.schema import Config
+from train.engine.engine import Engine, Segment
+from train.errors import DivergedError, PreemptedError
+from train.run_folder.accounting import Spend
+from train.run_folder.run_folder import RunFolder
+from train.storage.records import read_json, read_jsonl
+from train.training import recording
+from train.training.run_state import Run
+from train.training.stack import Stack
+
+
+def test_a_run_writes_its_whole_record(tmp_path: Path) -> None:
+    folder = run_to_end(tiny_config(tmp_path))
+    metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
+    assert [row["step"] for row in metrics] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert [row["step"] for row in evals] == [1, 4, 15, 60]  # 60/60, 60 * 60**-(2/3), ...
+    assert metrics[0]["loss"] > metrics[-1]["loss"]
+    assert evals[0]["n_tokens"] == 2_048
+    result = read_json(folder.result)
+    assert result["state"] == folder.state() == "completed"
+    assert result["row"]["loss"] == evals[-1]["loss"]
+    assert result["row"]["tokens"] == STEPS * 256
+    assert result["row"]["loss_train"] == metrics[-1]["loss"]
+    # synthetic text has one byte per token
+    assert result["row"]["bits_per_byte"] == pytest.approx(result["row"]["loss"] / math.log(2))
+    facts = read_json(folder.run)
+    assert facts["n_params"]["standard"] == result["row"]["n_params"]
+    assert facts["data"]["sha256"] == result["data_sha256"] == evals[0]["data_sha256"]
+    events = [row["event"] for row in read_jsonl(folder.attempts)]
+    assert events == ["start", "end"]
+
+
+def test_steps_are_taken_up_to_where_something_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, real = [], Engine.advance
+
+    def advance(engine: Engine, n_steps: int, **settings: Any) -> Segment:
+        segment = real(engine, n_steps, **settings)
+        ends.append(engine.step)
+        return segment
+
+    monkeypatch.setattr(Engine, "advance", advance)
+    machine = MachineConfig(log_every=14, checkpoint_steps=25)
+    run_to_end(tiny_config(tmp_path, machine=machine))
+    assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
+
+
+def test_what_compiles_before_the_first_step_is_start_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doing: list[tuple[Spend, int]] = []
+    monkeypatch.setattr(
+        Stack, "warm_up", lambda stack: doing.append((stack.clock._doing, stack.engine.step))
+    )
+    run_to_end(tiny_config(tmp_path))
+    assert doing == [(Spend.startup, 0)]
+
+
+def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:
+    each, seventh = (
+        run_to_end(
+            tiny_config(
+                tmp_path, machine=MachineConfig(log_every=every), study=StudyConfig(name=f"{every}")
+            )
+        )
+        for every in (1, 7)
+    )
+    one, seven = read_jsonl(each.metrics), read_jsonl(seventh.metrics)
+    for name in ("loss", "grad_norm"):
+        means = [math.fsum(row[name] for row in one[i : i + 7]) / 7 for i in range(0, 56, 7)]
+        means.append(math.fsum(row[name] for row in one[56:]) / 4)
+        assert [row[name] for row in seven] == pytest.approx(means, rel=1e-12)
+    assert [row["lr"] for row in seven] == [one[row["step"] - 1]["lr"] for row in seven]
+    assert without_times(read_jsonl(each.evals)) == without_times(read_jsonl(seventh.evals))
+
+
+def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path: Path) -> None:
+    folder = run_to_end(tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e-9, batch_tokens=256)))
+    assert read_jsonl(folder.evals)[0]["loss"] == pytest.approx(math.log(256), abs=1e-4)
+
+
+def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop must not be reported before the step whose state was saved."""
+    real = recording.write_running
+
+    def signalled(run: Run, stack: Stack) -> None:
+        real(run, stack)
+        if run.step == 21:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("train.training.loop.write_running", signalled)
+    with pytest.raises(PreemptedError, match="after step 22"):
+        run_to_end(tiny_config(tmp_path))
+    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
+    assert folder.read_status()["step"] == 22
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000022"]
+
+
+def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path: Path) -> None:
+    machine = MachineConfig(log_every=7, checkpoint_steps=25, checkpoint_keep=9)
+    folder = run_to_end(tiny_config(tmp_path, machine=machine))
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert names == ["step_00000025", "step_00000050", "step_00000060"]
+
+
+def test_checkpoints_are_written_by_minutes_at_logged_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.run_folder.accounting.LARGEST_SAVE_SHARE", 1e9)
+    machine = MachineConfig(log_every=25, checkpoint_minutes=1e-9, checkpoint_keep=9)
+    folder = run_to_end(tiny_config(tmp_path, machine=machine))
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert names == ["step_00000025", "step_00000050", "step_00000060"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path: Path, name: str, code: int) -> None:
+    whole = run_to_end(tiny_config(tmp_path))
+    assert stop_child_at(11, name, tmp_path) == code
+    folder = RunFolder(next((tmp_path / "runs" / "killed").iterdir()))
+    assert folder.state() == "preempted"
+    assert "after step 11" in folder.read_status()["reason"]
+    resumed = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
+    assert [r["start_step"] for r in read_jsonl(resumed.attempts) if r["event"] == "start"] == [
+        0,
+        11,
+    ]
+    assert_same_record(whole, resumed)
+
+
+def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e30, batch_tokens=256))
+    with pytest.raises(DivergedError, match="step 3: loss nan, gradient norm nan"):
+        run_to_end(config)
+    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
+    assert folder.state() == "diverged"
+    assert folder.read_status()["exit_code"] == 5
+    assert not folder.result.exists()
+    run_to_end(config)  # a diverged run is finished: again is a no-op
+    assert folder.attempt_number() == 1
+
+
+def diverged_at_31(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Train a run whose loss at step 31 is no number; the next is one again."""
+    real, calls = Engine._accumulate, itertools.count(1)
+
+    def accumulate(engine: Engine, windows_RBT: Tensor) -> Tensor:
+        loss_R = real(engine, windows_RBT)
+        return loss_R * math.nan if next(calls) == 31 else loss_R
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "_accumulate", accumulate)
+        with pytest.raises(DivergedError):
+            run_to_end(config)
+    return RunFolder(next(Path(config.paths.runs, config.study.name).glob("d*")))
+
+
+def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps that were taken after it are no part of the run."""
+    at_once, later = (
+        diverged_at_31(
+            tiny_config(
+                tmp_path,
+                machine=MachineConfig(log_every=every, checkpoint_steps=10),
+                study=StudyConfig(name=f"{every}"),
+            ),
+            monkeypatch,
+        )
+        for every in (1, 30)  # seen at step 31, and at the checkpoint of step 40
+    )
+    for folder in (at_once, later):
+        assert folder.state() == "diverged"
+        assert folder.read_status()["step"] == 31
+        assert folder.read_status()["reason"].startswith("step 31: loss nan, gradient norm ")
+        assert read_jsonl(folder.attempts)[-1]["step"] == 31
+        assert [row["step"] for row in read_jsonl(folder.evals)] == [1, 4, 15]
+        names = sorted(path.name for path in folder.checkpoints.iterdir())
+        assert names == ["step_00000020", "step_00000030"]
+    assert at_once.read_status()["reason"] == later.read_status()["reason"]
+    assert [row["step"] for row in read_jsonl(at_once.metrics)] == list(range(1, 31))
+    assert [row["step"] for row in read_jsonl(later.metrics)] == [30]

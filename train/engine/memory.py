@@ -1,0 +1,108 @@
+"""How many windows go through the model at once: as many as fit, a divisor of the batch.
+
+Whether a run can fit its device at all, reckoned before its weights are made.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from train.engine.device import ComputeDevice, select_device
+from train.errors import ConfigError
+from train.plan.planning import PlannedRun, RunPlan
+from train.plan.shape import ModelShape
+
+ACTIVATION_SHARE = 0.4
+"""Share of the job's memory that a micro-batch's activations may take."""
+
+
+def half_micro_batch(micro_batch_seqs: int, *, batch_seqs: int) -> int | None:
+    """Windows per forward pass after `micro_batch_seqs` did not fit; None below one window.
+
+    The largest divisor of the batch that is at most half.
+    """
+    smaller = [d for d in range(1, micro_batch_seqs // 2 + 1) if batch_seqs % d == 0]
+    return max(smaller, default=None)
+
+
+def choose_micro_batch(
+    shape: ModelShape,
+    compute: ComputeDevice,
+    *,
+    n_replicas: int,
+    batch_seqs: int,
+    asked: int | None,
+    is_plain: bool,
+) -> int:
+    """Windows of a replica per forward pass: as asked, else the largest divisor that fits.
+
+    Args:
+        shape: The model's.
+        compute: The device, of whose memory ACTIVATION_SHARE is planned with.
+        n_replicas: Runs in the stack, which go through together.
+        batch_seqs: Windows of a replica per step.
+        asked: machine.micro_batch_seqs.
+        is_plain: Whether attention keeps its scores.
+    """
+    if asked is not None:
+        return asked
+    one = n_replicas * activation_bytes(shape, seqs=1, is_plain=is_plain)
+    fits = ACTIVATION_SHARE * compute.memory_budget() / one
+    divisors = [d for d in range(1, batch_seqs + 1) if batch_seqs % d == 0]
+    return max((d for d in divisors if d <= fits), default=1)
+
+
+def activation_bytes(shape: ModelShape, *, seqs: int, is_plain: bool = False) -> int:
+    """Bytes kept for the backward pass of `seqs` windows, an upper estimate (ours).
+
+    Per token and layer about 16 values of width d_model and 3 of d_ff (5 when gated), with plain
+    attention two rows of scores a head, and per token the logits in the compute type, in float32
+    and their gradient; four bytes each. The tests hold it against what autograd keeps.
+    """
+    per_layer = 16 * shape.d_model + (5 if shape.gated else 3) * shape.d_ff
+    if is_plain:
+        per_layer += 2 * shape.n_heads * shape.seq_len
+    per_token = shape.n_layers * per_layer + 3 * shape.vocab_size
+    return 4 * seqs * shape.seq_len * per_token
+
+
+STATE_BYTES = 16
+"""Per parameter: the weight, its gradient and two moments, in float32."""
+
+SURE_SHARE = 0.5
+"""Of the activations' upper estimate, what they take in any case (ours)."""
+
+
+def refuse_too_large(runs: Sequence[PlannedRun]) -> None:
+    """Refuse runs of which not even one window at a time fits the device's whole memory.
+
+    Raises:
+        ConfigError: Names the largest run, what it needs, what there is, and what would fit.
+    """
+    largest = max(runs, key=lambda run: least_bytes(run.plan))
+    need = least_bytes(largest.plan)
+    compute = select_device(largest.config.machine)
+    total = total_bytes(compute)
+    if need <= total:
+        return
+    shape, params = largest.plan.shape, largest.plan.params.total
+    raise ConfigError(
+        f"model.d_model={shape.d_model} with {shape.n_layers} layers: {params:.3g} parameters and "
+        f"windows of data.seq_len={shape.seq_len} need at least {need / 1e9:.4g} GB, and "
+        f"{compute.name} has {total / 1e9:.4g} GB; use at most "
+        f"{total // STATE_BYTES:.3g} parameters, and shorter windows where those are the reason"
+    )
+
+
+def least_bytes(plan: RunPlan) -> int:
+    """Weights, gradients, moments, and what one window surely keeps for its backward pass."""
+    activations = activation_bytes(plan.shape, seqs=1)
+    return STATE_BYTES * plan.params.total + int(SURE_SHARE * activations)
+
+
+def total_bytes(compute: ComputeDevice) -> int:
+    """The device's whole memory, free or not."""
+    if compute.is_cuda:
+        return torch.cuda.get_device_properties(compute.device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
