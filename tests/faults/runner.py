@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
 import train.training.stack
+
 from faults.overrides import as_overrides
 from train.__main__ import main
 from train.config.schema import Config

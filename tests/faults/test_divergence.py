@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from train.training.stack import Stack
 
 from analysis.intake.study import load_study
 from faults.damage import contents, names, step_name, tensors
@@ -33,7 +34,6 @@ from train.run_folder.manifest import register_runs
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.study.study import report_unfinished
-from train.training.stack import Stack
 
 SPOILT = {
     "loss-nan": loss_times(NAN),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train.training.stack import Stack
 
 from faults.conftest import STEPS
 from faults.patches import At, Kill, kill_after_step
@@ -19,7 +20,6 @@ from train.errors import RecordsError
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.training import loop, recording
-from train.training.stack import Stack
 
 Tiny = Callable[..., Config]
 

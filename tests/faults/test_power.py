@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train.training.stack import Stack
 
 from faults.platter import Platter
 from faults.runner import run_folder, run_here, start_steps
@@ -24,7 +25,6 @@ from train.run_folder.checkpoint import load_newest
 from train.run_folder.run_folder import RunFolder
 from train.training import loop, recording, trainer
 from train.training.run_state import Run
-from train.training.stack import Stack
 
 Tiny = Callable[..., Config]
 

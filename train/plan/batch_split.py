@@ -26,7 +26,7 @@ def refuse_uneven(runs: Sequence[PlannedRun], world: World) -> None:
                 f"tokens cannot be shared evenly by {world.size} processes; use {near}, or "
                 f"{divisor} process{'es' if divisor > 1 else ''}"
             )
-        share, micro = world.share(batch_seqs), config.machine.micro_batch_seqs
+        share, micro = world.split(batch_seqs), config.machine.micro_batch_seqs
         if micro is not None and share % micro:
             divisors = [d for d in range(1, share + 1) if share % d == 0]
             nearest = min(divisors, key=lambda d: abs(d - micro))

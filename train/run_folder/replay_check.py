@@ -46,7 +46,7 @@ class ReplayReport:
             f"micro-batch or versions changed, or on CUDA without machine.deterministic=true"
         )
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 

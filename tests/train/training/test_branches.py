@@ -1,6 +1,6 @@
 """Trunks and branches: each run's record is, in every bit, that of the run trained from its start.
 
-And what is found when they are opened again: who rides, who goes on from where, who starts anew.
+And where each of them resumes after a stop.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ from train.plan.grouping import RunGroup, group_runs
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
-from train.training.opening import find_riders, open_run
+from train.training.branches import find_branches
+from train.training.resume import open_run
 
 Make = Callable[..., Config]
 HORIZONS = (40, 24, 17)
@@ -43,7 +44,7 @@ SLOW = pytest.mark.slow
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
-    monkeypatch.setattr("train.training.stack.peak_flops", lambda compute, dtype: peak)
+    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
@@ -150,7 +151,7 @@ def test_a_branch_is_not_the_run_of_another_trunk(make: Make, tmp_path: Path) ->
 # What it costs
 
 
-def test_runs_that_ride_are_checkpointed_at_their_fork_alone(
+def test_branches_are_checkpointed_at_their_fork_alone_while_their_trunk_is_trained(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[tuple[str, int]] = []
@@ -286,18 +287,6 @@ def test_a_run_that_has_begun_alone_goes_on_from_its_own_checkpoint(
     assert_same_records(together, undisturbed)
 
 
-def test_a_run_that_rides_still_answers_for_what_it_spent_alone(make: Make) -> None:
-    configs = horizons(make())
-    with stopped_at_save(configs[1], 7, after=False):
-        train_job(configs[1:2])
-    lost = sum(folder_of(planned(configs[1])).read_status()["cost"]["spent"].values())
-    assert lost > 0
-    costs = [read_json(folder.result)["cost"] for folder in train_job(configs)]
-    assert [cost["fork_step"] for cost in costs] == [None, *fork_steps(configs)[1:]]
-    undone = [cost["spent"]["undone"] for cost in costs]
-    assert undone == [0.0, pytest.approx(lost, abs=0.001), 0.0]
-
-
 def test_a_run_that_waits_at_its_fork_goes_on_alone(
     make: Make, undisturbed: list[RunFolder]
 ) -> None:
@@ -309,27 +298,14 @@ def test_a_run_that_waits_at_its_fork_goes_on_alone(
     assert_same_records(train_job(configs), undisturbed)
 
 
-@pytest.mark.parametrize("size", [0, pytest.param(10, marks=SLOW)])
-def test_a_rider_whose_rows_are_gone_is_trained_from_its_start(
-    make: Make, undisturbed: list[RunFolder], size: int
-) -> None:
-    configs = horizons(make())
-    with stopped_at_save(configs[0], 7):
-        train_job(configs)
-    with folder_of(planned(configs[1])).metrics.open("rb+") as file:
-        file.truncate(size)
-    together = train_job(configs)
-    assert [row["start_step"] for row in starts(together[1])] == [0]
-    assert "forked_from" not in starts(together[1])[0]
-    assert_same_records(together, undisturbed)
-
-
-def test_with_trunks_off_nobody_rides(make: Make, undisturbed: list[RunFolder]) -> None:
+def test_with_trunks_off_no_run_is_a_branch(make: Make, undisturbed: list[RunFolder]) -> None:
     configs = [with_machine(config, trunks=False) for config in horizons(make())]
     trunk, *later = [planned(config) for config in configs]
     for run in (trunk, *later):
-        run.folder.path.mkdir(parents=True)
-    assert find_riders([open_run(trunk)], later) == []
+        run.path.mkdir(parents=True)
+    opened = open_run(trunk)
+    find_branches([opened], later)
+    assert opened.branches == []
     together = train_job(configs)
     assert [row["start_step"] for folder in together for row in starts(folder)] == [0, 0, 0]
     for folder, alone in zip(together, undisturbed, strict=True):
