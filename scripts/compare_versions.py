@@ -230,12 +230,15 @@ def read_tensors(path: Path) -> dict[str, str]:
     """
     if not path.exists():
         return {}
-    with zipfile.ZipFile(path) as archive:
-        root = archive.namelist()[0].split("/")[0]
-        opcodes = pickletools.genops(archive.read(f"{root}/data.pkl"))
-        words = [str(word) for opcode, word, _ in opcodes if opcode.name == "BINUNICODE"]
-        words = [word for word in words if word not in ("storage", "cpu")]
-        content = [archive.read(f"{root}/data/{number}") for number in words[1::2]]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].split("/")[0]
+            opcodes = pickletools.genops(archive.read(f"{root}/data.pkl"))
+            words = [str(word) for opcode, word, _ in opcodes if opcode.name == "BINUNICODE"]
+            words = [word for word in words if word not in ("storage", "cpu")]
+            content = [archive.read(f"{root}/data/{number}") for number in words[1::2]]
+    except zipfile.BadZipFile as error:
+        sys.exit(f"{path}: {error}")
     digests = [hashlib.sha256(each).hexdigest() for each in content]
     return dict(zip(words[::2], digests, strict=True))
 

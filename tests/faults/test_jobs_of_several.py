@@ -20,7 +20,7 @@ from train.config.schema import Config
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import RunFolder
+from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
 from train.study.launch import STUDY_JOB
 from train.study.study import StudyIncompleteError

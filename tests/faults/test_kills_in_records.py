@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train.training.stack import Stack
 
 from faults.conftest import STEPS
 from faults.patches import At, Kill, kill_after_step
@@ -49,11 +48,11 @@ def save_then_evaluate() -> None:
 
     real = loop._evaluate
 
-    def evaluate(stack: Stack) -> None:
-        recording.save(stack.runs[0], stack)
-        if stack.engine.step == 15:
+    def evaluate(runs, engine, clock) -> None:
+        recording.save(runs[0], engine, clock)
+        if engine.step == 15:
             Kill()()
-        real(stack)
+        real(runs, engine, clock)
 
     loop._evaluate = evaluate
 

@@ -72,6 +72,7 @@ def fork(trunk: RunState, branch: Branch, engine: Engine, clock: RunClock) -> No
 
     Raises:
         DivergedError: A weight or moment is not finite.
+        LockedError: Another process took the branch over.
         StorageError: The disk is full or refuses.
     """
     run = _copy_rows(trunk, branch)
@@ -108,8 +109,13 @@ def _record_diverged(run: RunState, error: DivergedError, engine: Engine, clock:
 
 
 def _copy_rows(trunk: RunState, branch: Branch) -> RunState:
-    """Copy the trunk's rows to a branch's folder; return the branch's state at this step."""
+    """Copy the trunk's rows to a branch's folder; return the branch's state at this step.
+
+    Raises:
+        LockedError: Another process took the branch over.
+    """
     planned, last = branch.planned, branch.evals[-1] if branch.evals else {}
+    folder_of(planned).refuse_other_holder()
     run = RunState(
         planned=planned,
         dataset=trunk.dataset,

@@ -5,10 +5,10 @@ implies that every row up to k is on disk. All ranks run the loop; rank 0 alone 
 folders. What ends one run of a stack leaves the others training.
 """
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from train.config.runtime import OnSaveError
@@ -32,7 +32,7 @@ from train.training.recording import (
     save,
     write_running,
 )
-from train.training.run_state import RunState, active
+from train.training.run_state import Branch, RunState, active
 
 
 def train_to_last_step(
@@ -163,7 +163,7 @@ def _observe(run: RunState, engine: Engine, clock: RunClock, segment: Segment) -
                 f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
             )
             for branch in run.pending(step):
-                diverge_with_trunk(run, branch, error, engine, clock)
+                _for_branch(branch, partial(diverge_with_trunk, run, branch, error, engine, clock))
             raise error
         run.window.append((loss, grad_norm))
         for watch in (run.losses, *(branch.losses for branch in run.pending(step))):
@@ -212,7 +212,16 @@ def _fork(run: RunState, engine: Engine, clock: RunClock) -> None:
     """Give the branches that fork here their checkpoints; they are trained after this stack."""
     for branch in run.branches:
         if branch.fork_step == engine.step:
-            _or_warn(run, functools.partial(fork, run, branch, engine, clock))
+            write = partial(fork, run, branch, engine, clock)
+            _for_branch(branch, partial(_or_warn, run, write))
+
+
+def _for_branch(branch: Branch, write: Callable[[], None]) -> None:
+    """Write to a branch's folder, unless another process took it over."""
+    try:
+        write()
+    except LockedError as error:
+        branch.error = error
 
 
 def _save(run: RunState, engine: Engine, clock: RunClock) -> None:

@@ -24,6 +24,8 @@ class Branch:
     """Its own, because its last tenth of steps is not the trunk's."""
     evals: list[dict[str, Any]] = field(default_factory=list)
     """Rows of its evals.jsonl up to now, measured on the trunk."""
+    error: WindTunnelError | None = None
+    """Another process took it over before it forked."""
 
     @classmethod
     def new(cls, planned: PlannedRun) -> Self:

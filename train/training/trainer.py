@@ -208,6 +208,8 @@ def _train_longest(
             )
             half = _train_stack(runs, stop, clock, max_micro_batch_seqs)
             errors += [run.error for run in runs if run.error is not None]
+            branches = [branch for run in runs for branch in run.branches]
+            errors += [branch.error for branch in branches if branch.error is not None]
             began = time.perf_counter()
             if half is not None:
                 release_memory()
