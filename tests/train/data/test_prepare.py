@@ -6,34 +6,32 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+import configs
 from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import prepare as preparation
 from train.data.manifest import TRAIN
-from train.data.prepare import prepare, prepared_folder
+from train.data.prepare import check, prepare, prepared_folder
 from train.data.shards import open_dataset
-from train.data.split import Encoded, LowestHashes
 from train.errors import ConfigError, DataError, StorageError
 from train.storage.lock import hold
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
     rows = [{"text": f"Document {n} says {'word ' * (n % 9)}\u00e9nd."} for n in range(200)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def config(corpus: Path, **changes: object) -> DataConfig:
+def config(corpus, **changes):
     data = DataConfig(
         name="small", source=Source.files, files=[str(corpus)], validation_tokens=1000
     )
@@ -51,40 +49,43 @@ SYNTHETIC_ARGUMENTS = """name="chain", source=Source.synthetic, vocab_size=97,
     validation_tokens=3000, synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000)"""
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+FILES = sorted(Path(next(iter(configs.__path__)), "data").glob("*.yaml"))
+
+
+def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_preparation_gives_the_same_bytes_anywhere(corpus: Path, tmp_path: Path) -> None:
+def test_preparation_gives_the_same_bytes_anywhere(corpus, tmp_path):
     one = prepare(config(corpus), tmp_path / "a")
     two = prepare(config(corpus), tmp_path / "b")
     assert one.name == two.name == prepared_folder(config(corpus), tmp_path).name
     assert contents(one) == contents(two)
 
 
-def test_a_second_call_does_nothing(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_data_config_is_typed_and_meaningful(path):
+    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(path))
+    data = OmegaConf.to_object(merged)
+    assert isinstance(data, DataConfig)
+    check(data)
+    assert prepared_folder(data, Path("data")).name.startswith(f"{data.name}-")
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert f"data={path.stem}" in first
+
+
+def test_the_four_data_configs_are_there():
+    assert [path.stem for path in FILES] == ["enwik8", "enwik8_bpe", "files", "synthetic"]
+
+
+def test_a_second_call_does_nothing(corpus, tmp_path, monkeypatch):
     folder = prepare(config(corpus), tmp_path / "data")
     monkeypatch.setattr(preparation, "_build", lambda *_, **__: pytest.fail("built again"))
     assert prepare(config(corpus), tmp_path / "data") == folder
 
 
-def test_files_that_changed_are_noticed_and_files_that_are_gone_are_not_missed(
-    corpus: Path, tmp_path: Path
-) -> None:
-    folder = prepare(config(corpus), tmp_path / "data")
-    size = corpus.stat().st_size
-    with corpus.open("a") as file:
-        file.write('{"text": "one more"}\n')
-    message = rf"corpus\.jsonl: has {size + 21} bytes, and .* made when it had {size}; delete"
-    with pytest.raises(DataError, match=message):
-        prepare(config(corpus), tmp_path / "data")
-    corpus.unlink()
-    assert prepare(config(corpus), tmp_path / "data") == folder
-
-
-def test_folder_name_follows_what_determines_the_tokens(corpus: Path, tmp_path: Path) -> None:
+def test_folder_name_follows_what_determines_the_tokens(corpus, tmp_path):
     base = prepared_folder(config(corpus), tmp_path)
     assert base.name.startswith("small-bytes-")
     same = config(corpus, seq_len=64, allow_repeat=True, synthetic=SyntheticConfig(seed=3))
@@ -101,7 +102,7 @@ def test_folder_name_follows_what_determines_the_tokens(corpus: Path, tmp_path: 
     assert len(names | {base.name[-8:]}) == 7
 
 
-def test_many_jobs_at_once_build_it_once(tmp_path: Path) -> None:
+def test_many_jobs_at_once_build_it_once(tmp_path):
     root = tmp_path / "data"
     script = (
         "from pathlib import Path; from train.data.prepare import prepare;"
@@ -114,17 +115,7 @@ def test_many_jobs_at_once_build_it_once(tmp_path: Path) -> None:
     assert not list(root.glob("*.partial"))
 
 
-def test_what_a_killed_job_left_is_replaced(tmp_path: Path) -> None:
-    clean = contents(prepare(SYNTHETIC, tmp_path / "clean"))
-    root = tmp_path / "data"
-    partial = root / f"{prepared_folder(SYNTHETIC, root).name}.partial"
-    partial.mkdir(parents=True)
-    (partial / "train-00000.bin").write_bytes(b"torn")
-    (partial / "train-00001.bin").write_bytes(b"stale")
-    assert contents(prepare(SYNTHETIC, root)) == clean
-
-
-def test_a_failure_leaves_nothing_behind(corpus: Path, tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + "{broken")
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"corpus\.jsonl:201: not JSON"):
@@ -141,25 +132,21 @@ def test_a_failure_leaves_nothing_behind(corpus: Path, tmp_path: Path) -> None:
         ({"source": Source.synthetic, "vocab_size": 3}, "successors=4 must be between 1 and"),
     ],
 )
-def test_contradictions_are_refused_before_anything_is_written(
-    corpus: Path, tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_contradictions_are_refused_before_anything_is_written(corpus, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         prepare(config(corpus, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_everything_is_on_disk_before_the_name_is(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acts: list[str] = []
+def test_everything_is_on_disk_before_the_name_is(corpus, tmp_path, monkeypatch):
+    acts = []
     fsync, rename = os.fsync, Path.rename
 
-    def note_sync(descriptor: int) -> None:
+    def note_sync(descriptor):
         acts.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
-    def note_rename(path: Path, target: Path) -> Path:
+    def note_rename(path, target):
         acts.append(f"rename to {target.name}")
         return rename(path, target)
 
@@ -173,32 +160,10 @@ def test_everything_is_on_disk_before_the_name_is(
     assert acts[last - 1 :] == [f"{folder.name}.partial", f"rename to {folder.name}", "data"]
 
 
-def test_a_split_that_leaks_is_refused_before_the_folder_has_its_name(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LowestHashes, "training", all_of_them)
-    message = r"is in the training split too, at token \d+: .*; take one of the two out of the text"
-    with pytest.raises(DataError, match=message):
-        prepare(config(corpus), tmp_path / "data")
-    assert [path.suffix for path in (tmp_path / "data").iterdir()] == [".lock"]
-
-
-def all_of_them(split: LowestHashes, documents: Iterable[Encoded]) -> Iterator[Encoded]:
-    """A split that forgets to hold its validation documents back."""
-    known = list(documents)
-    list(TRAINING(split, known))
-    yield from known
-
-
-TRAINING = LowestHashes.training
-
-
-def test_who_waits_says_for_whom(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waits_says_for_whom(tmp_path, capsys, monkeypatch):
     is_waiting = threading.Event()
 
-    def hold_and_say(*arguments: Any, **options: Any) -> AbstractContextManager[None]:
+    def hold_and_say(*arguments, **options):
         is_waiting.set()  # what it says has been said by now
         return hold(*arguments, **options)
 
@@ -215,30 +180,18 @@ def test_who_waits_says_for_whom(
     assert re.search(rf"chain-bytes-\w{{8}}: waiting for {holder}, which is preparing it", said)
 
 
-def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="data: File exists"):
         prepare(SYNTHETIC, tmp_path / "data")
 
 
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"chain-bytes-.*: No space left on device"):
-        prepare(SYNTHETIC, tmp_path)
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_progress_goes_to_standard_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_goes_to_standard_error(tmp_path, capsys):
     prepare(SYNTHETIC, tmp_path, progress=True)
     assert capsys.readouterr().out == ""
 
 
-def test_a_damaged_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
+def test_a_damaged_folder_is_named_with_its_remedy(tmp_path):
     folder = prepare(SYNTHETIC, tmp_path)
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
@@ -247,7 +200,7 @@ def test_a_damaged_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
     assert prepare(SYNTHETIC, tmp_path) == folder
 
 
-def test_a_folder_of_other_settings_under_the_name_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_of_other_settings_under_the_name_is_refused(corpus, tmp_path):
     folder = prepare(config(corpus), tmp_path / "data")
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
