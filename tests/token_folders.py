@@ -1,10 +1,12 @@
-"""Small prepared folders, written as preparation writes them, for tests of their readers."""
+"""Small texts, and small prepared folders as preparation writes them."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
 
+from train.config.experiment import DataConfig, Source, SyntheticConfig
 from train.data.build import SplitWriter
 from train.data.manifest import (
     DTYPES,
@@ -16,6 +18,28 @@ from train.data.manifest import (
     write_manifest,
 )
 from train.data.split import Encoded
+
+CHAIN = DataConfig(
+    name="chain",
+    source=Source.synthetic,
+    vocab_size=97,
+    validation_tokens=3000,
+    synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000),
+)
+
+
+def of_files(*files, **changes):
+    """The data config of text files."""
+    files = [str(path) for path in files]
+    small = DataConfig(name="small", source=Source.files, files=files, validation_tokens=1000)
+    return replace(small, **changes)
+
+
+def write_documents(path):
+    """Write a file of 200 documents."""
+    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}\u00e9nd."} for n in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def build(folder, train, validation, *, vocab=256, shard=1 << 20, **facts):

@@ -1,14 +1,15 @@
-import dataclasses
 import gzip
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from token_folders import CHAIN, of_files, write_documents
 from token_folders import build as build_folder
 from tokenizers import Tokenizer
 
-from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
+from train.config.experiment import TokenizerKind
 from train.data import sources, synthetic
 from train.data.build import SplitWriter
 from train.data.manifest import TRAIN, VALIDATION, read_manifest
@@ -20,26 +21,7 @@ from train.errors import DataError
 
 @pytest.fixture
 def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}\u00e9nd."} for n in range(200)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def config(corpus, **changes):
-    data = DataConfig(
-        name="small", source=Source.files, files=[str(corpus)], validation_tokens=1000
-    )
-    return dataclasses.replace(data, **changes)
-
-
-SYNTHETIC = DataConfig(
-    name="chain",
-    source=Source.synthetic,
-    vocab_size=97,
-    validation_tokens=3000,
-    synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000),
-)
+    return write_documents(tmp_path / "corpus.jsonl")
 
 
 def ids(dataset, split):
@@ -47,7 +29,7 @@ def ids(dataset, split):
 
 
 def test_every_document_is_in_exactly_one_split(corpus, tmp_path):
-    dataset = open_dataset(prepare(config(corpus), tmp_path / "data"))
+    dataset = open_dataset(prepare(of_files(corpus), tmp_path / "data"))
     texts = [json.loads(line)["text"].encode() for line in corpus.read_text().splitlines()]
     parts = {split: bytes(ids(dataset, split)).split(b"\0")[:-1] for split in (TRAIN, VALIDATION)}
     assert sorted(parts[TRAIN] + parts[VALIDATION]) == sorted(texts)
@@ -59,7 +41,7 @@ def test_every_document_is_in_exactly_one_split(corpus, tmp_path):
 
 
 def test_byte_pairs_are_trained_on_training_documents_alone(corpus, tmp_path):
-    data = config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
+    data = of_files(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
     folder = prepare(data, tmp_path / "data")
     dataset = open_dataset(folder)
     assert dataset.bytes_per_token(TRAIN) > 1.5
@@ -68,7 +50,7 @@ def test_byte_pairs_are_trained_on_training_documents_alone(corpus, tmp_path):
     held = bpe.decode(ids(dataset, VALIDATION), skip_special_tokens=False)
     assert set(held.split("<|document|>")[:-1]) < texts
     with pytest.raises(DataError, match=r"trained the tokenizer would be held out; use .*=400"):
-        prepare(dataclasses.replace(data, validation_tokens=1600), tmp_path / "data")
+        prepare(replace(data, validation_tokens=1600), tmp_path / "data")
 
 
 ENTROPY_RATE = 3.1392499229230038
@@ -76,10 +58,10 @@ ENTROPY_RATE = 3.1392499229230038
 
 
 def test_a_chain_is_written_in_order_with_its_exact_entropy_rate(tmp_path):
-    dataset = open_dataset(prepare(SYNTHETIC, tmp_path))
+    dataset = open_dataset(prepare(CHAIN, tmp_path))
     assert dataset.bytes_per_token(TRAIN) == 1.0
     assert dataset.manifest.source["entropy_rate"] == pytest.approx(ENTROPY_RATE, abs=1e-12)
-    source = synthetic.markov_source(SYNTHETIC.synthetic, 97)
+    source = synthetic.markov_source(CHAIN.synthetic, 97)
     chain = np.concatenate(list(synthetic.generate(source, tokens=20_000, seed=0))).tolist()
     assert ids(dataset, VALIDATION) == chain[:3000]
     assert ids(dataset, TRAIN) == chain[3000:]
@@ -89,36 +71,23 @@ def test_documents_without_text_are_left_out(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [{"text": text} for text in ("one", "", " \n", "two", "three")]
     path.write_text("\n".join(map(json.dumps, rows)))
-    manifest = read_manifest(prepare(config(path, validation_tokens=1), tmp_path / "data"))
+    manifest = read_manifest(prepare(of_files(path, validation_tokens=1), tmp_path / "data"))
     assert sum(facts.documents for facts in manifest.splits.values()) == 3
 
 
 def test_too_much_validation_is_refused_with_numbers(corpus, tmp_path):
     message = r"validation_tokens=99999 leaves nothing .* has (\d+) tokens in 200 documents"
     with pytest.raises(DataError, match=message):
-        prepare(config(corpus, validation_tokens=99_999), tmp_path / "data")
+        prepare(of_files(corpus, validation_tokens=99_999), tmp_path / "data")
 
 
 def test_one_long_text_file_can_be_split(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PIECE_CHARACTERS", 400)
     path = tmp_path / "book.txt.gz"
     path.write_bytes(gzip.compress("".join(f"Paragraph {n}.\n\n" for n in range(300)).encode()))
-    dataset = open_dataset(prepare(config(path, validation_tokens=500), tmp_path / "data"))
+    dataset = open_dataset(prepare(of_files(path, validation_tokens=500), tmp_path / "data"))
     assert 500 <= dataset.n_tokens(VALIDATION) < 1000
     assert dataset.n_tokens(TRAIN) > 3000
-
-
-def test_ids_beyond_the_vocabulary_are_refused_at_write(tmp_path):
-    message = (
-        r"token id 300 at position 17 of train-00000\.bin is not below vocab_size 256; use the "
-        r"data\.vocab_size of the tokenizer"
-    )
-    with pytest.raises(DataError, match=message):
-        build_folder(tmp_path / "d", [1] * 17 + [300], [1])
-    # astype(uint16) would make these look harmless
-    for wrapped in (65_536, 70_000, -1):
-        with pytest.raises(DataError, match=f"token id {wrapped} at position 0"):
-            build_folder(tmp_path / "e", [wrapped], [1], vocab=65_536)
 
 
 def test_training_is_cut_into_shards_and_validation_is_one(tmp_path):

@@ -1,8 +1,6 @@
-import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from token_folders import CHAIN, of_files, write_documents
 
 import configs
 from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
@@ -25,30 +24,10 @@ from train.storage.lock import hold
 
 @pytest.fixture
 def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}\u00e9nd."} for n in range(200)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_documents(tmp_path / "corpus.jsonl")
 
 
-def config(corpus, **changes):
-    data = DataConfig(
-        name="small", source=Source.files, files=[str(corpus)], validation_tokens=1000
-    )
-    return dataclasses.replace(data, **changes)
-
-
-SYNTHETIC = DataConfig(
-    name="chain",
-    source=Source.synthetic,
-    vocab_size=97,
-    validation_tokens=3000,
-    synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000),
-)
-SYNTHETIC_ARGUMENTS = """name="chain", source=Source.synthetic, vocab_size=97,
-    validation_tokens=3000, synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000)"""
-
-
+REPO = Path(__file__).resolve().parents[3]
 FILES = sorted(Path(next(iter(configs.__path__)), "data").glob("*.yaml"))
 
 
@@ -57,10 +36,30 @@ def contents(folder):
 
 
 def test_preparation_gives_the_same_bytes_anywhere(corpus, tmp_path):
-    one = prepare(config(corpus), tmp_path / "a")
-    two = prepare(config(corpus), tmp_path / "b")
-    assert one.name == two.name == prepared_folder(config(corpus), tmp_path).name
+    one = prepare(of_files(corpus), tmp_path / "a")
+    two = prepare(of_files(corpus), tmp_path / "b")
+    assert one.name == two.name == prepared_folder(of_files(corpus), tmp_path).name
     assert contents(one) == contents(two)
+
+
+BPE = {"tokenizer": TokenizerKind.bpe, "vocab_size": 300, "validation_tokens": 300}
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "sha256"),
+    [
+        (CHAIN, "chain-bytes-5ae147c7", "6771095fa7cbb5533dacd40917c28a6d"),
+        (of_files("corpus.jsonl"), "small-bytes-f807e090", "202e758f03c25e8ec6d58b493c71b711"),
+        (of_files("corpus.jsonl", **BPE), "small-bpe-35ab8317", "92ea9035f07b294352d13ad30803c52e"),
+    ],
+)
+@pytest.mark.usefixtures("corpus")
+def test_names_and_tokens_are_golden(data, name, sha256, tmp_path, monkeypatch):
+    """Printed by version 0.4.0; runs record the sha256, so a change is a change of numerics."""
+    monkeypatch.chdir(tmp_path)
+    folder = prepare(data, Path("data"))
+    assert folder.name == name
+    assert open_dataset(folder).sha256.startswith(sha256)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -80,23 +79,23 @@ def test_the_four_data_configs_are_there():
 
 
 def test_a_second_call_does_nothing(corpus, tmp_path, monkeypatch):
-    folder = prepare(config(corpus), tmp_path / "data")
+    folder = prepare(of_files(corpus), tmp_path / "data")
     monkeypatch.setattr(preparation, "_build", lambda *_, **__: pytest.fail("built again"))
-    assert prepare(config(corpus), tmp_path / "data") == folder
+    assert prepare(of_files(corpus), tmp_path / "data") == folder
 
 
 def test_folder_name_follows_what_determines_the_tokens(corpus, tmp_path):
-    base = prepared_folder(config(corpus), tmp_path)
+    base = prepared_folder(of_files(corpus), tmp_path)
     assert base.name.startswith("small-bytes-")
-    same = config(corpus, seq_len=64, allow_repeat=True, synthetic=SyntheticConfig(seed=3))
+    same = of_files(corpus, seq_len=64, allow_repeat=True, synthetic=SyntheticConfig(seed=3))
     assert prepared_folder(same, tmp_path) == base
     others = [
-        config(corpus, validation_tokens=2000),
-        config(corpus, files=["other.txt"]),
-        config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300),
-        config(corpus, source=Source.enwik8),
-        SYNTHETIC,
-        dataclasses.replace(SYNTHETIC, synthetic=SyntheticConfig(seed=1)),
+        of_files(corpus, validation_tokens=2000),
+        of_files(corpus, files=["other.txt"]),
+        of_files(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300),
+        of_files(corpus, source=Source.enwik8),
+        CHAIN,
+        replace(CHAIN, synthetic=SyntheticConfig(seed=1)),
     ]
     names = {prepared_folder(other, tmp_path).name[-8:] for other in others}
     assert len(names | {base.name[-8:]}) == 7
@@ -106,12 +105,13 @@ def test_many_jobs_at_once_build_it_once(tmp_path):
     root = tmp_path / "data"
     script = (
         "from pathlib import Path; from train.data.prepare import prepare;"
-        "from train.config.experiment import DataConfig, Source, SyntheticConfig;"
-        f"prepare(DataConfig({SYNTHETIC_ARGUMENTS}), Path({str(root)!r}))"
+        f"from token_folders import CHAIN; prepare(CHAIN, Path({str(root)!r}))"
     )
-    jobs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(REPO), str(REPO / "tests")))}
+    command = [sys.executable, "-c", script]
+    jobs = [subprocess.Popen(command, env=environment) for _ in range(4)]
     assert [job.wait(60) for job in jobs] == [0, 0, 0, 0]
-    assert open_dataset(prepared_folder(SYNTHETIC, root)).n_tokens(TRAIN) == 17_000
+    assert open_dataset(prepared_folder(CHAIN, root)).n_tokens(TRAIN) == 17_000
     assert not list(root.glob("*.partial"))
 
 
@@ -119,7 +119,7 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + "{broken")
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"corpus\.jsonl:201: not JSON"):
-        prepare(config(corpus), root)
+        prepare(of_files(corpus), root)
     assert [path.suffix for path in root.iterdir()] in ([], [".lock"])
 
 
@@ -134,7 +134,7 @@ def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
 )
 def test_contradictions_are_refused_before_anything_is_written(corpus, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        prepare(config(corpus, **changes), tmp_path / "data")
+        prepare(of_files(corpus, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -152,7 +152,7 @@ def test_everything_is_on_disk_before_the_name_is(corpus, tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(Path, "rename", note_rename)
-    data = config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
+    data = of_files(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
     folder = prepare(data, tmp_path / "data")
     last = acts.index(f"rename to {folder.name}")
     files = ("tokenizer.json.partial", "train-00000.bin", "validation.bin", "manifest.json.partial")
@@ -164,14 +164,15 @@ def test_who_waits_says_for_whom(tmp_path, capsys, monkeypatch):
     is_waiting = threading.Event()
 
     def hold_and_say(*arguments, **options):
-        is_waiting.set()  # what it says has been said by now
+        # what it says has been said by now
+        is_waiting.set()
         return hold(*arguments, **options)
 
     monkeypatch.setattr(preparation, "hold", hold_and_say)
-    lock = tmp_path / f"{prepared_folder(SYNTHETIC, tmp_path).name}.lock"
+    lock = tmp_path / f"{prepared_folder(CHAIN, tmp_path).name}.lock"
     with ThreadPoolExecutor() as pool:
         with hold(lock, task="is preparing it"):
-            waiting = pool.submit(prepare, SYNTHETIC, tmp_path, progress=True)
+            waiting = pool.submit(prepare, CHAIN, tmp_path, progress=True)
             assert is_waiting.wait(20)
             said = capsys.readouterr().err
             assert not waiting.done()
@@ -183,29 +184,18 @@ def test_who_waits_says_for_whom(tmp_path, capsys, monkeypatch):
 def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="data: File exists"):
-        prepare(SYNTHETIC, tmp_path / "data")
+        prepare(CHAIN, tmp_path / "data")
 
 
 def test_progress_goes_to_standard_error(tmp_path, capsys):
-    prepare(SYNTHETIC, tmp_path, progress=True)
+    prepare(CHAIN, tmp_path, progress=True)
     assert capsys.readouterr().out == ""
 
 
-def test_a_damaged_folder_is_named_with_its_remedy(tmp_path):
-    folder = prepare(SYNTHETIC, tmp_path)
-    (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
-        prepare(SYNTHETIC, tmp_path)
-    shutil.rmtree(folder)
-    assert prepare(SYNTHETIC, tmp_path) == folder
-
-
 def test_a_folder_of_other_settings_under_the_name_is_refused(corpus, tmp_path):
-    folder = prepare(config(corpus), tmp_path / "data")
+    folder = prepare(of_files(corpus), tmp_path / "data")
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    facts = open_dataset(folder).manifest
-    other = replace(facts, spec={**facts.spec, "vocab_size": 300})
-    path.write_text(json.dumps({**manifest, "spec": dict(other.spec), "sha256": other.sha256}))
+    path.write_text(json.dumps({**manifest, "spec": {**manifest["spec"], "vocab_size": 300}}))
     with pytest.raises(DataError, match="was made with vocab_size=300, and 256 is asked for"):
-        prepare(config(corpus), tmp_path / "data")
+        prepare(of_files(corpus), tmp_path / "data")

@@ -1,8 +1,6 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from token_folders import build, rewrite_manifest
+from token_folders import build
 
 from train.data.manifest import TRAIN, VALIDATION, dtype_name, read_manifest
 from train.data.shards import open_dataset
@@ -37,27 +35,6 @@ def test_identity_is_that_of_the_tokens(tmp_path):
     same = open_dataset(build(tmp_path / "same", [1, 2, 3], [4]))
     other = open_dataset(build(tmp_path / "other", [1, 2, 4], [4]))
     assert one.sha256 == same.sha256 != other.sha256
-
-
-def test_offsets_beyond_32_bits_are_read_right(tmp_path):
-    total = 2**32 + 1000
-    folder = build(tmp_path / "d", [9], [1])
-    # sparse: no disk is used
-    with (folder / "train-00000.bin").open("r+b") as file:
-        file.truncate(2 * total)
-        for place, token in ((2**31 + 5, 11), (2**32 + 3, 12), (total - 1, 13)):
-            file.seek(2 * place)
-            file.write(token.to_bytes(2, "little"))
-    known = read_manifest(folder)
-    shard, held = known.shards
-    rewrite_manifest(
-        folder,
-        shards=(replace(shard, tokens=total, bytes=2 * total), held),
-        splits={**known.splits, TRAIN: replace(known.splits[TRAIN], tokens=total)},
-    )
-    dataset = open_dataset(folder, verify=False)
-    starts = np.array([2**31 + 4, 2**32 + 2, total - 3])
-    assert dataset.windows(TRAIN, starts, 3).tolist() == [[0, 11, 0], [0, 12, 0], [0, 0, 13]]
 
 
 def test_a_window_outside_the_split_is_a_bug_in_the_caller(tmp_path):

@@ -1,13 +1,15 @@
-"""Shards and source files are checked against the manifest, once; the cache never hides damage."""
+"""Shards and source files are checked against the manifest, once; the cache never hides damage.
+
+What each damage is called is in tests/faults/test_data.py.
+"""
 
 import json
 import os
 
 import pytest
 from token_folders import build as build_folder
-from token_folders import rewrite_manifest
+from token_folders import of_files, rewrite_manifest
 
-from train.config.experiment import DataConfig, Source
 from train.data import build, verify
 from train.data.manifest import TRAIN, read_manifest
 from train.data.prepare import prepare
@@ -33,36 +35,6 @@ def read(monkeypatch):
         verify, "_check_content", lambda path, *rest: (names.append(path.name), real(path, *rest))
     )
     return names
-
-
-def test_a_flipped_byte_is_found(folder):
-    path = folder / "train-00000.bin"
-    content = bytearray(path.read_bytes())
-    content[50] ^= 1
-    path.write_bytes(content)
-    message = r"train-00000\.bin: expected sha256 \w{64}, got \w{64}; delete the folder .* again"
-    for _ in range(2):
-        with pytest.raises(DataError, match=message):
-            open_dataset(folder)
-    open_dataset(folder, verify=False)
-
-
-@pytest.mark.parametrize("size", [0, 1, 198, 199])
-def test_a_cut_shard_is_found(folder, size):
-    os.truncate(folder / "train-00000.bin", size)
-    message = rf"train-00000\.bin: expected 200 bytes, got {size}; delete"
-    with pytest.raises(DataError, match=message):
-        open_dataset(folder)
-
-
-def test_missing_and_extra_shards_are_found(folder):
-    (folder / "train-00007.bin").write_bytes(b"\0\0")
-    with pytest.raises(DataError, match=r"train-00007\.bin is not in the manifest; delete"):
-        open_dataset(folder)
-    (folder / "train-00007.bin").unlink()
-    (folder / "validation.bin").unlink()
-    with pytest.raises(DataError, match=r"validation\.bin is missing; delete"):
-        open_dataset(folder)
 
 
 def test_ids_beyond_the_vocabulary_are_found_in_any_block(tmp_path, monkeypatch):
@@ -163,9 +135,8 @@ def hashed(monkeypatch):
 
 
 def prepared(corpus, *patterns):
-    files = [str(corpus / pattern) for pattern in patterns or ("*.jsonl",)]
-    data = DataConfig(name="small", source=Source.files, files=files, validation_tokens=100)
-    return prepare(data, corpus.parent / "data")
+    files = [corpus / pattern for pattern in patterns or ("*.jsonl",)]
+    return prepare(of_files(*files, validation_tokens=100), corpus.parent / "data")
 
 
 def test_the_manifest_knows_every_source_file_by_size_and_hash(corpus):
@@ -176,18 +147,6 @@ def test_the_manifest_knows_every_source_file_by_size_and_hash(corpus):
     assert [entry["path"] for entry in made.source["files"]] == [str(path) for path in paths]
     assert [entry["bytes"] for entry in made.source["files"]] == sizes
     assert len({entry["sha256"] for entry in made.source["files"]}) == 2
-
-
-def test_an_edit_that_keeps_the_size_is_found(corpus):
-    prepared(corpus)
-    write(corpus / "two.jsonl", "TWO")
-    message = (
-        r"two\.jsonl: was edited since .*small-bytes-\w{8} was made of it \(sha256 [0-9a-f]{12}, "
-        r"was [0-9a-f]{12}, same size\); delete that folder and run again, or use another data\.na"
-    )
-    for _ in range(2):
-        with pytest.raises(DataError, match=message):
-            prepared(corpus)
 
 
 def test_another_size_is_refused_without_hashing(corpus, hashed):
