@@ -17,7 +17,7 @@ from train.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from train.data.split import Encoded
+from train.data.split import EncodedDocument
 
 CHAIN = DataConfig(
     name="chain",
@@ -48,7 +48,7 @@ def build(folder, train, validation, *, vocab=256, shard=1 << 20, **facts):
     files, splits = [], {}
     for split, ids in ((TRAIN, train), (VALIDATION, validation)):
         with SplitWriter(folder, split, vocab_size=vocab, shard_tokens=shard) as writer:
-            writer.write(Encoded(b"", 0, np.array(ids, dtype=np.int64), 2 * len(ids)))
+            writer.write(EncodedDocument(b"", 0, np.array(ids, dtype=np.int64), 2 * len(ids)))
             written, splits[split] = writer.finish()
         files.extend(written)
     known = {"spec": {}, "source": {}, "tokenizer_sha256": "t", **facts}

@@ -141,10 +141,12 @@ def test_t7_control_a_position_that_starts_anew_reads_windows_twice(config, orde
     monkeypatch.setattr(
         batches,
         "segment_starts",
-        lambda *, step, **settings: real(step=step - 4, **settings),  # resumed at 4: from zero
+        # resumed at 4: from zero
+        lambda *, step, **settings: real(step=step - 4, **settings),
     )
     with pytest.warns(UserWarning, match="2 of 2 rows that were computed twice differ"):
-        train_run(config, validate(config))  # the replayed rows give it away too
+        # the replayed rows give it away too
+        train_run(config, validate(config))
     after = {step + 4: windows for step, windows in order}
     with pytest.raises(AssertionError):
         assert_each_window_once_an_epoch({**before, **after})

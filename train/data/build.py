@@ -24,7 +24,7 @@ from train.data.manifest import (
     SplitFacts,
     dtype_name,
 )
-from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes, Split
+from train.data.split import EncodedDocument, FirstTokens, HighestHashes, LowestHashes, Split
 from train.data.verify import (
     hash_sources,
     refuse_edited_meanwhile,
@@ -84,10 +84,10 @@ def _build_synthetic(
     source = synthetic.markov_source(data.synthetic, data.vocab_size)
     task = bar.add_task("generating tokens", total=data.synthetic.tokens)
 
-    def pieces() -> Iterator[Encoded]:
+    def pieces() -> Iterator[EncodedDocument]:
         for number, tokens in enumerate(synthetic.documents(data.synthetic, source)):
             bar.advance(task, len(tokens))
-            yield Encoded(b"", number, tokens, len(tokens))
+            yield EncodedDocument(b"", number, tokens, len(tokens))
 
     identity = hashlib.sha256(b"windtunnel synthetic: ids are drawn, one byte each").hexdigest()
     facts = {"entropy_rate": source.entropy_rate}
@@ -132,7 +132,7 @@ def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[st
         bar.advance(task, document.read_bytes)
 
 
-def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[Encoded]:
+def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[EncodedDocument]:
     """Yield the documents as tokens; documents of white space alone are left out."""
     number = 0
     remaining = iter(texts)
@@ -140,7 +140,7 @@ def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[Encode
         kept = [text for text in batch if text.strip()]
         for text, ids in zip(kept, coder.encode(kept), strict=True):
             plain = tokenizer.text_bytes(text)
-            yield Encoded(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
+            yield EncodedDocument(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
             number += 1
 
 
@@ -148,7 +148,7 @@ def _write(
     data: DataConfig,
     spec: Mapping[str, Any],
     folder: Path,
-    documents: Iterable[Encoded],
+    documents: Iterable[EncodedDocument],
     split: Split,
     tokenizer_sha256: str,
     facts: dict[str, Any],
@@ -158,21 +158,14 @@ def _write(
     Raises:
         DataError: The validation split would take all of the text.
     """
-    with SplitWriter(folder, TRAIN, vocab_size=data.vocab_size) as train:
-        for document in split.training(documents):
-            train.write(document)
-        train_shards, train_facts = train.finish()
-    # only now is it certain which documents are validation
-    with SplitWriter(folder, VALIDATION, vocab_size=data.vocab_size) as held:
-        for document in split.validation():
-            held.write(document)
-        held_shards, held_facts = held.finish()
-    if not train_facts.tokens:
+    train_shards, train = _write_split(data, folder, TRAIN, split.training(documents))
+    # after the last training document, when it is certain which ones are validation
+    held_shards, held = _write_split(data, folder, VALIDATION, split.validation())
+    if not train.tokens:
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} leaves nothing to train on: the text "
-            f"has {held_facts.tokens} tokens in {held_facts.documents} documents, which are held "
-            f"out whole; use data.validation_tokens={max(1, held_facts.tokens // 20)}, or more "
-            f"and shorter documents"
+            f"has {held.tokens} tokens in {held.documents} documents, which are held out whole; "
+            f"use data.validation_tokens={max(1, held.tokens // 20)}, or more and shorter documents"
         )
     return Manifest(
         spec=spec,
@@ -180,9 +173,18 @@ def _write(
         vocab_size=data.vocab_size,
         tokenizer_sha256=tokenizer_sha256,
         shards=(*train_shards, *held_shards),
-        splits={TRAIN: train_facts, VALIDATION: held_facts},
+        splits={TRAIN: train, VALIDATION: held},
         source=facts,
     )
+
+
+def _write_split(
+    data: DataConfig, folder: Path, split: str, documents: Iterable[EncodedDocument]
+) -> tuple[list[ShardFacts], SplitFacts]:
+    with SplitWriter(folder, split, vocab_size=data.vocab_size) as writer:
+        for document in documents:
+            writer.write(document)
+        return writer.finish()
 
 
 class SplitWriter:
@@ -207,7 +209,7 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, document: Encoded) -> None:
+    def write(self, document: EncodedDocument) -> None:
         """Append one document; it may continue in the next shard.
 
         Raises:

@@ -19,7 +19,7 @@ from train.data.tokenizer import text_bytes
 
 
 @dataclass(frozen=True, order=True)
-class Encoded:
+class EncodedDocument:
     """One document as tokens; sorts by hash, then by position in the source.
 
     Attributes:
@@ -42,11 +42,11 @@ class LowestHashes:
         self._wanted = validation_tokens
         # a heap of (negative hash, position, document): the highest hash comes out first, and of
         # its copies the earlier one
-        self._held: list[tuple[int, int, Encoded]] = []
+        self._held: list[tuple[int, int, EncodedDocument]] = []
         self._tokens_by_hash: Counter[bytes] = Counter()
         self._tokens = 0
 
-    def training(self, documents: Iterable[Encoded]) -> Iterator[Encoded]:
+    def training(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
         """Yield each document once it is certain not to be a validation document."""
         for document in documents:
             if self._tokens >= self._wanted and document.hash > self._highest():
@@ -59,14 +59,14 @@ class LowestHashes:
             while self._tokens - self._tokens_by_hash[self._highest()] >= self._wanted:
                 yield from self._release_highest()
 
-    def validation(self) -> list[Encoded]:
+    def validation(self) -> list[EncodedDocument]:
         """Return the validation documents in the order of their hashes, after the stream's end."""
         return sorted(document for *_, document in self._held)
 
     def _highest(self) -> bytes:
         return self._held[0][-1].hash
 
-    def _release_highest(self) -> Iterator[Encoded]:
+    def _release_highest(self) -> Iterator[EncodedDocument]:
         """Release all copies of the document with the highest hash to training."""
         hash_ = self._highest()
         self._tokens -= self._tokens_by_hash.pop(hash_)
@@ -79,10 +79,10 @@ class FirstTokens:
 
     def __init__(self, validation_tokens: int) -> None:
         self._wanted = validation_tokens
-        self._held: list[Encoded] = []
+        self._held: list[EncodedDocument] = []
         self._tokens = 0
 
-    def training(self, documents: Iterable[Encoded]) -> Iterator[Encoded]:
+    def training(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
         """Yield every document after the validation ones."""
         for document in documents:
             if self._tokens >= self._wanted:
@@ -91,7 +91,7 @@ class FirstTokens:
                 self._held.append(document)
                 self._tokens += len(document.tokens)
 
-    def validation(self) -> list[Encoded]:
+    def validation(self) -> list[EncodedDocument]:
         """Return the documents at the beginning that together reach `validation_tokens`."""
         return self._held
 

@@ -15,7 +15,7 @@ from train.data.build import SplitWriter
 from train.data.manifest import TRAIN, VALIDATION, read_manifest
 from train.data.prepare import prepare
 from train.data.shards import open_dataset
-from train.data.split import Encoded
+from train.data.split import EncodedDocument
 from train.errors import DataError
 
 
@@ -105,7 +105,7 @@ def test_a_shard_is_on_disk_before_its_facts_are_given(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
     with SplitWriter(tmp_path, TRAIN, vocab_size=70_000, shard_tokens=2) as writer:
-        writer.write(Encoded(b"", 0, np.array([1, 65_536, 3]), 3))
+        writer.write(EncodedDocument(b"", 0, np.array([1, 65_536, 3]), 3))
         facts, _ = writer.finish()
     assert synced == [8, 4]
     assert [shard.tokens for shard in facts] == [2, 1]

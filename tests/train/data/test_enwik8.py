@@ -45,7 +45,8 @@ def test_the_first_route_that_works_is_used_once(tmp_path, monkeypatch):
     assert path == enwik8.raw_path(tmp_path)
     assert path.read_bytes() == RAW
     use(monkeypatch)
-    assert enwik8.fetch(tmp_path) == path  # verified, no route needed
+    # verified, no route needed
+    assert enwik8.fetch(tmp_path) == path
     assert sorted(file.name for file in path.parent.iterdir()) == ["enwik8", "enwik8.lock"]
 
 

@@ -81,14 +81,18 @@ def test_order_looks_random():
     images = np.array(order(0, windows))
     assert abs(np.corrcoef(np.arange(windows), images)[0, 1]) < 4 / np.sqrt(windows)
     assert abs(np.corrcoef(images[:-1], images[1:])[0, 1]) < 4 / np.sqrt(windows)
-    assert (images == np.arange(windows)).sum() < 10  # 1 expected
-    assert (np.abs(np.diff(images)) == 1).sum() < 12  # 2 expected
+    # 1 expected
+    assert (images == np.arange(windows)).sum() < 10
+    # 2 expected
+    assert (np.abs(np.diff(images)) == 1).sum() < 12
     pieces = np.histogram(images[:1000], bins=20, range=(0, windows))[0]
-    assert ((pieces - 50) ** 2 / 50).sum() < 46  # chi-squared, 19 degrees: 1 in 2000
+    # chi-squared, 19 degrees: 1 in 2000
+    assert ((pieces - 50) ** 2 / 50).sum() < 46
 
 
 def test_short_stretches_share_rows_no_more_than_chance():
-    rows = 32  # 1024 windows are a grid of 32 x 32
+    # 1024 windows are a grid of 32 x 32
+    rows = 32
     pairs = 0
     for seed in range(400):
         images = np.array(order(seed, 1024))[:8] // rows
@@ -100,7 +104,8 @@ def test_seeds_and_epochs_differ():
     orders = [order(seed, 1000, epoch=epoch) for seed in (0, 1, 2, 2**63) for epoch in (0, 1)]
     for index, one in enumerate(orders):
         for other in orders[:index]:
-            assert sum(a == b for a, b in zip(one, other, strict=True)) < 10  # 1 expected
+            # 1 expected
+            assert sum(a == b for a, b in zip(one, other, strict=True)) < 10
 
 
 def test_a_split_shorter_than_a_window_is_refused():

@@ -21,7 +21,8 @@ def test_text_files_are_one_document_each_in_sorted_order(tmp_path):
     (tmp_path / "a.txt").write_text("A", encoding="utf-8-sig")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"C"))
     assert read(tmp_path / "*.txt", tmp_path / "c.txt.gz") == ["A", "B \u00e9", "C"]
-    assert read(tmp_path / "b.txt", tmp_path / "*.txt") == ["B \u00e9", "A"]  # each once
+    # each once
+    assert read(tmp_path / "b.txt", tmp_path / "*.txt") == ["B \u00e9", "A"]
 
 
 def test_json_lines_give_their_text_field(tmp_path):

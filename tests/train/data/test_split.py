@@ -4,13 +4,13 @@ import random
 import numpy as np
 import pytest
 
-from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes
+from train.data.split import EncodedDocument, FirstTokens, HighestHashes, LowestHashes
 
 
 def document(text, number):
     plain = text.encode()
     tokens = np.frombuffer(plain, dtype=np.uint8).astype(np.int64)
-    return Encoded(hashlib.sha256(plain).digest(), number, tokens, len(plain) + 1)
+    return EncodedDocument(hashlib.sha256(plain).digest(), number, tokens, len(plain) + 1)
 
 
 def divide(texts, wanted, rule=LowestHashes):

@@ -58,7 +58,8 @@ def test_blocks_join_into_one_chain(monkeypatch):
     tokens = chain(config, 50)
     follower = synthetic.markov_source(config, 50).successors_VS[:, 0]
     followed = (tokens[1:] == follower[tokens[:-1]]).reshape(-1)
-    assert followed[9::10].mean() > 0.99  # across block borders as inside
+    # across block borders as inside
+    assert followed[9::10].mean() > 0.99
     assert followed.mean() > 0.99
 
 

@@ -21,7 +21,7 @@ from train.errors import LockedError, StorageError
 from train.storage import lock
 from train.storage.lock import Holder, hold, is_held, read_holder, refuse_if_held
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 TASK = "is at it"
 
 
@@ -53,7 +53,8 @@ def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path):
         with pytest.raises(LockedError, match=pattern), hold(path, task=TASK):
             pass
         assert time.monotonic() - began < 5.0
-        assert is_held(path)  # the holder lost nothing
+        # the holder lost nothing
+        assert is_held(path)
         with pytest.raises(LockedError, match=pattern):
             refuse_if_held(path, task=TASK)
     refuse_if_held(path, task=TASK)
@@ -67,7 +68,8 @@ def test_patience_waits_for_the_holder(path):
     def hold_for_a_while():
         with hold(path, task=TASK):
             entered.set()
-            time.sleep(0.8)  # more than START_SECONDS
+            # more than START_SECONDS
+            time.sleep(0.8)
             done.set()
 
     thread = threading.Thread(target=hold_for_a_while)
@@ -182,7 +184,8 @@ def test_without_flock_a_lease_is_held(path):
     with hold(path, task=TASK):
         assert path.with_suffix(".lease").exists()
         assert is_held(path)
-        time.sleep(0.9)  # longer than a lease that nobody touches
+        # longer than a lease that nobody touches
+        time.sleep(0.9)
         assert is_held(path)
         holder = read_holder(path)
         assert holder is not None
@@ -230,7 +233,8 @@ def test_a_lease_that_nobody_touches_expires(path, marker_of_elsewhere):
     assert not is_held(path)
     began = time.monotonic()
     with hold(path, task=TASK):
-        assert time.monotonic() - began >= 0.6  # it was watched for as long as a lease lasts
+        # it was watched for as long as a lease lasts
+        assert time.monotonic() - began >= 0.6
         assert is_held(path)
 
 
@@ -262,7 +266,8 @@ def test_a_process_that_lost_its_lease_ends_with_exit_73(path):
 
 def test_the_record_is_one_line_of_json(path):
     path.parent.mkdir(parents=True)
-    path.write_text("x" * 500, encoding="utf-8")  # an older, longer record
+    # an older, longer record
+    path.write_text("x" * 500, encoding="utf-8")
     with hold(path, task=TASK):
         record = json.loads(path.read_text(encoding="utf-8"))
     assert sorted(record) == ["host", "pid", "since"]

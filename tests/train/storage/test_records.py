@@ -1,4 +1,4 @@
-"""What is written is read back; what was torn is dropped; what is damaged is named."""
+"""Records are read back as written; torn lines are dropped; damage is named."""
 
 import json
 import re
@@ -30,7 +30,8 @@ def test_a_row_says_which_of_its_numbers_were_not_finite(tmp_path):
     assert row.pop("nonfinite") == {"loss": "nan", "norms.1": "inf", "of.b": "-inf"}
     assert row == {"loss": None, "step": 3, "norms": [1.0, None], "of": {"b": None}}
     (read,) = read_jsonl(path)
-    append_jsonl(path, [read])  # as when a run rewinds: nothing is forgotten
+    # as when a run rewinds: nothing is forgotten
+    append_jsonl(path, [read])
     assert read_jsonl(path) == [read, read]
 
 
@@ -55,7 +56,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
         write_json(path, {"new": 2})
     assert read_json(path) == {"kept": 1}
     monkeypatch.undo()
-    write_json(path, {"new": 2})  # the partial file of the crash is no hindrance
+    # the partial file of the crash is no hindrance
+    write_json(path, {"new": 2})
     assert read_json(path) == {"new": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -72,13 +74,10 @@ def test_a_damaged_json_file_is_named(tmp_path, text, message):
 
 def test_rows_are_appended_in_order(tmp_path):
     path = tmp_path / "a.jsonl"
+    assert read_jsonl(path) == []
     append_jsonl(path, [{"step": 1}, {"step": 2}])
     append_jsonl(path, [{"step": 3}], sync=True)
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
-
-
-def test_a_missing_file_has_no_rows(tmp_path):
-    assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
 WHOLE = '{"step": 1}\n{"step": 2, "text": "\\u00e9"}\n'
@@ -90,7 +89,8 @@ def test_a_line_torn_anywhere_is_dropped_by_readers_and_writers(tmp_path, cut):
     path.write_text(WHOLE[:cut], encoding="utf-8")
     expected = [{"step": 1}]
     assert read_jsonl(path) == expected
-    append_jsonl(path, [{"step": 3}])  # the next process goes on after it
+    # the next process goes on after it
+    append_jsonl(path, [{"step": 3}])
     assert read_jsonl(path) == [*expected, {"step": 3}]
 
 
@@ -100,18 +100,19 @@ def test_a_line_torn_inside_a_character_is_dropped(tmp_path):
     assert read_jsonl(path) == [{"step": 1}]
 
 
-@pytest.mark.parametrize("garbage", ["{torn", "\x00\x00\x00", "nonsense"])
-def test_garbage_before_the_last_line_is_refused_with_its_place(tmp_path, garbage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("{torn", "not JSON"),
+        ("\x00\x00\x00", "not JSON"),
+        ("nonsense", "not JSON"),
+        ("[3]", "expected a JSON object"),
+    ],
+)
+def test_damage_before_the_last_line_is_named_with_its_line(tmp_path, damage, message):
     path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"step": 1}}\n{garbage}\n{{"step": 3}}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:2: not JSON"):
-        read_jsonl(path)
-
-
-def test_a_row_that_is_no_object_is_refused_with_its_place(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n[3]\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:3: expected a JSON object"):
+    path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:2: {message}"):
         read_jsonl(path)
 
 
@@ -133,16 +134,9 @@ def test_the_runs_table_has_the_agreed_columns_in_their_order():
     assert ", ".join(records.RUNS_TABLE_COLUMNS) == agreed
 
 
-def test_finished_states_are_states():
-    assert set(records.FINISHED_STATES) < set(records.STATES)
-    assert json.loads(json.dumps(records.STATES)) == [
-        "planned",
-        "running",
-        "preempted",
-        "completed",
-        "diverged",
-        "failed",
-    ]
+def test_the_states_are_golden():
+    assert " ".join(records.STATES) == "planned running preempted completed diverged failed"
+    assert records.FINISHED_STATES == ("completed", "diverged")
 
 
 def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path):
@@ -154,7 +148,7 @@ def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path):
     assert read_json(tmp_path / "x.json") == value
 
 
-def test_a_rename_is_brought_to_the_disk_unless_the_caller_does_without(tmp_path, monkeypatch):
+def test_a_rename_is_synced_unless_the_caller_says_otherwise(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(records, "sync_folder", synced.append)
     write_json(tmp_path / "a.json", {})
@@ -167,7 +161,8 @@ def test_a_rename_is_brought_to_the_disk_unless_the_caller_does_without(tmp_path
 
 def test_a_folder_whose_file_system_cannot_sync_it_is_no_error(tmp_path, monkeypatch):
     records.sync_folder(tmp_path)
-    for number, is_told in ((22, False), (5, True)):  # EINVAL, EIO
+    # EINVAL, EIO
+    for number, is_told in ((22, False), (5, True)):
 
         def fail(descriptor, number=number):
             raise OSError(number, "no")
@@ -191,9 +186,8 @@ def test_a_row_that_is_too_long_is_neither_written_nor_read(tmp_path):
         read_jsonl(path)
 
 
-@pytest.mark.parametrize("depth", [100_000, 400_000])
-def test_nesting_that_overflows_the_parser_names_the_file(tmp_path, depth):
-    text = '{"a": ' + "[" * depth + "]" * depth + "}"
+def test_nesting_that_overflows_the_parser_names_the_file(tmp_path):
+    text = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
     path = tmp_path / "deep.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not JSON .nested too deeply"):
@@ -203,7 +197,8 @@ def test_nesting_that_overflows_the_parser_names_the_file(tmp_path, depth):
     with pytest.raises(ValueError, match=f"^{re.escape(str(lines))}:1: not JSON .nested too deep"):
         read_jsonl(lines)
     with pytest.raises(RecursionError):
-        json.loads(text)  # what a reader without the limit meets
+        # what a reader without the limit meets
+        json.loads(text)
 
 
 def test_a_json_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
