@@ -71,7 +71,9 @@ def test_t1_control_unverified_it_trains_another_model(config, tiny, monkeypatch
 def test_t1_text_that_was_edited_and_kept_its_size_is_found(text):
     path = Path(text.data.files[0])
     path.write_text(path.read_text().replace("word", "WORD"))
-    refused(text, r"corpus\.jsonl: was edited since .* was made of it .*; delete that folder and")
+    refused(
+        text, r"corpus\.jsonl: was edited after .* was prepared from it .*; delete that folder and"
+    )
 
 
 def test_t1_control_uncompared_it_trains_on_what_the_file_no_longer_says(text, monkeypatch):

@@ -39,7 +39,7 @@ def assert_whole(config, prepared_data):
     """The folder holds what an undisturbed preparation wrote, and nothing else is left."""
     folder = folder_of(config)
     sound = contents(prepared_folder(config.data, prepared_data))
-    # times of this machine
+    # which holds modification times
     left_out = ("verified.json",)
     found, wanted = (
         {name: content for name, content in files.items() if name not in left_out}
@@ -117,7 +117,7 @@ def test_l5_control_built_in_place_half_a_folder_has_the_name(config):
     assert run_child(config, IN_PLACE, KILLED).exit_code == -signal.SIGKILL
     assert folder_of(config).exists()
     with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
-        # needs a person
+        # only a person can delete it
         launch(config)
 
 

@@ -118,7 +118,7 @@ def _build_text(
     if split.validation()[-1].hash >= sample.lowest():
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} is too much of this text: documents "
-            f"that trained the tokenizer would be held out; use "
+            f"that trained the tokenizer would be validation documents; use "
             f"data.validation_tokens={max(1, data.validation_tokens // 4)}"
         )
     return written

@@ -154,9 +154,9 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         for name, wanted in record.__annotations__.items():
             found = getattr(record, name)
             if wanted in (int, str) and type(found) is not wanted:
-                raise TypeError(f"{name} is no {wanted.__name__}: {found!r}")
+                raise TypeError(f"{name} must be {wanted.__name__}: {found!r}")
     if not isinstance(manifest.spec, dict) or not isinstance(manifest.source, dict):
-        raise TypeError("spec and source are objects")
+        raise TypeError("spec and source must be objects")
     return manifest
 
 
@@ -173,7 +173,7 @@ def _refuse_contradictions(manifest: Manifest) -> None:
         raise ValueError(f"vocab_size {manifest.vocab_size} does not fit {manifest.dtype}")
     for shard in manifest.shards:
         if shard.split not in SPLITS or not SHARD_NAME.fullmatch(shard.name):
-            raise ValueError(f"{shard.name!r} of {shard.split!r} is no token file of a split")
+            raise ValueError(f"{shard.name!r} of {shard.split!r} is not a token file of a split")
         if shard.tokens < 0 or shard.bytes != shard.tokens * width:
             raise ValueError(f"{shard.name} has {shard.tokens} tokens in {shard.bytes} bytes")
     if len({shard.name for shard in manifest.shards}) != len(manifest.shards):

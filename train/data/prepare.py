@@ -107,8 +107,8 @@ def _refuse_foreign(data: DataConfig, made: Manifest, folder: Path) -> None:
     for name in sorted(asked.keys() | made.spec.keys()):
         if asked.get(name) != made.spec.get(name):
             raise DataError(
-                f"{folder} was made with {name}={made.spec.get(name)!r}, and {asked.get(name)!r} "
-                f"is asked for; move it away and run again"
+                f"{folder} was prepared with {name}={made.spec.get(name)!r}, not "
+                f"{asked.get(name)!r}; move it away and run again"
             )
 
 

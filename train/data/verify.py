@@ -135,7 +135,7 @@ def refuse_edited_meanwhile(hashed: Verdicts) -> None:
     """
     for path, (*state, _) in hashed.items():
         if not Path(path).exists() or _state_of(Path(path)) != state:
-            raise DataError(f"{path}: changed while it was read; run again when it is finished")
+            raise DataError(f"{path}: changed while it was read; run again when it is complete")
 
 
 def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
@@ -148,15 +148,15 @@ def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
         DataError: Names the file that is new, missing or different.
     """
     # absent for a source without files, and in folders of versions before 0.3
-    recorded = manifest.source.get("files")
-    if recorded is None:
+    entries = manifest.source.get("files")
+    if entries is None:
         return
     remedy = "delete that folder and run again, or use another data.name"
     try:
-        made_of = {str(entry["path"]): (entry["bytes"], entry["sha256"]) for entry in recorded}
+        recorded = {str(entry["path"]): (entry["bytes"], entry["sha256"]) for entry in entries}
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{folder}: its manifest does not say what its files were ({error!r}); {remedy}"
+            f"{folder}: its manifest does not list its source files ({error!r}); {remedy}"
         ) from None
     present: dict[str, Path] = {}
     for pattern in data.files:
@@ -164,23 +164,26 @@ def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
             present.update((str(path), path) for path in sources.files([pattern]))
     if not present:
         return
-    if new := sorted(present.keys() - made_of.keys()):
-        raise DataError(f"{new[0]}: data.files name it, and {folder} was made without it; {remedy}")
-    if gone := sorted(made_of.keys() - present.keys() - set(data.files)):
-        raise DataError(f"{gone[0]}: {folder} was made of it, and it is gone; {remedy}")
+    if new := sorted(present.keys() - recorded.keys()):
+        raise DataError(
+            f"{new[0]}: matches data.files, but {folder} was prepared without it; {remedy}"
+        )
+    if gone := sorted(recorded.keys() - present.keys() - set(data.files)):
+        raise DataError(f"{gone[0]}: {folder} was prepared from it, but it is gone; {remedy}")
     known = read_verdicts(folder)
     passed: Verdicts = {}
     for name, path in present.items():
-        size, sha256 = made_of[name]
+        size, sha256 = recorded[name]
         state = _state_of(path)
         if state[0] != size:
             raise DataError(
-                f"{path}: has {state[0]} bytes, and {folder} was made when it had {size}; {remedy}"
+                f"{path}: has {state[0]} bytes, but had {size} when {folder} was prepared from it; "
+                f"{remedy}"
             )
         passed[name] = [*state, sha256]
         if known.get(name) != passed[name] and (found := _sha256(path)) != sha256:
             raise DataError(
-                f"{path}: was edited since {folder} was made of it (sha256 {found[:12]}, was "
+                f"{path}: was edited after {folder} was prepared from it (sha256 {found[:12]}, was "
                 f"{str(sha256)[:12]}, same size); {remedy}"
             )
     save_verdicts(folder, passed)

@@ -49,7 +49,9 @@ def test_byte_pairs_are_trained_on_training_documents_alone(corpus, tmp_path):
     texts = {json.loads(line)["text"] for line in corpus.read_text().splitlines()}
     held = bpe.decode(ids(dataset, VALIDATION), skip_special_tokens=False)
     assert set(held.split("<|document|>")[:-1]) < texts
-    with pytest.raises(DataError, match=r"trained the tokenizer would be held out; use .*=400"):
+    with pytest.raises(
+        DataError, match=r"trained the tokenizer would be validation documents; use .*=400"
+    ):
         prepare(replace(data, validation_tokens=1600), tmp_path / "data")
 
 

@@ -197,5 +197,5 @@ def test_a_folder_of_other_settings_under_the_name_is_refused(corpus, tmp_path):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "spec": {**manifest["spec"], "vocab_size": 300}}))
-    with pytest.raises(DataError, match="was made with vocab_size=300, and 256 is asked for"):
+    with pytest.raises(DataError, match="was prepared with vocab_size=300, not 256; move"):
         prepare(of_files(corpus), tmp_path / "data")

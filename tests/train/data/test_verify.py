@@ -152,7 +152,7 @@ def test_the_manifest_knows_every_source_file_by_size_and_hash(corpus):
 def test_another_size_is_refused_without_hashing(corpus, hashed):
     prepared(corpus)
     write(corpus / "one.jsonl", "another")
-    with pytest.raises(DataError, match=r"one\.jsonl: has \d+ bytes, and .* when it had \d+; del"):
+    with pytest.raises(DataError, match=r"one\.jsonl: has \d+ bytes, but had \d+ when .*; del"):
         prepared(corpus)
     assert len(hashed) == 2
 
@@ -174,12 +174,14 @@ def test_source_files_are_hashed_once_and_then_only_after_they_were_touched(corp
 def test_a_glob_that_matches_other_files_is_refused(corpus):
     prepared(corpus)
     write(corpus / "three.jsonl", "three")
-    with pytest.raises(DataError, match=r"three\.jsonl: data\.files name it, and .* without it; "):
+    with pytest.raises(DataError, match=r"three\.jsonl: matches data\.files, but .* without it; "):
         prepared(corpus)
     (corpus / "three.jsonl").unlink()
     prepared(corpus)
     (corpus / "one.jsonl").unlink()
-    with pytest.raises(DataError, match=r"one\.jsonl: .* was made of it, and it is gone; delete"):
+    with pytest.raises(
+        DataError, match=r"one\.jsonl: .* was prepared from it, but it is gone; delete"
+    ):
         prepared(corpus)
 
 
@@ -189,7 +191,7 @@ def test_files_that_are_gone_are_no_error_and_the_others_are_compared(corpus):
     (corpus / "one.jsonl").unlink()
     assert prepared(corpus, *names) == folder
     write(corpus / "two.jsonl", "TWO")
-    with pytest.raises(DataError, match=r"two\.jsonl: was edited since"):
+    with pytest.raises(DataError, match=r"two\.jsonl: was edited after"):
         prepared(corpus, *names)
     (corpus / "two.jsonl").unlink()
     assert prepared(corpus, *names) == folder
@@ -205,7 +207,7 @@ def test_a_folder_that_says_nothing_of_its_files_is_used(corpus):
 @pytest.mark.parametrize("files", [7, [7], [{}], [{"path": "x"}], {"path": 1}])
 def test_garbled_facts_are_refused(corpus, files):
     rewrite_manifest(prepared(corpus), source={"files": files})
-    with pytest.raises(DataError, match="does not say what its files were"):
+    with pytest.raises(DataError, match="does not list its source files"):
         prepared(corpus)
 
 
@@ -222,7 +224,9 @@ def test_a_file_that_changes_while_it_is_read_makes_no_folder(corpus, fate, monk
         return made
 
     monkeypatch.setattr(build, "_build_text", build_and_change)
-    with pytest.raises(DataError, match=r"two\.jsonl: changed while it was read; run again when"):
+    with pytest.raises(
+        DataError, match=r"two\.jsonl: changed while it was read; run again when it is complete"
+    ):
         prepared(corpus)
     assert [path.suffix for path in (corpus.parent / "data").iterdir()] == [".lock"]
 
