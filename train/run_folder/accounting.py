@@ -23,7 +23,7 @@ PROCESS_FACTS = Path("/proc/self/stat")
 """What Linux tells of this process."""
 
 
-class Spend(StrEnum):
+class TimeKind(StrEnum):
     """What wall time is spent on. At any moment it is exactly one of these."""
 
     train = "train"
@@ -47,7 +47,12 @@ class RunClock:
     """
 
     def __init__(
-        self, step: int, *, replicas: int = 1, doing: Spend = Spend.train, startup: float = 0.0
+        self,
+        step: int,
+        *,
+        replicas: int = 1,
+        doing: TimeKind = TimeKind.train,
+        startup: float = 0.0,
     ) -> None:
         """Start it.
 
@@ -58,8 +63,8 @@ class RunClock:
             startup: Seconds of start-up that have passed before, such as process_seconds().
         """
         self._replicas, self._doing = replicas, doing
-        self._seconds = dict.fromkeys(Spend, 0.0)
-        self._shares = {**dict.fromkeys(Spend, 0.0), Spend.startup: startup / replicas}
+        self._seconds = dict.fromkeys(TimeKind, 0.0)
+        self._shares = {**dict.fromkeys(TimeKind, 0.0), TimeKind.startup: startup / replicas}
         self._since = self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
         self._from_step, self._from = step, 0.0
@@ -67,7 +72,7 @@ class RunClock:
 
     def resume(self, step: int) -> None:
         """Begin a segment of training at `step`."""
-        self._turn_to(Spend.train)
+        self._turn_to(TimeKind.train)
         self._from_step, self._from = step, self._trained()
 
     def training_seconds(self) -> float:
@@ -76,7 +81,7 @@ class RunClock:
         Returns:
             Its wall time: steps and their data, without what was spent on anything else.
         """
-        self._turn_to(Spend.other)
+        self._turn_to(TimeKind.other)
         self._segment = self._trained() - self._from
         return self._segment
 
@@ -85,7 +90,7 @@ class RunClock:
         return (step - self._from_step) * batch_tokens / max(1e-9, self._segment)
 
     @contextlib.contextmanager
-    def spending(self, what: Spend) -> Iterator[None]:
+    def spending(self, what: TimeKind) -> Iterator[None]:
         """Time a block; what is spent in a block inside it counts there alone."""
         before = self._doing
         self._turn_to(what)
@@ -100,7 +105,7 @@ class RunClock:
         self._replicas = replicas
 
     def spent(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Seconds by Spend's words that one replica answers for; their sum is wall time.
+        """Seconds by the names of TimeKind that one replica answers for; their sum is wall time.
 
         Args:
             before: What it answers for from before this clock began, in the same form.
@@ -119,13 +124,13 @@ class RunClock:
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
         """Time the writing of a checkpoint; one that fails leaves the next as due as it was."""
-        with self.spending(Spend.checkpoint):
+        with self.spending(TimeKind.checkpoint):
             began = self._since
             yield
         self._saved_at = self._since
         self._save_seconds = self._saved_at - began
 
-    def _turn_to(self, what: Spend) -> None:
+    def _turn_to(self, what: TimeKind) -> None:
         """End what was going on, and begin `what`."""
         now = time.perf_counter()
         self._seconds[self._doing] += now - self._since
@@ -134,7 +139,7 @@ class RunClock:
 
     def _trained(self) -> float:
         """Seconds of training, up to the last turn."""
-        return self._seconds[Spend.train] + self._seconds[Spend.data]
+        return self._seconds[TimeKind.train] + self._seconds[TimeKind.data]
 
 
 def process_seconds() -> float:
@@ -151,11 +156,11 @@ def undone(before: Mapping[str, float], told: Mapping[str, float]) -> dict[str, 
     """What a run that restarts has spent, the work that it lost by the stop included.
 
     Args:
-        before: Seconds by Spend's words, as the checkpoint that it goes on from has them.
+        before: Seconds by the names of TimeKind, as the checkpoint that it goes on from has them.
         told: As its status told them last, later than the checkpoint.
     """
     lost = max(0.0, sum(told.values()) - sum(before.values()))
-    return {**before, Spend.undone.value: before.get(Spend.undone, 0.0) + lost}
+    return {**before, TimeKind.undone.value: before.get(TimeKind.undone, 0.0) + lost}
 
 
 LARGEST_NUMBER = 1e300
@@ -175,7 +180,7 @@ class RunCost:
     seconds_charged: float
     """Device time of everything that was done for this run."""
     spent: Mapping[str, float] = field(default_factory=dict)
-    """Wall seconds by clock.Spend's words: its own, and its share of its stack's."""
+    """Wall seconds by the names of TimeKind: its own, and its share of its stack's."""
     stack: int = 1
     """Runs that were trained at once."""
     devices: float = 1.0
@@ -277,7 +282,7 @@ def read_cost(
         flops_charged=flops,
         seconds=seconds,
         seconds_charged=seconds,
-        spent={Spend.train.value: seconds},
+        spent={TimeKind.train.value: seconds},
     )
 
 
@@ -290,7 +295,7 @@ def _from_facts(facts: Mapping[str, Any]) -> RunCost:
         flops_charged=int(cost_number(facts.get("flops_charged"))),
         seconds=cost_number(facts.get("seconds")),
         seconds_charged=cost_number(facts.get("seconds_charged")),
-        spent={what.value: cost_number(spent.get(what)) for what in Spend},
+        spent={what.value: cost_number(spent.get(what)) for what in TimeKind},
         stack=int(cost_number(facts.get("stack"))) or 1,
         devices=cost_number(facts.get("devices")) or 1.0,
         peak_flops=cost_number(facts.get("peak_flops")) or None,

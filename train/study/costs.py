@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.run_folder.accounting import RunCost, Spend, cost_number
+from train.run_folder.accounting import RunCost, TimeKind, cost_number
 from train.storage.records import sound_rows
 
 SECONDS_PER_HOUR = 3600.0
 
-NAMES = {Spend.train: "steps", Spend.startup: "start-up", Spend.undone: "undone by stops"}
+NAMES = {TimeKind.train: "steps", TimeKind.startup: "start-up", TimeKind.undone: "undone by stops"}
 """What is not called in a report as in the records."""
 
 
@@ -26,7 +26,7 @@ class StudyCosts:
     flops_computed: int
     seconds: float
     """Device time."""
-    shares: Mapping[Spend, float]
+    shares: Mapping[TimeKind, float]
     """Shares of the recorded time, largest first."""
     mfu: float | None
     """FLOPs as a share of what the devices could have multiplied in the training time, by their
@@ -69,7 +69,7 @@ def study_costs(costs: Sequence[RunCost], *, n_completed: int) -> StudyCosts:
     """
     by_spend = {
         what: math.fsum(cost.devices * cost.spent.get(what, 0.0) for cost in costs)
-        for what in Spend
+        for what in TimeKind
     }
     total = math.fsum(by_spend.values())
     largest_first = sorted(by_spend.items(), key=lambda pair: -pair[1])
@@ -90,7 +90,7 @@ def _mean_mfu(peaks: Iterable[tuple[RunCost, float | None]]) -> float | None:
     done = possible = 0.0
     for cost, peak in peaks:
         if peak is not None:
-            trained = cost.spent.get(Spend.train, 0.0) + cost.spent.get(Spend.data, 0.0)
+            trained = cost.spent.get(TimeKind.train, 0.0) + cost.spent.get(TimeKind.data, 0.0)
             done += cost.flops_charged
             possible += peak * cost.devices * trained
     return done / possible if possible > 0 else None

@@ -13,7 +13,7 @@ from train.config.runtime import OnSaveError
 from train.engine.engine import Segment
 from train.errors import DivergedError, LockedError, StorageError
 from train.plan.schedule import evaluation_steps
-from train.run_folder.accounting import Spend
+from train.run_folder.accounting import TimeKind
 from train.signals import StopRequest
 from train.training.completion import (
     complete,
@@ -66,7 +66,7 @@ def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
             if is_stop and stack.active:
                 raise stop.error(f"after step {engine.step}")
             clock.resume(engine.step)
-    with clock.spending(Spend.logging):
+    with clock.spending(TimeKind.logging):
         _for_each(stack, stack.runs, lambda run: complete(run, stack))
 
 
@@ -133,7 +133,7 @@ def _at_boundary(stack: Stack, progress: RunProgress, *, is_stop: bool) -> None:
     due = stack.active if step % machine.log_every == 0 else ending
     is_log = bool(due)
     if is_log:
-        with clock.spending(Spend.logging):
+        with clock.spending(TimeKind.logging):
             _log(stack, due, progress)
     _evaluate(stack)
     _for_each(stack, ending, refuse_diverged_end)
@@ -143,14 +143,14 @@ def _at_boundary(stack: Stack, progress: RunProgress, *, is_stop: bool) -> None:
             _for_each(stack, stack.runs, lambda run: _keep(run, stack, save))
     _fork(stack)
     if is_log or is_stop:
-        with clock.spending(Spend.logging):
+        with clock.spending(TimeKind.logging):
             _for_each(stack, stack.runs, lambda run: write_running(run, stack))
 
 
 def _fork(stack: Stack) -> None:
     """Let the riders go whose cooldown begins here, each with a checkpoint of its own."""
     leaving = [rider for rider in stack.riders if rider.rides_to == stack.engine.step]
-    with stack.clock.spending(Spend.checkpoint):
+    with stack.clock.spending(TimeKind.checkpoint):
         _for_each(stack, leaving, lambda rider: _keep(rider, stack, fork))
     stack.active = [run for run in stack.active if run not in leaving]
 
@@ -169,7 +169,7 @@ def _evaluate(stack: Stack) -> None:
     due = [run for run in stack.active if stack.engine.step in _evaluations(run)]
     if not due:
         return
-    with stack.clock.spending(Spend.evaluation):
+    with stack.clock.spending(TimeKind.evaluation):
         measured = stack.evaluate()
         for run in due:
             log_evaluation(run, measured[run.replica])

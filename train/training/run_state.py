@@ -39,7 +39,7 @@ class Run:
     seconds: float = 0.0
     """Training time of all attempts, without evaluation and checkpoints, its trunk's included."""
     spent: dict[str, float] = field(default_factory=dict)
-    """Wall seconds of earlier attempts by clock.Spend's words, charged to this run."""
+    """Wall seconds of earlier attempts by the names of TimeKind, charged to this run."""
     window: list[tuple[float, float]] = field(default_factory=list)
     """(loss, gradient norm) of the steps since the last row."""
     loss_train: float = math.nan

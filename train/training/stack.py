@@ -17,7 +17,7 @@ from train.engine.engine import Engine, Segment
 from train.engine.evaluate import Evaluation
 from train.engine.peak_flops import PeakFlops, peak_flops
 from train.errors import WindTunnelError
-from train.run_folder.accounting import RunClock, RunCost, Spend, run_cost
+from train.run_folder.accounting import RunClock, RunCost, TimeKind, run_cost
 from train.signals import StopRequest
 from train.storage.records import sound_rows
 from train.training.lockstep import Lockstep, build_engine, tell_build
@@ -136,7 +136,7 @@ def build_stack(
             bytes_per_token=first.dataset.bytes_per_token("validation"),
         )
         lockstep.equalise()
-    engine.waiting_for_data = lambda: clock.spending(Spend.data)
+    engine.waiting_for_data = lambda: clock.spending(TimeKind.data)
     places = {run.run_id: run.replica for run in runs}
     for rider in riders:
         rider.replica = places[str(rider.forked_from)]

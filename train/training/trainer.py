@@ -22,7 +22,7 @@ from train.errors import (
     is_out_of_memory,
 )
 from train.plan.planning import PlannedRun, RunPlan
-from train.run_folder.accounting import RunClock, Spend
+from train.run_folder.accounting import RunClock, TimeKind
 from train.run_folder.run_folder import folder_of
 from train.signals import StopRequest, stop_requests
 from train.storage.records import FINISHED_STATES
@@ -122,7 +122,7 @@ def _train_stage(
         for begun in align(opened):
             startup = time.perf_counter() - began
             clock = RunClock(
-                begun[0].step, replicas=len(begun), doing=Spend.startup, startup=startup
+                begun[0].step, replicas=len(begun), doing=TimeKind.startup, startup=startup
             )
             half = _train_stack(begun, later, stop, clock, errors, most_micro_batch_seqs)
             began, startup = time.perf_counter(), 0.0

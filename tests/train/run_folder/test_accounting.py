@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.run_folder.accounting import RunClock, Spend, process_seconds, undone
+from train.run_folder.accounting import RunClock, TimeKind, process_seconds, undone
 
 
 @pytest.fixture
@@ -68,17 +68,17 @@ def nonzero(spent: dict[str, float]) -> dict[str, float]:
 
 
 def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
-    clock = RunClock(0, doing=Spend.startup)
+    clock = RunClock(0, doing=TimeKind.startup)
     now[0] += 4.0
     clock.resume(0)
     now[0] += 1.0
-    with clock.spending(Spend.data):
+    with clock.spending(TimeKind.data):
         now[0] += 0.25
     now[0] += 1.0
     clock.training_seconds()
-    with clock.spending(Spend.logging):
+    with clock.spending(TimeKind.logging):
         now[0] += 0.5
-        with clock.spending(Spend.evaluation):
+        with clock.spending(TimeKind.evaluation):
             now[0] += 3.0
         now[0] += 0.125
     with clock.saving():
@@ -102,10 +102,10 @@ def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
 
 def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
     clock = RunClock(0)
-    with clock.spending(Spend.startup):
+    with clock.spending(TimeKind.startup):
         now[0] += 30.0  # compiles at its first step
     now[0] += 1.5
-    with clock.spending(Spend.data):
+    with clock.spending(TimeKind.data):
         now[0] += 0.5
     assert clock.training_seconds() == 2.0
     assert clock.rate(10, batch_tokens=100) == 500.0
@@ -118,7 +118,7 @@ def fail_after(now: list[float], seconds: float) -> None:
 
 def test_a_block_that_fails_ends_all_the_same(now: list[float]) -> None:
     clock = RunClock(0)
-    with pytest.raises(OSError, match="full"), clock.spending(Spend.evaluation):
+    with pytest.raises(OSError, match="full"), clock.spending(TimeKind.evaluation):
         fail_after(now, 2.0)
     now[0] += 1.0
     assert nonzero(clock.spent()) == {"evaluation": 2.0, "train": 1.0}
@@ -143,7 +143,7 @@ def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]
 
 
 def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
-    clock = RunClock(0, replicas=2, doing=Spend.startup, startup=5.0)
+    clock = RunClock(0, replicas=2, doing=TimeKind.startup, startup=5.0)
     now[0] += 1.0
     assert nonzero(clock.spent()) == {"startup": 3.0}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.run_folder.accounting import RunCost, Spend, run_cost
+from train.run_folder.accounting import RunCost, TimeKind, run_cost
 from train.storage.records import append_jsonl
 from train.study.costs import launch_costs, study_costs
 
@@ -43,12 +43,17 @@ def test_shared_work_is_counted_once() -> None:
     assert costs.seconds == 2 * 14.0 + 2 * 2.0
     assert costs.runs_per_hour == 2 * 3600 / 32.0
     assert costs.shares == {
-        Spend.train: 18 / 32,
-        Spend.startup: 8 / 32,
-        Spend.data: 4 / 32,
-        Spend.evaluation: 2 / 32,
+        TimeKind.train: 18 / 32,
+        TimeKind.startup: 8 / 32,
+        TimeKind.data: 4 / 32,
+        TimeKind.evaluation: 2 / 32,
     }
-    assert list(costs.shares) == [Spend.train, Spend.startup, Spend.data, Spend.evaluation]
+    assert list(costs.shares) == [
+        TimeKind.train,
+        TimeKind.startup,
+        TimeKind.data,
+        TimeKind.evaluation,
+    ]
     # 11 seconds of training on two devices could have multiplied 2,200 and 2,750
     assert costs.mfu == pytest.approx(1_100 / 2_200)
     assert costs.mfu_datasheet == pytest.approx(1_100 / 2_750)

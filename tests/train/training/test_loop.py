@@ -22,7 +22,7 @@ from train.config.runtime import MachineConfig, StudyConfig
 from train.config.schema import Config
 from train.engine.engine import Engine, Segment
 from train.errors import DivergedError, PreemptedError
-from train.run_folder.accounting import Spend
+from train.run_folder.accounting import TimeKind
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import recording
@@ -70,12 +70,12 @@ def test_steps_are_taken_up_to_where_something_is_due(
 def test_what_compiles_before_the_first_step_is_start_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doing: list[tuple[Spend, int]] = []
+    doing: list[tuple[TimeKind, int]] = []
     monkeypatch.setattr(
         Stack, "warm_up", lambda stack: doing.append((stack.clock._doing, stack.engine.step))
     )
     run_to_end(tiny_config(tmp_path))
-    assert doing == [(Spend.startup, 0)]
+    assert doing == [(TimeKind.startup, 0)]
 
 
 def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:

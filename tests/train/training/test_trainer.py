@@ -32,7 +32,7 @@ from train.errors import (
 )
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
-from train.run_folder.accounting import Spend
+from train.run_folder.accounting import TimeKind
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training import lockstep
@@ -47,7 +47,7 @@ def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path: 
     wall = time.perf_counter() - began
     cost = read_json(folder_of(planned).result)["cost"]
     spent = cost["spent"]
-    assert set(spent) == set(Spend)
+    assert set(spent) == set(TimeKind)
     assert 100.0 < spent["startup"] < 100.0 + wall
     for what in ("train", "data", "evaluation", "logging", "checkpoint"):
         assert 0.0 < spent[what] < wall
