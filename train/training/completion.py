@@ -70,8 +70,8 @@ def _result(
         "divergence": {**run.losses.facts(), "diverged_above": run.config.study.diverged_above},
         "epochs": run.epochs,
         "attempts": run.attempt,
-        "cost": stack.cost(run).facts(),
-        "replayed": replayed.facts(),
+        "cost": stack.cost(run).to_json(),
+        "replayed": replayed.to_json(),
         "files": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in (run.folder.metrics, run.folder.evals)
@@ -106,7 +106,7 @@ def complete(run: Run, stack: Stack) -> None:
         step=run.step,
         total_steps=run.plan.steps,
         seconds=round(run.seconds, 3),
-        cost=stack.cost(run).facts(),
+        cost=stack.cost(run).to_json(),
     )
     close_attempt(run, "completed", cause=None, summary=row)
 
@@ -151,7 +151,7 @@ def record_end(
         cost: What the run has cost, where that is known.
     """
     folder = planned.folder if isinstance(planned, Run) else folder_of(planned)
-    told = cost.facts() if cost is not None else folder.read_status().get("cost")
+    told = cost.to_json() if cost is not None else folder.read_status().get("cost")
     with contextlib.suppress(OSError, ValueError, StorageError):
         folder.write_status(
             state,
@@ -190,6 +190,6 @@ def close_attempt(
         state=state,
         cause=cause,
         step=run.step,
-        **({"replayed": replayed.facts()} if replayed and replayed.rows else {}),
+        **({"replayed": replayed.to_json()} if replayed and replayed.rows else {}),
         **({"mirror": dict(mirror)} if mirror else {}),
     )

@@ -137,7 +137,7 @@ def write_running(run: Run, stack: Stack) -> None:
         step=run.step,
         total_steps=run.plan.steps,
         seconds=round(run.seconds, 3),
-        cost=stack.cost(run).facts(),
+        cost=stack.cost(run).to_json(),
     )
 
 
@@ -168,7 +168,7 @@ def fork(rider: Run, stack: Stack) -> None:
         step=rider.step,
         total_steps=rider.plan.steps,
         seconds=round(rider.seconds, 3),
-        cost=stack.cost(rider).facts(),
+        cost=stack.cost(rider).to_json(),
     )
 
 

@@ -124,7 +124,7 @@ def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> Non
 
 
 def _told(run: Run) -> dict[str, float]:
-    """Seconds that its status told last, by the names of TimeKind, be it before a restart from zero."""
+    """Seconds by TimeKind in its last status, which may be from before a restart."""
     status = run.folder.read_status()
     archived = run.folder.newest_archive()
     if not status and archived is not None:

@@ -17,7 +17,7 @@ from train.engine.engine import Engine, Segment
 from train.engine.evaluate import Evaluation
 from train.engine.peak_flops import PeakFlops, peak_flops
 from train.errors import WindTunnelError
-from train.run_folder.accounting import RunClock, RunCost, TimeKind, run_cost
+from train.run_folder.accounting import RunClock, RunCost, TimeKind
 from train.signals import StopRequest
 from train.storage.records import sound_rows
 from train.training.lockstep import Lockstep, build_engine, tell_build
@@ -80,9 +80,10 @@ class Stack:
 
     def cost(self, run: Run) -> RunCost:
         """What a run has cost so far; for a trunk pays the run whose it is, no rider."""
-        return run_cost(
-            step_flops=run.plan.token_flops.train * run.plan.batch_tokens,
-            step=run.step,
+        step_flops = run.plan.token_flops.train * run.plan.batch_tokens
+        return RunCost(
+            flops=run.step * step_flops,
+            flops_charged=(run.step - (run.fork_step or 0)) * step_flops,
             seconds=run.seconds,
             spent=run.spent if run in self.riders else self.clock.spent(run.spent),
             stack=len(self.runs),
