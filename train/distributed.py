@@ -56,7 +56,7 @@ class World:
     """Ranks as they exchange what is on GPUs; on CPUs the default group does."""
 
     def share(self, batch_seqs: int) -> int:
-        """Windows of a batch that each rank takes; refuse_uneven saw that they come out even."""
+        """Windows of a batch that each rank takes; check_batch_split refuses others."""
         assert batch_seqs % self.size == 0
         return batch_seqs // self.size
 
