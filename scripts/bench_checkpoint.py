@@ -60,12 +60,13 @@ class Measured:
 
 def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
     """Alternate blocks of one run; the block that comes first changes from round to round."""
+    from train.training.opening import open_run
+    from train.training.stack import build_stack  # here, because torch comes with them
+
     from train.plan.planning import PlannedRun
     from train.plan.validate import validate
     from train.run_folder.accounting import RunClock
-    from train.training.opening import open_run
     from train.training.recording import open_records, save
-    from train.training.stack import build_stack  # here, because torch comes with them
 
     config = make_config(width, folder)
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))

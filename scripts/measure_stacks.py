@@ -13,7 +13,7 @@ from measurement import Effort, Measurement
 from our_step import build_step
 from paired_timing import time_in_turn
 
-from train.study.stacking import best_stack
+from train.study.packing import best_stack
 
 REPLICAS = 8
 

@@ -25,9 +25,8 @@ from train.config.hydra_node import guarded, refuse_hydra_options
 from train.config.schema import Config
 from train.distributed import join_world, this_world
 from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
-from train.plan.batch_split import refuse_uneven
 from train.plan.planning import PlannedRun
-from train.plan.validate import validate
+from train.plan.validate import check_batch_split, validate
 from train.run_folder.accounting import process_seconds
 from train.run_folder.manifest import register_runs
 from train.run_folder.run_folder import RunFolder, folder_of
@@ -37,8 +36,9 @@ from train.storage.records import read_json
 from train.study.dry_run import print_plan
 from train.study.job_members import plan_together, point_to_log
 from train.study.launch import STUDY_JOB
+from train.study.packing import plan_jobs
 from train.study.preflight import preflight
-from train.study.study import plan_jobs, refuse_over_max_flops
+from train.study.study import refuse_over_max_flops
 from train.training.trainer import follow_rank_0, train_runs
 
 _refused: list[WindTunnelError] = []
@@ -68,7 +68,8 @@ def run_job(tree: DictConfig) -> None:
     config = to_config(tree)
     first = PlannedRun(overrides=_own_words(), config=config, plan=validate(config))
     runs = [first, *plan_together(first)]
-    refuse_uneven(runs, this_world())
+    for run in runs:
+        check_batch_split(run.config, this_world().size)
     config.together = []  # a run's records are the same in whatever company it is trained
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))

@@ -1,5 +1,6 @@
 """`python -m train.status study=NAME`: a study's state, from its manifest and run folders."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -10,22 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from train.errors import ConfigError, WindTunnelError, as_storage_error, did_you_mean
+from train.run_folder.accounting import RunCost, TimeKind
 from train.run_folder.manifest import find_study
-from train.study.costs import launch_costs, study_costs
-from train.study.retries import name_stops
-from train.study.run_status import RunStatus, study_status
+from train.study.run_status import RunStatus, name_stops, study_status
 
 OPTIONS = ("study", "runs")
+
+SECONDS_PER_HOUR = 3600.0
+
+KIND_NAMES = {TimeKind.train: "steps", TimeKind.startup: "start-up"}
+"""Kinds of time that a report calls otherwise than the records do."""
 
 HELP = """\
 python -m train.status study=NAME [runs=DIR]
 
-Prints every run of a study: its state, what is done of it, its cost C in FLOPs, its newest
-validation loss, the time left, the attempts that were cut short by cause, and what is odd about it.
-Below: what all runs have cost, which is less than their sum where they shared work, and what the
-time was spent on.
-States: planned running preempted completed diverged failed, and stale (recorded as running, and no
-process holds it: the study's command goes on with it).
+Prints every run of a study: state, progress, FLOPs (C), newest validation loss, time left, attempts
+cut short by cause, and notes on damaged or odd records.
+Below: the cost of all runs, work that they shared counted once, and where the time went.
+States: planned running preempted completed diverged failed, and stale (recorded as running, but no
+process holds it; the study's command continues it).
 
   study=NAME   the study, as in configs/study/NAME.yaml
   runs=DIR     where studies lie (default: runs)
@@ -42,6 +46,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     for name in ("cut short", "notes"):
         table.add_column(name, overflow="fold")
     for run in runs:
+        # Text, because what a file says is never markup
         cells = (
             run.run_id,
             run.state,
@@ -52,12 +57,12 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
             name_stops(run.stops),
             run.reason,
         )
-        table.add_row(*map(Text, cells))  # what a file says is never markup
+        table.add_row(*map(Text, cells))
     return table
 
 
 def summary(runs: Sequence[RunStatus]) -> str:
-    """Counts by state, the share of FLOPs done, the time left, and attempts cut short by cause."""
+    """One line: runs by state, FLOPs done, time left, and attempts cut short by cause."""
     states = sorted({run.state for run in runs})
     counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
     total = sum(run.flops for run in runs)
@@ -75,9 +80,48 @@ def summary(runs: Sequence[RunStatus]) -> str:
 
 
 def cost_lines(runs: Sequence[RunStatus]) -> list[str]:
-    """What the study has cost so far; nothing before it has."""
+    """FLOPs and device time of the study, and where the time went; empty before any was spent.
+
+    Shared work counts once: see RunCost.
+    """
     costs = [run.cost for run in runs if run.cost is not None]
-    return study_costs(costs, n_completed=sum(run.state == "completed" for run in runs)).lines()
+    seconds = {
+        kind: math.fsum(cost.devices * cost.spent.get(kind, 0.0) for cost in costs)
+        for kind in TimeKind
+    }
+    total = math.fsum(seconds.values())
+    if not total:
+        return []
+    flops = sum(cost.flops for cost in costs)
+    computed = sum(cost.flops_charged for cost in costs)
+    hours = total / SECONDS_PER_HOUR
+    n_completed = sum(run.state == "completed" for run in runs)
+    shares = ", ".join(
+        f"{seconds[kind] / total:.1%} {KIND_NAMES.get(kind, kind)}"
+        for kind in sorted(TimeKind, key=lambda kind: -seconds[kind])
+        if seconds[kind]
+    )
+    mfu, mfu_datasheet = (_mean_mfu(costs, peak) for peak in ("peak_flops", "peak_datasheet"))
+    return [
+        f"cost: {flops:.3g} FLOPs of {len(costs)} runs, attention included, for {computed:.3g} "
+        f"computed ({computed / max(1, flops):.0%}); {hours:.3g} device-hours, "
+        f"{n_completed / hours:.3g} completed runs per device-hour",
+        f"time: {shares}"
+        + (f"; mean MFU {mfu:.1%} of the measured peak" if mfu is not None else "")
+        + (f", {mfu_datasheet:.1%} of the datasheet's" if mfu_datasheet is not None else ""),
+    ]
+
+
+def _mean_mfu(costs: Sequence[RunCost], peak: str) -> float | None:
+    """FLOPs computed over the FLOPs possible in the training time, of the runs that have a peak."""
+    known = [cost for cost in costs if getattr(cost, peak) is not None]
+    possible = math.fsum(
+        getattr(cost, peak)
+        * cost.devices
+        * (cost.spent.get(TimeKind.train, 0.0) + cost.spent.get(TimeKind.data, 0.0))
+        for cost in known
+    )
+    return sum(cost.flops_charged for cost in known) / possible if possible else None
 
 
 def main(words: list[str]) -> int:
@@ -95,9 +139,7 @@ def main(words: list[str]) -> int:
             options[key] = value
         if "study" not in options:
             raise ConfigError("study=NAME is missing: python -m train.status study=NAME [runs=DIR]")
-        folder = find_study(Path(options["runs"]), options["study"])
-        runs = study_status(folder)
-        lines = [summary(runs), *cost_lines(runs), *launch_costs(folder).lines()]
+        runs = study_status(find_study(Path(options["runs"]), options["study"]))
     except (WindTunnelError, OSError) as problem:
         error = as_storage_error(problem) if isinstance(problem, OSError) else problem
         if error is None:
@@ -105,7 +147,7 @@ def main(words: list[str]) -> int:
         Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     console.print(status_table(runs))
-    for line in lines:
+    for line in (summary(runs), *cost_lines(runs)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -42,7 +42,7 @@ ERRORS = {
 }
 
 
-def run(folders: list[RunFolder], act: str) -> None:
+def run(folders, act):
     """Train, as far as the act lets it."""
     attempts = {}
     for folder in folders:
@@ -73,7 +73,7 @@ def run(folders: list[RunFolder], act: str) -> None:
         raise ERRORS["diverged"]
 
 
-def end_some_early(attempts: dict[RunFolder, int]) -> bool:
+def end_some_early(attempts):
     """End the runs that have a file of their own, and say whether one diverged."""
     diverged = False
     for folder, attempt in list(attempts.items()):
@@ -88,14 +88,14 @@ def end_some_early(attempts: dict[RunFolder, int]) -> bool:
     return diverged
 
 
-def complete(folder: RunFolder, attempt: int) -> None:
+def complete(folder, attempt):
     """Write down an end at the horizon."""
     write_json(folder.result, {"row": {"loss": 2.0}})
     folder.log_attempt("end", attempt=attempt, state="completed", cause=None)
     folder.write_status("completed", step=STEPS, total_steps=STEPS, seconds=2.0)
 
 
-def fail(folder: RunFolder, attempt: int, error: BaseException) -> None:
+def fail(folder, attempt, error):
     """Write down an end as the loop does."""
     known = as_storage_error(error) if isinstance(error, OSError) else error
     cause = known.cause if isinstance(known, WindTunnelError) else "bug"
@@ -106,7 +106,7 @@ def fail(folder: RunFolder, attempt: int, error: BaseException) -> None:
         folder.log_attempt("end", attempt=attempt, state=state, cause=cause)
 
 
-def main() -> int:
+def main():
     """One start."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder, acts = RunFolder(Path(words["folder"])), words["acts"].split(",")

@@ -3,31 +3,26 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from faults import fake_job
 from faults.overrides import changed
-from train.config.schema import Config
 from train.errors import WindTunnelError
 from train.plan.validate import validate
 from train.run_folder.run_folder import RunFolder
 from train.study import launch, study
 from train.study import progress as study_progress
-from train.study.job import Job, JobEnd, JobRun
 from train.study.run_status import study_status
 
 REPO = Path(__file__).resolve().parents[2]
 
-Acts = Mapping[int, str]
-"""What each start of a run does, by the run's seed; see fake_job.py."""
+# Acts: What each start of a run does, by the run's seed; see fake_job.py.
 
 
-def use_fake_jobs(put: Callable[[object, str, object], object] = setattr) -> None:
+def use_fake_jobs(put=setattr):
     """Point the launcher at fake jobs, and let it look often."""
     put(launch, "JOB_COMMAND", (sys.executable, str(Path(fake_job.__file__))))
     put(launch, "POLL_SECONDS", 0.02)
@@ -36,21 +31,19 @@ def use_fake_jobs(put: Callable[[object, str, object], object] = setattr) -> Non
     put(study_progress, "LINE_SECONDS", 0.1)
 
 
-def run_fake_study(
-    config: Config, acts: Acts, *, words: Sequence[str] = (), workers: int = 2
-) -> None:
+def run_fake_study(config, acts, *, words=(), workers=2):
     """Run one job a seed, or a stack of seeds where the config says, through train.study.study
     and train.study.launch; raises as the command would."""
     stack = config.machine.stack or 1
     config = changed(config, {"machine.workers": workers, "machine.stack": stack})
     base = OmegaConf.structured(config)
 
-    def compose(overrides: list[str]) -> DictConfig:
+    def compose(overrides):
         tree = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
         assert isinstance(tree, DictConfig)
         return tree
 
-    def launch_fakes(jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
+    def launch_fakes(jobs):
         return launch.launch_local([_fake(job, acts) for job in jobs], _hydra_config(config))
 
     seeds = f"seed={','.join(map(str, acts))}"
@@ -58,23 +51,23 @@ def run_fake_study(
     study.run_study([seeds, *words], study=tree.study, compose=compose, launch=launch_fakes)
 
 
-def _fake(job: Job, acts: Acts) -> Job:
+def _fake(job, acts):
     """The same runs, with the fake's words."""
     return replace(job, runs=tuple(_fake_run(run, acts) for run in job.runs))
 
 
-def _fake_run(run: JobRun, acts: Acts) -> JobRun:
+def _fake_run(run, acts):
     (seed,) = [word.removeprefix("seed=") for word in run.overrides if word.startswith("seed=")]
     return replace(run, overrides=(f"folder={run.folder.path}", f"acts={acts[int(seed)]}"))
 
 
-def _hydra_config(config: Config) -> DictConfig:
+def _hydra_config(config):
     groups = {"machine": config.machine, "paths": config.paths, "study": config.study}
     runtime = {"hydra": {"runtime": {"config_sources": []}}}
     return OmegaConf.create({**groups, **runtime})
 
 
-def start_launcher(config: Config, acts: Acts, errors: Path, *patches: object) -> ForkServerProcess:
+def start_launcher(config, acts, errors, *patches):
     """Run the study in a process of its own, which can be killed; its standard error in a file."""
     process = multiprocessing.get_context("forkserver").Process(
         target=_launcher, args=(config, dict(acts), errors, patches), daemon=False
@@ -83,7 +76,7 @@ def start_launcher(config: Config, acts: Acts, errors: Path, *patches: object) -
     return process
 
 
-def _launcher(config: Config, acts: Acts, errors: Path, patches: tuple[object, ...]) -> None:
+def _launcher(config, acts, errors, patches):
     os.setpgid(0, 0)
     descriptor = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 2)
@@ -99,23 +92,23 @@ def _launcher(config: Config, acts: Acts, errors: Path, patches: tuple[object, .
         sys.exit(error.exit_code)
 
 
-def folder_of(config: Config, seed: int) -> RunFolder:
+def folder_of(config, seed):
     """The run of one seed."""
     config = changed(config, {"seed": seed})
     return RunFolder(study_folder(config) / validate(config).run_id)
 
 
-def study_folder(config: Config) -> Path:
+def study_folder(config):
     """Where the study's runs lie."""
     return Path(config.paths.runs) / config.study.name
 
 
-def states(config: Config) -> list[str]:
+def states(config):
     """The state of every run of the manifest; none before there is one."""
     return [run.state for run in study_status(study_folder(config))]
 
 
-def starts(config: Config, seeds: Sequence[int]) -> dict[int, list[str]]:
+def starts(config, seeds):
     """The acts that each run's starts did, doomed ones included."""
     log = study_folder(config) / fake_job.STARTED
     lines = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]

@@ -96,7 +96,7 @@ BAD: dict[str, str] = {
     "schedule=wsd schedule.warmup_fraction=0.05": (
         "got warmup_tokens_per_param and warmup_fraction; set the others to null"
     ),
-    "together=[all]": "together: 'all' is no run_id, such as d32l2-",
+    "together=[all]": "scratch/manifest.json; plan the study first",
     "machine.stack=0": "machine.stack=0: must be at least 1",
     "schedule.final_lr_ratio=1.5": "schedule.final_lr_ratio=1.5: must be in [0, 1]",
     "schedule.horizon_tokens=1e9": "only schedule=kaplan has a horizon",
@@ -248,7 +248,7 @@ def test_control_without_the_limit_of_flops_the_study_starts(
     launched: list[int] = []
     monkeypatch.setattr(study, "preflight", lambda runs: launched.append(len(runs)))
     monkeypatch.setattr(study, "report_unfinished", lambda *words: None)
-    monkeypatch.setattr(study, "runs_to_start", lambda runs: [])
+    monkeypatch.setattr(study, "plan_jobs", lambda runs: [])
     words = ["-m", *GOOD, "study.max_flops=1e10", "seed=1,2"]
     assert train_command(*words)[0] == 2
     assert launched == []

@@ -8,17 +8,13 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from faults.data_runs import SHORT, launch
 from faults.runner import run_folder, run_here
-from train.config.schema import Config
 from train.errors import StorageError
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
@@ -31,21 +27,19 @@ CHECKPOINT = 12 * PARAMS
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config]) -> Config:
+def config(tiny):
     return tiny(**SHORT)
 
 
-def planned(config: Config) -> PlannedRun:
+def planned(config):
     return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
-def set_free(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def set_free(bytes_, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=bytes_))
 
 
-def test_d3_a_launch_without_room_is_refused_and_writes_nothing(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d3_a_launch_without_room_is_refused_and_writes_nothing(config, tmp_path, monkeypatch):
     set_free(3 * CHECKPOINT - 1, monkeypatch)
     message = (
         f"needs {3 * CHECKPOINT / 1e6:.3g} MB for 3 checkpoints of 12 bytes a parameter of "
@@ -60,9 +54,7 @@ def test_d3_a_launch_without_room_is_refused_and_writes_nothing(
     launch(config)
 
 
-def test_d3_a_study_adds_up_what_its_runs_will_keep(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d3_a_study_adds_up_what_its_runs_will_keep(tiny, monkeypatch):
     runs = [planned(tiny(seed=seed, machine__workers=2, **SHORT)) for seed in range(4)]
     set_free((4 * 2 + 2) * CHECKPOINT - 1, monkeypatch)
     with pytest.raises(StorageError, match=r"for 10 checkpoints .* of 4 unfinished runs"):
@@ -71,15 +63,13 @@ def test_d3_a_study_adds_up_what_its_runs_will_keep(
     preflight.preflight(runs)
 
 
-def test_d3_what_is_finished_asks_for_nothing(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d3_what_is_finished_asks_for_nothing(config, monkeypatch):
     run_here(config)
     set_free(0, monkeypatch)
     launch(config)
 
 
-def test_d3_twelve_bytes_a_parameter_are_what_a_checkpoint_has(config: Config) -> None:
+def test_d3_twelve_bytes_a_parameter_are_what_a_checkpoint_has(config):
     """Besides what torch adds for names and alignment, tens of bytes for each of 66 tensors."""
     run_here(config)
     newest = max(run_folder(config).checkpoints.glob("step_*"))
@@ -87,10 +77,8 @@ def test_d3_twelve_bytes_a_parameter_are_what_a_checkpoint_has(config: Config) -
     assert CHECKPOINT < size < CHECKPOINT + 100_000
 
 
-def test_d3_control_unasked_the_run_dies_at_its_first_checkpoint(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
+def test_d3_control_unasked_the_run_dies_at_its_first_checkpoint(config, monkeypatch):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     set_free(0, monkeypatch)

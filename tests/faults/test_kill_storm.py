@@ -3,15 +3,12 @@
 import functools
 import random
 import signal
-from collections.abc import Callable
 
 import pytest
 
 from faults.patches import EVERY, At, Replace, Sleep
-from faults.runner import Child, Patch, run_folder, start_steps
+from faults.runner import run_folder, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
 LEAST_KILLS = 8
@@ -19,10 +16,10 @@ CHECKPOINT_STEPS = 3
 SLOWLY = At("train.engine.engine:Engine.advance", Sleep(0.08), call=EVERY)
 
 
-def storm(start: Callable[..., Child], config: Config, seed: int, *patches: Patch) -> list[int]:
+def storm(start, config, seed, *patches):
     """Kill the run at random moments until it ends by itself; return the steps each kill cost."""
     moments = random.Random(seed)
-    lost: list[int] = []
+    lost = []
     for attempt in range(100):
         folder = run_folder(config)
         begun, reached = len(start_steps(folder)), last_step(folder)
@@ -41,23 +38,18 @@ def storm(start: Callable[..., Child], config: Config, seed: int, *patches: Patc
     raise AssertionError(f"no end after 100 kills; the run is at step {last_step(folder)}")
 
 
-def has_begun(folder: RunFolder, starts: int) -> bool:
+def has_begun(folder, starts):
     """Whether there is another start than `starts`, or none will come."""
     return len(start_steps(folder)) > starts or folder.result.exists()
 
 
-def last_step(folder: RunFolder) -> int:
+def last_step(folder):
     return max((row["step"] for row in read_jsonl(folder.metrics)), default=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_k2_a_kill_storm_loses_nothing(
-    tiny: Callable[..., Config],
-    started: Callable[..., Child],
-    reference_run: RunFolder,
-    seed: int,
-) -> None:
+def test_k2_a_kill_storm_loses_nothing(tiny, started, reference_run, seed):
     lost = storm(started, tiny(machine__checkpoint_steps=CHECKPOINT_STEPS), seed)
     folder = run_folder(tiny())
     assert len(start_steps(folder)) > LEAST_KILLS
@@ -68,16 +60,14 @@ def test_k2_a_kill_storm_loses_nothing(
     assert_same_run(reference_run, folder)
 
 
-def keep_all_rows(folder: RunFolder, sizes: object) -> int:
+def keep_all_rows(folder, sizes):
     """A rewind that is none."""
     del folder, sizes
     return 0
 
 
 @pytest.mark.slow
-def test_k2_control_without_the_rewind_a_storm_doubles_rows(
-    tiny: Callable[..., Config], started: Callable[..., Child], reference_run: RunFolder
-) -> None:
+def test_k2_control_without_the_rewind_a_storm_doubles_rows(tiny, started, reference_run):
     config = tiny(machine__checkpoint_steps=CHECKPOINT_STEPS)
     storm(started, config, 0, Replace("train.training.resume:set_aside", keep_all_rows))
     with pytest.raises(AssertionError, match="holds steps"):

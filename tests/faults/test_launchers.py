@@ -4,34 +4,19 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from faults.fake_study import (
-    folder_of,
-    run_fake_study,
-    start_launcher,
-    starts,
-    states,
-)
+from faults.fake_study import folder_of, run_fake_study, start_launcher, starts, states
 from faults.overrides import changed
 from faults.patches import Replace
-from faults.runner import Child
-from train.config.schema import Config
 from train.errors import LockedError
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.study import launch, study
 
-Tiny = Callable[..., Config]
-Started = Callable[..., Child]
-
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
+def gate(tmp_path):
     """Jobs that wait for it train until it is removed."""
     path = tmp_path / "gate"
     path.touch()
@@ -41,24 +26,24 @@ def gate(tmp_path: Path) -> Path:
 class Launchers:
     """Launchers in processes of their own; they and their jobs end with the test."""
 
-    def __init__(self, config: Config, errors: Path) -> None:
-        self.config, self.errors, self.processes = config, errors, []  # type: ignore[var-annotated]
+    def __init__(self, config, errors):
+        self.config, self.errors, self.processes = config, errors, []
 
-    def start(self, acts: dict[int, str], *patches: object) -> Any:
+    def start(self, acts, *patches):
         process = start_launcher(self.config, acts, self.errors, *patches)
         self.processes.append(process)
         return process
 
-    def wait_until(self, condition: Callable[[], object]) -> None:
+    def wait_until(self, condition):
         deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.02)
 
-    def said(self) -> str:
+    def said(self):
         return self.errors.read_text(encoding="utf-8") if self.errors.exists() else ""
 
-    def close(self) -> None:
+    def close(self):
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -67,13 +52,13 @@ class Launchers:
 
 
 @pytest.fixture
-def launchers(tiny: Tiny, tmp_path: Path) -> Iterator[Launchers]:
+def launchers(tiny, tmp_path):
     made = Launchers(changed(tiny(), {"machine.workers": 2}), tmp_path / "errors")
     yield made
     made.close()
 
 
-def orphaned(launchers: Launchers, acts: dict[int, str]) -> None:
+def orphaned(launchers, acts):
     """Kill a launcher whose two first jobs are under way; they go on."""
     launcher = launchers.start(acts)
     folders = [folder_of(launchers.config, seed) for seed in (0, 1)]
@@ -85,7 +70,7 @@ def orphaned(launchers: Launchers, acts: dict[int, str]) -> None:
     launchers.errors.unlink(missing_ok=True)
 
 
-def test_h3_orphans_are_left_alone_waited_for_and_counted(launchers: Launchers, gate: Path) -> None:
+def test_h3_orphans_are_left_alone_waited_for_and_counted(launchers, gate):
     acts = {0: f"wait:{gate}", 1: f"wait:{gate}", 2: "completed", 3: "completed"}
     orphaned(launchers, acts)
     again = launchers.start(acts)
@@ -103,7 +88,7 @@ def test_h3_orphans_are_left_alone_waited_for_and_counted(launchers: Launchers, 
     assert all(len(each) == 1 for each in starts(launchers.config, range(4)).values())
 
 
-def test_h3_an_orphan_that_dies_is_taken_over(launchers: Launchers, gate: Path) -> None:
+def test_h3_an_orphan_that_dies_is_taken_over(launchers, gate):
     acts = {0: f"wait:{gate},completed", 1: f"wait:{gate}"}
     orphaned(launchers, acts)
     again = launchers.start(acts)
@@ -119,9 +104,7 @@ def test_h3_an_orphan_that_dies_is_taken_over(launchers: Launchers, gate: Path) 
     assert [len(each) for each in starts(launchers.config, (0, 1)).values()] == [2, 1]
 
 
-def test_h3_control_a_launcher_that_does_not_look_starts_doomed_jobs(
-    launchers: Launchers, gate: Path
-) -> None:
+def test_h3_control_a_launcher_that_does_not_look_starts_doomed_jobs(launchers, gate):
     acts = {0: f"wait:{gate}", 1: f"wait:{gate}"}
     orphaned(launchers, acts)
     blind = Replace("train.run_folder.run_folder:RunFolder.is_locked", _is_never_locked)
@@ -129,15 +112,13 @@ def test_h3_control_a_launcher_that_does_not_look_starts_doomed_jobs(
     launchers.wait_until(lambda: len(starts(launchers.config, [0])[0]) > 2)  # it tries for ever
 
 
-def _is_never_locked(folder: RunFolder) -> bool:
+def _is_never_locked(folder):
     del folder
     return False
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h3_a_second_launcher_ends_with_73_at_once_and_harms_nothing(
-    launchers: Launchers, gate: Path
-) -> None:
+def test_h3_a_second_launcher_ends_with_73_at_once_and_harms_nothing(launchers, gate):
     acts = {0: f"wait:{gate}", 1: f"wait:{gate}", 2: "completed"}
     first = launchers.start(acts)
     launchers.wait_until(lambda: states(launchers.config)[:2] == ["running"] * 2)
@@ -156,8 +137,8 @@ def test_h3_a_second_launcher_ends_with_73_at_once_and_harms_nothing(
 
 @pytest.mark.usefixtures("fake_jobs")
 def test_h3_control_without_its_lock_two_launchers_start_the_same_runs(
-    launchers: Launchers, gate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    launchers, gate, monkeypatch
+):
     acts = {0: f"wait:{gate}", 1: "completed", 2: "completed"}
     config = changed(launchers.config, {"machine.workers": 1})
     launchers.config = config
@@ -176,10 +157,10 @@ def test_h3_control_without_its_lock_two_launchers_start_the_same_runs(
     assert sorted(len(each) for each in starts(config, acts).values()) == [1, 2, 2]
 
 
-def _one_worker() -> None:
-    launch.job_slots = lambda machine: [{}]  # type: ignore[assignment]
+def _one_worker():
+    launch.job_slots = lambda machine: [{}]
 
 
-def _no_study_lock() -> None:
-    study.hold = lambda *path, **options: contextlib.nullcontext()  # type: ignore[assignment]
-    study.refuse_if_held = lambda *path, **options: None  # type: ignore[assignment]
+def _no_study_lock():
+    study.hold = lambda *path, **options: contextlib.nullcontext()
+    study.refuse_if_held = lambda *path, **options: None

@@ -6,31 +6,18 @@ Jobs are fake_job.py where the launcher is what is tested, and real ones in chil
 import contextlib
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from faults.fake_study import (
-    folder_of,
-    run_fake_study,
-    starts,
-    states,
-    study_folder,
-)
+from faults.fake_study import folder_of, run_fake_study, starts, states, study_folder
 from faults.patches import At, Fail
-from faults.runner import Child, run_child, run_here
+from faults.runner import run_child, run_here
 from faults.same_run import assert_same_run
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl, write_json
-from train.study import launch, run_status, study
+from train.study import launch, packing, run_status
 from train.study.run_status import study_status
 from train.study.study import StudyIncompleteError
-
-Tiny = Callable[..., Config]
-Started = Callable[..., Child]
-
 
 DEATHS = {
     "raised": ("bug", 1, ": failed a bug"),
@@ -51,9 +38,7 @@ STARTS = {"killed": 3, "infrastructure": 3}
 
 @pytest.mark.usefixtures("fake_jobs")
 @pytest.mark.parametrize("death", DEATHS)
-def test_h1_a_job_that_dies_costs_no_other_and_its_cause_is_named(
-    tiny: Tiny, capfd: pytest.CaptureFixture[str], death: str
-) -> None:
+def test_h1_a_job_that_dies_costs_no_other_and_its_cause_is_named(tiny, capfd, death):
     config = tiny()
     cause, exit_code, words = DEATHS[death]
     with pytest.raises(StudyIncompleteError) as raised:
@@ -71,13 +56,11 @@ def test_h1_a_job_that_dies_costs_no_other_and_its_cause_is_named(
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h1_control_a_launcher_that_stops_at_a_death_leaves_runs_behind(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def give_up(self: object, started: object, exit_code: int) -> None:
+def test_h1_control_a_launcher_that_stops_at_a_death_leaves_runs_behind(tiny, monkeypatch):
+    def give_up(self, started, exit_code):
         if exit_code:
             raise RuntimeError("a job failed")
-        self.free.append(started.slot)  # type: ignore[attr-defined]
+        self.free.append(started.slot)
 
     monkeypatch.setattr(launch._Launch, "_collect", give_up)
     with pytest.raises(RuntimeError):
@@ -87,9 +70,7 @@ def test_h1_control_a_launcher_that_stops_at_a_death_leaves_runs_behind(
 
 @pytest.mark.usefixtures("fake_jobs")
 @pytest.mark.parametrize("death", ["killed", "infrastructure"])
-def test_o3_e5_a_job_that_is_killed_or_loses_its_device_is_started_again(
-    tiny: Tiny, capfd: pytest.CaptureFixture[str], death: str
-) -> None:
+def test_o3_e5_a_job_that_is_killed_or_loses_its_device_is_started_again(tiny, capfd, death):
     config = tiny()
     run_fake_study(config, {0: f"{death},{death},completed", 1: "completed"})
     assert states(config) == ["completed"] * 2
@@ -103,9 +84,7 @@ def test_o3_e5_a_job_that_is_killed_or_loses_its_device_is_started_again(
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_o3_control_without_a_retry_the_run_stays_unfinished(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_o3_control_without_a_retry_the_run_stays_unfinished(tiny, monkeypatch):
     monkeypatch.setattr(launch, "RETRIES", {})
     with pytest.raises(StudyIncompleteError):
         run_fake_study(tiny(), {0: "killed,completed", 1: "completed"})
@@ -115,9 +94,7 @@ def test_o3_control_without_a_retry_the_run_stays_unfinished(
 LOST = RuntimeError("CUDA error: unspecified launch failure")
 
 
-def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(tiny, reference_run):
     lost = run_child(tiny(), At("train.engine.engine:Engine.advance", Fail(LOST), call=31))
     assert lost.exit_code == 75, lost
     assert "the device failed" in lost.stderr
@@ -126,7 +103,7 @@ def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(
     assert_same_run(reference_run, run_here(tiny()))
 
 
-def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny: Tiny) -> None:
+def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny):
     lost = run_child(
         tiny(), At("train.engine.engine:Engine.advance", Fail(RuntimeError("odd")), call=31)
     )
@@ -139,7 +116,7 @@ def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny: 
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h2_a_finished_study_is_done_in_seconds_and_trains_nothing(tiny: Tiny) -> None:
+def test_h2_a_finished_study_is_done_in_seconds_and_trains_nothing(tiny):
     config, acts = tiny(), dict.fromkeys(range(20), "completed")
     run_fake_study(config, acts, workers=4)
     before = {path: path.read_bytes() for path in study_folder(config).glob("*/*")}
@@ -151,11 +128,9 @@ def test_h2_a_finished_study_is_done_in_seconds_and_trains_nothing(tiny: Tiny) -
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h2_control_a_study_that_does_not_look_starts_its_jobs_again(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_h2_control_a_study_that_does_not_look_starts_its_jobs_again(tiny, monkeypatch):
     run_fake_study(tiny(), {0: "completed"})
-    monkeypatch.setattr(study, "FINISHED_STATES", ())
+    monkeypatch.setattr(packing, "FINISHED_STATES", ())
     with contextlib.suppress(StudyIncompleteError):
         run_fake_study(tiny(), {0: "completed"})
     assert starts(tiny(), [0]) == {0: ["completed"] * 2}
@@ -164,7 +139,7 @@ def test_h2_control_a_study_that_does_not_look_starts_its_jobs_again(
 # H4: a heartbeat of long ago
 
 
-def beat_long_ago(folder: RunFolder) -> None:
+def beat_long_ago(folder):
     """A status of an hour ago that says running."""
     folder.path.mkdir(parents=True, exist_ok=True)
     old = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
@@ -172,7 +147,7 @@ def beat_long_ago(folder: RunFolder) -> None:
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h4_a_run_that_nobody_trains_is_stale_and_one_that_is_held_is_not(tiny: Tiny) -> None:
+def test_h4_a_run_that_nobody_trains_is_stale_and_one_that_is_held_is_not(tiny):
     config = tiny()
     run_fake_study(config, {0: "completed", 1: "completed"})
     for seed in (0, 1):
@@ -184,9 +159,7 @@ def test_h4_a_run_that_nobody_trains_is_stale_and_one_that_is_held_is_not(tiny: 
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_h4_control_without_the_lock_the_record_alone_says_running(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_h4_control_without_the_lock_the_record_alone_says_running(tiny, monkeypatch):
     config = tiny()
     run_fake_study(config, {0: "completed"})
     beat_long_ago(folder_of(config, 0))

@@ -44,34 +44,34 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     return tmp_path_factory.mktemp("world")
 
 
-def words(name: str, *more: str) -> list[str]:
+def words(name, *more):
     flags = [
         word for word in more if word.startswith("--")
     ]  # Hydra reads no overrides between them
     return [*flags, *WORDS, f"paths.runs={name}", *(word for word in more if word not in flags)]
 
 
-def folder_of(root: Path, name: str) -> RunFolder:
+def folder_of(root, name):
     (path,) = (root / name / "scratch").glob("d32*")
     return RunFolder(path)
 
 
-def curve(folder: RunFolder) -> list[list[float]]:
+def curve(folder):
     """Loss and gradient norm, a row a step; each step has exactly one."""
     rows = list(read_jsonl(folder.metrics))
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [[row["loss"], row["grad_norm"]] for row in rows]
 
 
-def evaluations(folder: RunFolder) -> list[tuple[int, float]]:
+def evaluations(folder):
     return [(row["step"], row["loss"]) for row in read_jsonl(folder.evals)]
 
 
-def starts(folder: RunFolder) -> list[tuple[int, int]]:
+def starts(folder):
     """(start_step, world size) of each attempt."""
     rows = read_jsonl(folder.attempts)
     return [
@@ -79,11 +79,11 @@ def starts(folder: RunFolder) -> list[tuple[int, int]]:
     ]
 
 
-def ends(folder: RunFolder) -> list[tuple[str, str | None]]:
+def ends(folder):
     return [(r["state"], r["cause"]) for r in read_jsonl(folder.attempts) if r["event"] == "end"]
 
 
-def wait_for_rows(root: Path, name: str, n_rows: int) -> None:
+def wait_for_rows(root, name, n_rows):
     deadline = time.monotonic() + worlds.PATIENCE
     while time.monotonic() < deadline:
         for path in root.glob(f"{name}/scratch/d32*/metrics.jsonl"):
@@ -94,13 +94,13 @@ def wait_for_rows(root: Path, name: str, n_rows: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(root: Path) -> RunFolder:
+def alone(root):
     ranks = worlds.start(1, words("alone"), root)
     assert ranks.wait() == [0], ranks.said()
     return folder_of(root, "alone")
 
 
-def assert_same_run(folder: RunFolder, alone: RunFolder) -> None:
+def assert_same_run(folder, alone):
     assert folder.path.name == alone.path.name
     assert folder.state() == "completed"
     there, here = curve(alone), curve(folder)
@@ -114,7 +114,7 @@ def assert_same_run(folder: RunFolder, alone: RunFolder) -> None:
         assert loss == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_two_processes_train_the_run_that_one_trains(root: Path, alone: RunFolder) -> None:
+def test_two_processes_train_the_run_that_one_trains(root, alone):
     ranks = worlds.start(2, words("two", "machine.micro_batch_seqs=2"), root)
     assert ranks.wait() == [0, 0], ranks.said()
     folder = folder_of(root, "two")
@@ -133,7 +133,7 @@ def test_two_processes_train_the_run_that_one_trains(root: Path, alone: RunFolde
     assert ranks.said().count(": completed, validation loss") == 1
 
 
-def test_a_run_goes_on_in_worlds_of_other_sizes(root: Path, alone: RunFolder) -> None:
+def test_a_run_goes_on_in_worlds_of_other_sizes(root, alone):
     """Two under torchrun, which is told to stop; then one; then two again."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     slow = "from tests.worlds import slowly; slowly(0)\nfrom train.__main__ import main\n"
@@ -171,7 +171,7 @@ def test_a_run_goes_on_in_worlds_of_other_sizes(root: Path, alone: RunFolder) ->
     assert ends(folder) == [("preempted",) * 2, ("preempted",) * 2, ("completed", None)]
 
 
-def test_a_signal_at_any_rank_stops_all_after_the_same_step(root: Path) -> None:
+def test_a_signal_at_any_rank_stops_all_after_the_same_step(root):
     ranks = worlds.start(2, words("signal"), root, spoil=worlds.slowly)
     wait_for_rows(root, "signal", 3)
     ranks.kill(1, signal.SIGTERM)
@@ -184,7 +184,7 @@ def test_a_signal_at_any_rank_stops_all_after_the_same_step(root: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_dies_ends_the_others(root: Path, killed: int) -> None:
+def test_a_process_that_dies_ends_the_others(root, killed):
     name = f"killed-{killed}"
     ranks = worlds.start(2, words(name), root, spoil=worlds.slowly)
     wait_for_rows(root, name, 2)
@@ -197,7 +197,7 @@ def test_a_process_that_dies_ends_the_others(root: Path, killed: int) -> None:
     assert ends(folder) == ([("failed", "infrastructure")] if killed == 1 else [])
 
 
-def test_a_full_memory_at_one_rank_ends_all_with_the_remedy(root: Path) -> None:
+def test_a_full_memory_at_one_rank_ends_all_with_the_remedy(root):
     ranks = worlds.start(2, words("memory"), root, spoil=worlds.full_memory_at_rank_1)
     codes = ranks.wait()
     assert codes[1] == 2, ranks.said()
@@ -207,7 +207,7 @@ def test_a_full_memory_at_one_rank_ends_all_with_the_remedy(root: Path) -> None:
     assert ends(folder_of(root, "memory")) == [("failed", "out_of_memory")]
 
 
-def test_a_run_that_diverges_ends_all_ranks(root: Path) -> None:
+def test_a_run_that_diverges_ends_all_ranks(root):
     ranks = worlds.start(2, words("diverged", "optimizer.lr=1e30"), root)
     assert ranks.wait() == [5, 0], ranks.said()
     assert folder_of(root, "diverged").state() == "diverged"
@@ -227,9 +227,7 @@ def test_a_run_that_diverges_ends_all_ranks(root: Path) -> None:
         (["--help"], 0, "powered by Hydra"),
     ],
 )
-def test_what_is_refused_is_said_once_and_lets_all_ranks_go(
-    root: Path, more: list[str], code: int, message: str
-) -> None:
+def test_what_is_refused_is_said_once_and_lets_all_ranks_go(root, more, code, message):
     ranks = worlds.start(2, words("refused", *more), root)
     assert ranks.wait() == [code, 0], ranks.said()
     assert message in ranks.outputs[0].read_text(encoding="utf-8")
@@ -237,7 +235,7 @@ def test_what_is_refused_is_said_once_and_lets_all_ranks_go(
     assert not (root / "refused" / "scratch").exists()
 
 
-def test_a_process_that_waits_in_vain_says_for_whom(root: Path) -> None:
+def test_a_process_that_waits_in_vain_says_for_whom(root):
     ranks = worlds.start(2, words("vain"), root, spoil=worlds.too_little_patience)
     assert ranks.wait() == [75, 0], ranks.said()
     assert re.search(r"rank 0 of 2 waited 0.5 s at 127.0.0.1:\d+ for rank 1", ranks.said())

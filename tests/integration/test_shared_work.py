@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -54,17 +52,17 @@ FORKS = {40: 30, 30: 22}
 class Workplace:
     """A folder with the study's file, in which commands run."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.root, self.study = root, root / "runs" / "shared"
         (root / "conf" / "study").mkdir(parents=True)
         (root / "conf" / "study" / "shared.yaml").write_text(STUDY, encoding="utf-8")
 
-    def words(self, *words: str) -> list[str]:
+    def words(self, *words):
         """A command line, from its module on."""
         options = ["--config-dir", str(self.root / "conf")] if words[0] == "train" else []
         return [sys.executable, "-m", words[0], *options, *words[1:]]
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *words):
         """Begin a command."""
         return subprocess.Popen(
             self.words(*words),
@@ -75,18 +73,18 @@ class Workplace:
             text=True,
         )
 
-    def run(self, *words: str) -> str:
+    def run(self, *words):
         """Run a command that succeeds; return what it printed."""
         process = self.start(*words)
         output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         return output
 
-    def launch(self, *words: str) -> str:
+    def launch(self, *words):
         """Launch the study."""
         return self.run("train", "-m", "study=shared", "schedule=wsd", *words)
 
-    def folders(self, steps: Sequence[int] = STEPS) -> dict[tuple[int, float], RunFolder]:
+    def folders(self, steps=STEPS):
         """The folders of the runs by steps and learning rate, in the manifest's order."""
         manifest = read_manifest(self.study)
         assert manifest is not None
@@ -97,7 +95,7 @@ class Workplace:
         assert sorted({key[0] for key in found}) == sorted(steps)
         return found
 
-    def alone(self, folder: RunFolder) -> RunFolder:
+    def alone(self, folder):
         """The run of a folder trained alone, in this process."""
         config = config_of(folder)
         data = str(self.root / config.paths.data)
@@ -105,32 +103,30 @@ class Workplace:
         return train_job([dataclasses.replace(config, paths=paths)])[0]
 
 
-def config_of(folder: RunFolder) -> Config:
+def config_of(folder):
     """What a run was trained by."""
     tree = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder.config))
-    return to_config(tree)  # type: ignore[arg-type]
+    return to_config(tree)
 
 
-def starts(folder: RunFolder) -> list[dict[str, Any]]:
+def starts(folder):
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def workplace(tmp_path_factory):
     """Where the study is."""
     return Workplace(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="module")
-def finished(workplace: Workplace) -> Workplace:
+def finished(workplace):
     """The study, trained to its end."""
     workplace.launch()
     return workplace
 
 
-def test_a_study_of_replicas_and_horizons_is_one_job_of_records_as_if_alone(
-    finished: Workplace,
-) -> None:
+def test_a_study_of_replicas_and_horizons_is_one_job_of_records_as_if_alone(finished):
     folders = finished.folders()
     assert len(folders) == 6
     for (steps, lr), folder in folders.items():
@@ -143,7 +139,7 @@ def test_a_study_of_replicas_and_horizons_is_one_job_of_records_as_if_alone(
     assert len(pids) == 1
 
 
-def test_the_status_charges_what_is_shared_once(finished: Workplace) -> None:
+def test_the_status_charges_what_is_shared_once(finished):
     told = finished.run("train.status", "study=shared")
     folders = finished.folders()
     runs = [planned(config_of(folder)) for folder in folders.values()]
@@ -158,16 +154,14 @@ def test_the_status_charges_what_is_shared_once(finished: Workplace) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_launch_trains_nothing(finished: Workplace) -> None:
+def test_a_second_launch_trains_nothing(finished):
     before = {path: path.read_bytes() for path in finished.study.glob("*/*.jsonl")}
     finished.launch()
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.slow
-def test_horizons_that_are_added_later_are_trained_from_their_start_to_the_same_bits(
-    finished: Workplace,
-) -> None:
+def test_horizons_that_are_added_later_are_trained_from_their_start_to_the_same_bits(finished):
     """The shorter finds no checkpoint at its fork any more; the longer has never had a trunk."""
     grid = "optimizer.lr=0.01,0.02", "budget.tokens=10240,7680,5120,3840,2560"
     before = {path: path.read_bytes() for path in finished.study.glob("*/result.json")}
@@ -183,7 +177,7 @@ def test_horizons_that_are_added_later_are_trained_from_their_start_to_the_same_
 
 
 @pytest.mark.slow
-def test_a_study_that_was_stopped_goes_on_by_any_command(tmp_path: Path) -> None:
+def test_a_study_that_was_stopped_goes_on_by_any_command(tmp_path):
     """One of its runs by its own command, then the rest by a launch."""
     place = Workplace(tmp_path)
     data = "data.synthetic.tokens=100000", "machine.checkpoint_steps=25"
@@ -204,7 +198,7 @@ def test_a_study_that_was_stopped_goes_on_by_any_command(tmp_path: Path) -> None
         assert_same_record(folders[key], place.alone(folders[key]))
 
 
-def stop_when_training(study: Path, launcher: "subprocess.Popen[str]") -> None:
+def stop_when_training(study, launcher):
     """SIGTERM to a launcher once its job logs rows; it passes it on."""
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in study.glob("*/metrics.jsonl")):

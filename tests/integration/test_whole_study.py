@@ -43,7 +43,7 @@ eval: {points: 2, tokens: 8192}
 GRID = {2e9: (4, 8, 12, 16, 20), 4e9: (8, 12, 16, 20, 24), 8e9: (8, 12, 16, 24, 32)}
 
 
-def command(*words: str, root: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+def command(*words, root, timeout=300):
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     return subprocess.run(
         [sys.executable, "-m", *words],
@@ -56,12 +56,12 @@ def command(*words: str, root: Path, timeout: int = 300) -> subprocess.Completed
     )
 
 
-def train(*words: str, root: Path) -> subprocess.CompletedProcess[str]:
+def train(*words, root):
     return command("train", "--config-dir", str(root / "conf"), *words, root=root)
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     (root / "conf" / "study").mkdir(parents=True)
     (root / "conf" / "study" / "tiny.yaml").write_text(STUDY, encoding="utf-8")
@@ -69,7 +69,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def killed_and_finished(workplace: Path) -> Path:
+def killed_and_finished(workplace):
     """The study's folder, after a job was killed mid-sweep: its launcher starts it again."""
     study = workplace / "runs" / "tiny"
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
@@ -90,7 +90,7 @@ def killed_and_finished(workplace: Path) -> Path:
     return study
 
 
-def _wait_for_a_job(study: Path, launcher: "subprocess.Popen[str]", jobs: int = 1) -> int:
+def _wait_for_a_job(study, launcher, jobs=1):
     """Wait until jobs have logged their first rows; return the pid of one."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and launcher.poll() is None:
@@ -106,7 +106,7 @@ def _wait_for_a_job(study: Path, launcher: "subprocess.Popen[str]", jobs: int = 
     raise AssertionError(f"no job of {study} started to train: {launcher.communicate()[1]}")
 
 
-def test_a_killed_job_costs_no_other_and_is_started_again(killed_and_finished: Path) -> None:
+def test_a_killed_job_costs_no_other_and_is_started_again(killed_and_finished):
     runs = study_status(killed_and_finished)
     assert [run.state for run in runs] == ["completed"] * 15
     attempts = [read_jsonl(killed_and_finished / run.run_id / "attempts.jsonl") for run in runs]
@@ -114,7 +114,7 @@ def test_a_killed_job_costs_no_other_and_is_started_again(killed_and_finished: P
     assert sorted(starts) == [1] * 14 + [2]  # only the killed run was started again
 
 
-def test_the_grid_is_the_union_of_its_blocks(killed_and_finished: Path) -> None:
+def test_the_grid_is_the_union_of_its_blocks(killed_and_finished):
     manifest = read_manifest(killed_and_finished)
     assert manifest is not None
     points = {
@@ -130,7 +130,7 @@ def test_the_grid_is_the_union_of_its_blocks(killed_and_finished: Path) -> None:
         assert run["plan"]["flops"] == 6 * n_params * run["plan"]["tokens"]
 
 
-def test_no_loss_beats_the_source_s_entropy(killed_and_finished: Path) -> None:
+def test_no_loss_beats_the_source_s_entropy(killed_and_finished):
     folder = next((killed_and_finished.parents[1] / "data").glob("tiny-*/manifest.json"))
     entropy_rate = read_json(folder)["source"]["entropy_rate"]
     losses = [run.loss for run in study_status(killed_and_finished)]
@@ -140,7 +140,7 @@ def test_no_loss_beats_the_source_s_entropy(killed_and_finished: Path) -> None:
     assert min(loss for loss in losses if loss is not None) < unigram  # it learned the order
 
 
-def test_a_finished_study_is_a_no_op(killed_and_finished: Path, workplace: Path) -> None:
+def test_a_finished_study_is_a_no_op(killed_and_finished, workplace):
     before = {path: path.read_bytes() for path in killed_and_finished.glob("*/result.json")}
     assert len(before) == 15
     again = train("-m", "study=tiny", root=workplace)
@@ -151,7 +151,7 @@ def test_a_finished_study_is_a_no_op(killed_and_finished: Path, workplace: Path)
     assert sorted(attempts) == [2] * 14 + [3]
 
 
-def test_another_grid_under_the_name_is_refused(killed_and_finished: Path, workplace: Path) -> None:
+def test_another_grid_under_the_name_is_refused(killed_and_finished, workplace):
     manifest = (killed_and_finished / "manifest.json").read_bytes()
     refused = train("-m", "study=tiny", "optimizer.lr=0.02", root=workplace)
     assert refused.returncode == 2
@@ -160,7 +160,7 @@ def test_another_grid_under_the_name_is_refused(killed_and_finished: Path, workp
     assert (killed_and_finished / "manifest.json").read_bytes() == manifest
 
 
-def test_the_plan_prices_every_run_and_trains_nothing(workplace: Path) -> None:
+def test_the_plan_prices_every_run_and_trains_nothing(workplace):
     words = ("-m", "study=tiny", "study.name=priced", "dry_run=true")
     plan = train(*words, root=workplace)
     assert plan.returncode == 0, plan.stderr
@@ -170,7 +170,7 @@ def test_the_plan_prices_every_run_and_trains_nothing(workplace: Path) -> None:
     assert not (workplace / "runs" / "priced").exists()
 
 
-def test_status_prints_every_run(killed_and_finished: Path, workplace: Path) -> None:
+def test_status_prints_every_run(killed_and_finished, workplace):
     status = command("train.status", "study=tiny", root=workplace)
     assert status.returncode == 0, status.stderr
     assert (
@@ -179,7 +179,7 @@ def test_status_prints_every_run(killed_and_finished: Path, workplace: Path) -> 
     )
 
 
-def test_the_analysis_fits_the_study(killed_and_finished: Path, workplace: Path) -> None:
+def test_the_analysis_fits_the_study(killed_and_finished, workplace):
     done = command("analysis", "study=tiny", "bootstrap=200", root=workplace)
     assert done.returncode == 0, done.stderr
     assert "(isoflop)" in done.stdout
@@ -209,9 +209,7 @@ def test_the_analysis_fits_the_study(killed_and_finished: Path, workplace: Path)
         (("study=tiny", "study.max_runs=3"), "the grid has 15 runs, more than study.max_runs=3"),
     ],
 )
-def test_a_study_that_cannot_be_meant_trains_nothing(
-    workplace: Path, words: tuple[str, ...], message: str
-) -> None:
+def test_a_study_that_cannot_be_meant_trains_nothing(workplace, words, message):
     refused = train("-m", *words, "study.name=refused", root=workplace)
     assert refused.returncode == 2, refused.stderr
     assert message in refused.stderr
@@ -219,9 +217,7 @@ def test_a_study_that_cannot_be_meant_trains_nothing(
     assert not (workplace / "runs" / "refused").exists()
 
 
-def test_a_stop_is_passed_on_and_the_command_continues(
-    workplace: Path, killed_and_finished: Path
-) -> None:
+def test_a_stop_is_passed_on_and_the_command_continues(workplace, killed_and_finished):
     """A scheduler's SIGTERM reaches the jobs through their launcher, and none is left running."""
     del killed_and_finished  # the data it prepared is used again
     study = workplace / "runs" / "stopped"
@@ -247,8 +243,8 @@ def test_a_stop_is_passed_on_and_the_command_continues(
 
 
 def test_jobs_of_a_killed_launcher_go_on_and_the_command_waits_for_them(
-    workplace: Path, killed_and_finished: Path
-) -> None:
+    workplace, killed_and_finished
+):
     del killed_and_finished  # the data it prepared is used again
     study = workplace / "runs" / "orphaned"
     words = ["study=tiny", "study.name=orphaned", "budget.flops=8e9", "model.d_model=8,12"]
@@ -271,7 +267,7 @@ def test_jobs_of_a_killed_launcher_go_on_and_the_command_waits_for_them(
     ] * 2
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(workplace: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_storage_error(workplace):
     refused = train("-m", "study=tiny", "paths.runs=/proc/nowhere", root=workplace)
     assert refused.returncode == 3, refused.stderr
     assert refused.stderr.startswith("error: ")

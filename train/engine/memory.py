@@ -10,7 +10,8 @@ import torch
 
 from train.engine.device import ComputeDevice, select_device
 from train.errors import ConfigError
-from train.plan.planning import PlannedRun, RunPlan
+from train.plan.counting import STATE_BYTES
+from train.plan.planning import PlannedRun, RunPlan, even_micro_batches
 from train.plan.shape import ModelShape
 
 ACTIVATION_SHARE = 0.4
@@ -22,8 +23,8 @@ def half_micro_batch(micro_batch_seqs: int, *, batch_seqs: int) -> int | None:
 
     The largest divisor of the batch that is at most half.
     """
-    smaller = [d for d in range(1, micro_batch_seqs // 2 + 1) if batch_seqs % d == 0]
-    return max(smaller, default=None)
+    even = even_micro_batches(batch_seqs)
+    return max((size for size in even if size <= micro_batch_seqs // 2), default=None)
 
 
 def choose_micro_batch(
@@ -49,8 +50,7 @@ def choose_micro_batch(
         return asked
     one = n_replicas * activation_bytes(shape, seqs=1, is_plain=is_plain)
     fits = ACTIVATION_SHARE * compute.memory_budget() / one
-    divisors = [d for d in range(1, batch_seqs + 1) if batch_seqs % d == 0]
-    return max((d for d in divisors if d <= fits), default=1)
+    return max((size for size in even_micro_batches(batch_seqs) if size <= fits), default=1)
 
 
 def activation_bytes(shape: ModelShape, *, seqs: int, is_plain: bool = False) -> int:
@@ -66,9 +66,6 @@ def activation_bytes(shape: ModelShape, *, seqs: int, is_plain: bool = False) ->
     per_token = shape.n_layers * per_layer + 3 * shape.vocab_size
     return 4 * seqs * shape.seq_len * per_token
 
-
-STATE_BYTES = 16
-"""Per parameter: the weight, its gradient and two moments, in float32."""
 
 SURE_SHARE = 0.5
 """Of the activations' upper estimate, what they take in any case (ours)."""

@@ -1,8 +1,8 @@
-"""Parameters and FLOPs of a shape, under every convention. No torch.
+"""Parameters, their bytes, and FLOPs of a shape under every convention. No torch.
 
-The same runs give compute-optimal exponents from .37 to .70 by counting alone (nanochat's scaling
-log; Porian et al. 2024, arXiv:2406.19146), so nothing here is a decision: each count is kept, and
-the analysis is asked for one by name. Python integers throughout: 6 N D overflows int64.
+The counting convention alone moves the compute-optimal exponent of the same runs from .37 to .70
+(nanochat's scaling log; Porian et al. 2024, arXiv:2406.19146), so none is chosen here: all counts
+are recorded, and the analysis takes one by name. Python integers throughout: 6 N D overflows int64.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from train.config.experiment import FlopConvention, Positions
 from train.plan.shape import ModelShape
 
+STATE_BYTES = 16
+"""Memory per parameter in training: the weight, its gradient and two moments, in float32."""
+
+CHECKPOINT_BYTES = 12
+"""Disk per parameter of a checkpoint: the weight and two moments, in float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParamCounts:
-    """Parameters by group; a tied head has no parameters of its own but multiplies all the same."""
+    """Parameters by group; a tied head has none of its own, but its matmul counts all the same."""
 
     embedding: int
-    """Tables of vectors that are looked up: of tokens, and of positions where they are learned."""
+    """Lookup tables: of tokens, and of learned positions."""
     attention: int
     feed_forward: int
     norms: int
@@ -31,20 +37,20 @@ class ParamCounts:
 
     @property
     def standard(self) -> int:
-        """All matrices that multiply the token stream, the head included."""
+        """All matrices that activations are multiplied with, the head included."""
         return self.kaplan + self.head_matmul
 
     @property
     def total(self) -> int:
-        """Everything that is trained (Hoffmann et al. 2022)."""
+        """All trained parameters (Hoffmann et al. 2022)."""
         return self.embedding + self.attention + self.feed_forward + self.norms + self.head
 
 
 def count_params(shape: ModelShape) -> ParamCounts:
     """Count the parameters of train.model.transformer.Transformer for `shape`.
 
-    LayerNorm without a bias has RMSNorm's gain and nothing else. Learned positions are looked up
-    and added: they are trained, and multiply nothing.
+    LayerNorm has no bias, so both norms have one gain per channel. Learned positions are looked up
+    and added: parameters without a matmul.
     """
     per_layer_norms = 2 * shape.d_model + (2 * shape.head_dim if shape.qk_norm else 0)
     table = shape.vocab_size * shape.d_model
@@ -62,14 +68,14 @@ def count_params(shape: ModelShape) -> ParamCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFlops:
-    """FLOPs of matrix products per token, forward pass; a multiply-add is two FLOPs."""
+    """FLOPs of the matmuls per token in the forward pass; a multiply-add is two FLOPs."""
 
     blocks: int
-    """The blocks' weight matrices."""
+    """Weight matrices of the blocks."""
     head: int
-    """The output head."""
+    """Output head."""
     attention: int
-    """Query-key and attention-value products over the full window, unmasked."""
+    """Query-key and attention-value matmuls over the full window, without the causal mask."""
 
     @property
     def forward(self) -> int:
@@ -78,7 +84,7 @@ class TokenFlops:
 
     @property
     def backward(self) -> int:
-        """Twice the forward: one product for each operand's gradient."""
+        """Twice the forward: one matmul for the gradient of each operand."""
         return 2 * self.forward
 
     @property
@@ -92,8 +98,8 @@ def count_token_flops(shape: ModelShape) -> TokenFlops:
 
     Source:
         Weights: 2 per entry (Kaplan et al. 2020, table 1). Attention: 4 d_model T per layer, so
-        12 L d_model T in training (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), which does
-        not halve for the causal mask. Norms, softmax and activations are left out, as usual.
+        12 L d_model T in training (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), not halved
+        for the causal mask. Norms, softmax and activation functions are left out, as usual.
     """
     params = count_params(shape)
     return TokenFlops(

@@ -1,11 +1,10 @@
 """Which runs one job trains: replicas in one stack, and horizons that share a trunk.
 
-Replicas are runs of one shape on the same windows' length and batch that take equally many steps:
-they are equal but for the seed and the optimizer's settings, and a stack takes their steps as one
-set of matrix products. Schedules that differ could be stacked too, as each replica has its own
-multiplier; they are kept apart, so that a stack's runs differ in numbers alone. Horizons of one
-replica share the steps before the first of their cooldowns (schedule.shares_trunk): the longest
-is trained, and the others branch off it.
+Replicas are runs that differ only in seed and optimizer settings, batch size apart: a stack takes
+their steps as one set of matmuls. Other schedules could be stacked too, since each replica has its
+own multiplier; they are kept apart, so that the runs of a stack differ in numbers alone. Horizons
+of one replica share the steps before their cooldowns (schedule.shares_trunk): the longest is
+trained, and the others branch off it.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,13 +18,13 @@ from train.plan.planning import PlannedRun
 from train.plan.schedule import shares_trunk
 
 Horizons = tuple[PlannedRun, ...]
-"""Runs of one replica that share a trunk, longest first."""
+"""Runs of one replica with a shared trunk, longest first."""
 
 BestStack = Callable[[PlannedRun, int], int]
-"""How many of n replicas of a run train best in one stack on this device."""
+"""From a run and its number of replicas to the replicas per stack that are fastest."""
 
 BegunAt = Callable[[PlannedRun], int]
-"""The step from which a run goes on: that of its newest checkpoint, or 0."""
+"""From a run to the step of its newest checkpoint, or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +32,30 @@ class RunGroup:
     """The runs of one job."""
 
     replicas: tuple[Horizons, ...]
-    """By replica its horizons, longest first; every replica has the same ones."""
+    """Horizons of each replica, longest first; all replicas have the same ones."""
 
     @property
     def stacks(self) -> tuple[tuple[PlannedRun, ...], ...]:
-        """By horizon, longest first, the runs that step together."""
+        """Runs that step together, by horizon, longest first."""
         return tuple(zip(*self.replicas, strict=True))
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """All of them, longest first."""
+        """All runs, longest first."""
         return tuple(run for stack in self.stacks for run in stack)
 
     @property
     def own_flops(self) -> int:
-        """FLOPs of the runs one by one: the sum of each one's exact C."""
+        """FLOPs of the runs trained one by one: the sum of their exact C."""
         return sum(run.plan.flops_exact for run in self.runs)
 
     @cached_property
     def shared_flops(self) -> int:
-        """FLOPs that the job computes: those of a shared trunk once."""
+        """FLOPs that the job computes: a shared trunk counts once."""
         return sum(map(_shared_flops, self.replicas))
 
     def __str__(self) -> str:
-        """`4 x 5 horizons`: replicas, then what shares their trunk."""
+        """`4 x 5 horizons` (replicas x horizons), `4 stacked`, `1 run`."""
         horizons = len(self.stacks)
         if horizons == 1:
             return f"{len(self.replicas)} stacked" if len(self.replicas) > 1 else "1 run"
@@ -76,18 +75,18 @@ def group_runs(
     best_stack: BestStack,
     begun_at: BegunAt = lambda run: 0,
 ) -> list[RunGroup]:
-    """Put runs that share work into one job; every run is in exactly one.
+    """Group runs that share work into jobs; every run is in exactly one.
 
-    A run's horizons stay with it: a branch needs its trunk in the same process. Runs go on in one
-    stack only from the same step, so those that were interrupted elsewhere are not stacked.
+    Horizons of one trunk stay in one job: a branch needs its trunk in the same process. Only runs
+    that resume from the same step are stacked.
 
     Args:
-        runs: Runs that are to start.
-        best_stack: Asked for stacks of more than one, unless machine.stack says how many.
-        begun_at: Where each run goes on.
+        runs: Runs to start.
+        best_stack: Called for two or more replicas, unless machine.stack gives the number.
+        begun_at: Step from which each run resumes.
 
     Returns:
-        In the order of their first runs.
+        Jobs in the order of their first runs.
     """
     families: dict[Hashable, list[PlannedRun]] = {}
     for run in runs:
@@ -105,16 +104,17 @@ def group_runs(
 
 
 def family(run: PlannedRun) -> Hashable:
-    """What the runs of one job have in common: all but steps, seed and optimizer, batch apart."""
+    """Key of runs that may share a job: all but steps, seed and optimizer; with the batch size."""
     config, plan = run.config, run.plan
     plumbing = (config.machine, config.tracker, config.paths, config.study, config.restart)
-    model = (config.model.activation, config.model.rotary_base)  # what the shape leaves out
+    # these two are not in the shape
+    model = (config.model.activation, config.model.rotary_base)
     science = (model, config.data, config.eval, config.schedule, plan.batch_tokens)
     return plan.shape, repr(science), repr(plumbing)
 
 
 def replica(run: PlannedRun) -> Hashable:
-    """What is a replica's own: its seed and its optimizer, with the learning rate resolved."""
+    """Key of one replica: its seed and its optimizer, with the learning rate resolved."""
     own = replace(
         run.config.optimizer, lr=run.plan.lr, lr_multiplier=1.0, lr_rule=LearningRateRule()
     )
@@ -122,7 +122,7 @@ def replica(run: PlannedRun) -> Hashable:
 
 
 def trunk_of(run: PlannedRun, runs: Iterable[PlannedRun]) -> PlannedRun | None:
-    """The longest of `runs` that trains the first steps of `run` on its way, if any does."""
+    """The longest of `runs` whose trunk `run` branches off; None without one."""
     longer = [
         other
         for other in runs
@@ -135,10 +135,10 @@ def trunk_of(run: PlannedRun, runs: Iterable[PlannedRun]) -> PlannedRun | None:
 
 
 def refuse_strangers(first: PlannedRun, others: Sequence[PlannedRun]) -> None:
-    """One job trains runs of one family.
+    """Refuse a job whose runs are not of one family.
 
     Raises:
-        ConfigError: Names a run that cannot be trained along, and what sets it apart.
+        ConfigError: Names a run that cannot share the job, and the config groups that differ.
     """
     names = ("model", "data", "eval", "schedule", "machine", "tracker", "paths", "study", "restart")
     for other in others:
@@ -155,14 +155,14 @@ def refuse_strangers(first: PlannedRun, others: Sequence[PlannedRun]) -> None:
 
 
 def _even_parts(replicas: Sequence[Horizons], most: int) -> list[Sequence[Horizons]]:
-    """Cut into as few parts of at most `most` as there can be, whose lengths differ by one."""
+    """Cut into the fewest parts of at most `most`, whose lengths differ by at most one."""
     count = -(-len(replicas) // most)
     edges = [len(replicas) * part // count for part in range(count + 1)]
     return [replicas[begin:end] for begin, end in pairwise(edges)]
 
 
 def _trunks(members: Sequence[PlannedRun]) -> list[Horizons]:
-    """Runs of one family by replica and trunk, the horizons of each longest first."""
+    """Runs of one family by replica and trunk; the horizons of each longest first."""
     trunks: list[list[PlannedRun]] = []
     by_replica: dict[Hashable, list[list[PlannedRun]]] = {}
     is_on = members[0].config.machine.trunks
@@ -181,7 +181,7 @@ def _trunks(members: Sequence[PlannedRun]) -> list[Horizons]:
 
 
 def _stack_limit(replicas: Sequence[Horizons], best_stack: BestStack) -> int:
-    """Replicas per stack."""
+    """Most replicas per stack."""
     longest, count = replicas[0][0], len(replicas)
     asked = longest.config.machine.stack
     if asked is not None:

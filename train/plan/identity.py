@@ -1,12 +1,11 @@
-"""run_id: a readable prefix and a hash of the science, so that content alone names a run.
+"""run_id: a readable prefix and a hash of the science config.
 
-The same science is the same folder, whoever starts it and wherever; another science cannot collide.
-Plumbing (device, micro-batch, tracker, launcher, paths) is not in the hash.
+The same science config has the same folder name on every machine, and another one a different name.
+Plumbing (device, micro-batch, tracker, launcher, paths) is not hashed.
 """
 
 import dataclasses
 import hashlib
-import re
 from enum import Enum
 from typing import Any
 
@@ -17,15 +16,8 @@ NUMERICS_VERSION = 2
 """Raised when the same science config would train differently; see CHANGELOG, "Numerics"."""
 
 
-RUN_ID = re.compile(
-    r"d\d+l\d+-[0-9.e]+[kmbt]?-lr\d\.\d\de-?\d+-s\d+-[0-9a-f]{8}",
-    re.ASCII,
-)
-"""The form of every run_id."""
-
-
 def science(config: Config) -> dict[str, Any]:
-    """The part of the config that decides what is measured, as plain JSON values."""
+    """The part of the config that decides what is measured, as JSON values."""
     return {name: _plain(getattr(config, name)) for name in SCIENCE}
 
 
@@ -36,7 +28,7 @@ def science_hash(config: Config) -> str:
 
 
 def run_id(config: Config, *, rung: str, tokens: int, lr: float) -> str:
-    """`<rung>-<tokens>-lr<lr>-s<seed>-<8 hex digits>`, all in [a-z0-9._-]."""
+    """`<rung>-<tokens>-lr<lr>-s<seed>-<8 hex digits>`; matches records.RUN_ID."""
     digest = science_hash(config)[:8]
     return f"{rung}-{short_count(tokens)}-lr{lr:.2e}-s{config.seed}-{digest}".replace("+", "")
 

@@ -1,4 +1,4 @@
-"""From a config to what will be done: shape, counts, tokens, steps, FLOPs, lr. No torch."""
+"""The plan of a run, from its config: shape, counts, tokens, steps, FLOPs, lr. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from train.plan.schedule import Schedule, resolve_schedule
 from train.plan.shape import ModelShape, model_shape
 
 LARGEST_ROUNDING = 0.005
-"""Steps are whole; a budget that is moved further than this by the rounding is refused."""
+"""Largest relative change of a budget by rounding it to whole steps; more is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """One run before a FLOP is spent."""
+    """What a config comes to, in numbers."""
 
     run_id: str
     shape: ModelShape
@@ -62,7 +62,7 @@ class RunPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """One run of a study: what was asked, and what it comes to."""
+    """One run: its overrides, its config, and its plan."""
 
     overrides: list[str]
     config: Config
@@ -76,7 +76,7 @@ class PlannedRun:
 
 
 def plan_run(config: Config) -> RunPlan:
-    """Plan one run; the config has passed validate.py's rules or is refused here.
+    """Plan one run, by itself or from validate.py.
 
     Raises:
         ConfigError: The shape, the budget or the batch is impossible.
@@ -108,7 +108,7 @@ def plan_run(config: Config) -> RunPlan:
 
 
 def budget_tokens(budget: BudgetConfig, *, params: ParamCounts, flops_per_token: int) -> float:
-    """Tokens that the one given form of the budget asks for.
+    """Tokens that the budget asks for, whichever form it is given in.
 
     Raises:
         ConfigError: None or several forms are given, or the value is not positive or overflows.
@@ -127,7 +127,7 @@ def budget_tokens(budget: BudgetConfig, *, params: ParamCounts, flops_per_token:
 
 
 def _given(budget: BudgetConfig) -> tuple[str, float]:
-    """The one form of the budget that is given, and its value."""
+    """Name and value of the only form of the budget that is given."""
     forms = {
         "tokens": budget.tokens,
         "flops": budget.flops,
@@ -148,15 +148,15 @@ def _given(budget: BudgetConfig) -> tuple[str, float]:
 def whole_steps(
     asked_tokens: float, batch_tokens: int, *, budget: tuple[str, float] | None = None
 ) -> int:
-    """Whole optimiser steps nearest to the asked tokens.
+    """Round the asked tokens to whole optimizer steps.
 
     Args:
-        asked_tokens: What the budget comes to.
+        asked_tokens: Tokens of the budget.
         batch_tokens: Tokens per step.
-        budget: The form and value that the user gave, for the advice; tokens when left out.
+        budget: Form and value as the user gave them, for the message; tokens when left out.
 
     Raises:
-        ConfigError: Fewer tokens than one batch, or the rounding moves them by over 0.5 %.
+        ConfigError: Fewer tokens than one batch, or rounding changes them by over 0.5 %.
     """
     if batch_tokens <= 0:
         raise ConfigError(f"optimizer.batch_tokens={batch_tokens}: must be positive")
@@ -177,6 +177,11 @@ def whole_steps(
             f"(at most 0.5 %); use a smaller optimizer.batch_tokens or budget.{form}={nearest}"
         )
     return steps
+
+
+def even_micro_batches(batch_seqs: int) -> list[int]:
+    """Micro-batch sizes, in windows, that divide a batch evenly; ascending."""
+    return [size for size in range(1, batch_seqs + 1) if batch_seqs % size == 0]
 
 
 def peak_lr(optimizer: OptimizerConfig, *, n_params_standard: int) -> float:

@@ -1,4 +1,4 @@
-"""Learning-rate multipliers: pure functions of the step. Nothing here has state or needs saving."""
+"""Learning-rate schedules: pure functions of the step, without state that needs saving."""
 
 import math
 from dataclasses import dataclass
@@ -9,35 +9,35 @@ from train.config.experiment import Cooldown, ScheduleConfig, ScheduleShape
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A schedule in whole steps, resolved by planning.py."""
+    """A schedule resolved to whole steps."""
 
     shape: ScheduleShape
     total_steps: int
-    """Steps of the run, its horizon."""
+    """The run's horizon."""
     warmup_steps: int
     cooldown_steps: int
     """Steps of the WSD cooldown, 0 for other shapes."""
     cooldown: Cooldown
     final_ratio: float
     decay_end_step: int
-    """Step at which the decay reaches final_ratio: the horizon, or Kaplan's long one."""
+    """Step at which the decay reaches final_ratio: the horizon, or a longer one for kaplan."""
 
     @property
     def fork_step(self) -> int | None:
-        """First step at which the run leaves the trunk that it shares with longer horizons.
+        """Step at which the run leaves the trunk that it shares with longer horizons.
 
-        wsd leaves at the start of its cooldown, constant at its end; the other shapes depend on
-        their horizon from the end of the warm-up on, and have no trunk.
+        wsd leaves at the start of its cooldown, constant at its end. Other shapes depend on their
+        horizon from the end of the warm-up on: they have no trunk.
         """
         if self.shape in (ScheduleShape.wsd, ScheduleShape.constant):
             return self.total_steps - self.cooldown_steps
         return None
 
     def multiplier(self, step: int) -> float:
-        """Multiplier of the peak learning rate for the update that follows `step` updates.
+        """Multiplier of the peak learning rate for update number `step`, counted from 0.
 
-        Warm-up rises linearly and is 1 at `warmup_steps`; the last update, at total_steps - 1, has
-        not quite reached the end of the decay, which lies at total_steps.
+        Warm-up is linear and reaches 1 at step `warmup_steps`. The decay would end at step
+        `total_steps`, one after the last update.
 
         Source:
             cosine: Loshchilov & Hutter 2017 (arXiv:1608.03983); wsd and its linear and 1 - sqrt
@@ -69,10 +69,10 @@ class Schedule:
 
 
 def shares_trunk(short: Schedule, long: Schedule) -> bool:
-    """Whether `short` has the multipliers of `long` at every step before its own fork step.
+    """Whether `short` can branch off `long` at its fork step: equal multipliers until then.
 
-    Both have a trunk, and `long` does not leave it before `short` does. Two warm-ups of unequal
-    length differ from their first step on. Nothing is shared with a fork step of 0.
+    Both need a trunk that `long` does not leave before `short`, and equal warm-ups. A fork step of
+    0 shares nothing.
     """
     if short.fork_step is None or long.fork_step is None:
         return False
@@ -82,13 +82,14 @@ def shares_trunk(short: Schedule, long: Schedule) -> bool:
 def resolve_schedule(
     config: ScheduleConfig, *, total_steps: int, batch_tokens: int, n_params_standard: int
 ) -> Schedule:
-    """Turn tokens and fractions into whole steps. Rules are checked in validate.py."""
+    """Convert tokens and fractions to whole steps; validate.py checks the rules."""
     if config.warmup_steps is not None:
         warmup_steps = config.warmup_steps
     elif config.warmup_tokens is not None:
         warmup_steps = round(config.warmup_tokens / batch_tokens)
     elif config.warmup_tokens_per_param is not None:
-        per_param = Fraction(config.warmup_tokens_per_param)  # a float product could overflow
+        # a product of floats could overflow
+        per_param = Fraction(config.warmup_tokens_per_param)
         warmup_steps = round(per_param * n_params_standard / batch_tokens)
     else:
         warmup_steps = round((config.warmup_fraction or 0.0) * total_steps)
@@ -110,9 +111,9 @@ def resolve_schedule(
 
 
 def evaluation_steps(total_steps: int, points: int) -> tuple[int, ...]:
-    """Steps at which the validation loss is measured: log-spaced, and always the last.
+    """Steps of the evaluations: log-spaced from a hundredth of the run, and the last one.
 
-    The first lies at a hundredth of the run, below which losses say little about its end (ours).
+    Earlier losses say little about the end of a run (ours).
     """
     if points <= 0:
         return (total_steps,)

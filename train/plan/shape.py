@@ -1,4 +1,4 @@
-"""The ladder's rule: from one dial, `model.d_model`, to a whole transformer shape. No torch."""
+"""The ladder: from `model.d_model` alone to a whole transformer shape. No torch."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from train.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Every integer that decides a model's matrices; `d_model = n_heads * head_dim`."""
+    """Everything that decides the sizes of a model's matrices; `d_model = n_heads * head_dim`."""
 
     n_layers: int
     d_model: int
@@ -21,7 +21,7 @@ class ModelShape:
     vocab_size: int
     seq_len: int
     gated: bool
-    """Whether the feed-forward layer has a third matrix (SwiGLU)."""
+    """Whether the feed-forward layer has a third, gating matrix (SwiGLU)."""
     norm: Norm
     qk_norm: bool
     tie_head: bool
@@ -32,14 +32,14 @@ class ModelShape:
         """The shape's short name, such as d64l2."""
         return f"d{self.d_model}l{self.n_layers}"
 
-    def plain(self) -> dict[str, int | bool | str]:
-        """Every field as a JSON value; a choice is its name."""
+    def to_json(self) -> dict[str, int | bool | str]:
+        """Every field as a JSON value, enums by name."""
         fields = dataclasses.asdict(self)
         return {k: value.name if isinstance(value, Enum) else value for k, value in fields.items()}
 
 
 def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelShape:
-    """Apply the ladder's rule; explicit n_layers, n_heads and d_ff win over it.
+    """The shape of a width by the ladder's rule; given n_layers, n_heads and d_ff win over it.
 
     Source:
         ours: a fixed aspect ratio d_model / n_layers, as in nanochat's depth dial, with a floor of
@@ -80,12 +80,13 @@ def model_shape(model: ModelConfig, *, vocab_size: int, seq_len: int) -> ModelSh
 
 
 def _require_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:  # NaN is neither
+    # false for NaN too
+    if not 0 < value < math.inf:
         raise ConfigError(f"{name}={value}: must be positive and finite, such as 1")
 
 
 def _require_head_widths(d_model: int, n_heads: int, *, rotary: bool) -> None:
-    """Heads share d_model evenly; rotary turns pairs of coordinates, so it needs an even width."""
+    """Heads must divide d_model; rotary positions rotate pairs, so they need an even head width."""
     unit = (2 if rotary else 1) * n_heads
     if d_model % unit == 0:
         return

@@ -1,4 +1,4 @@
-"""Rules across fields, checked before anything is spent; errors name the nearest right value."""
+"""Rules across config fields; errors name the value, the rule and the nearest right value."""
 
 import math
 import os
@@ -11,20 +11,20 @@ from train.config.schema import Config
 from train.data.prepare import check as check_data
 from train.data.sampler import epochs, n_windows
 from train.errors import ConfigError
-from train.plan.identity import RUN_ID
-from train.plan.planning import RunPlan, plan_run
+from train.plan.planning import RunPlan, even_micro_batches, plan_run
+from train.storage.records import RUN_ID
 
 STUDY_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 TRACKER_NAME = re.compile(r"[^/\\#?%:]{1,128}")
 MOST_STEPS = 2**53
-"""Beyond it, whole steps cannot be told apart in the floats that budgets are given in."""
+"""Above it, floats do not hold every integer, and budgets are floats."""
 
 
 def validate(config: Config) -> RunPlan:
-    """Check every rule that needs no data and no device, and return the run's plan.
+    """Check every rule that needs neither data nor device; return the run's plan.
 
     Raises:
-        ConfigError: The first rule that is broken, with the value and the nearest right one.
+        ConfigError: The first broken rule, with the value and the nearest right one.
     """
     _check_names(config)
     _check_paths(config.paths)
@@ -48,18 +48,18 @@ def validate(config: Config) -> RunPlan:
 def check_enough_tokens(
     plan: RunPlan, *, n_tokens: int, seq_len: int, allow_repeat: bool, name: str
 ) -> float:
-    """Return the epochs a run needs; more than one must be allowed.
+    """Epochs of the training split that a run reads; more than one must be allowed.
 
     Args:
         plan: The run.
         n_tokens: Tokens of the training split.
         seq_len: Tokens per window.
-        allow_repeat: Whether more than one pass is meant.
-        name: The data's name, for the message.
+        allow_repeat: data.allow_repeat.
+        name: data.name, for the message.
 
     Raises:
-        DataError: Not even one window fits.
-        ConfigError: The run reads more tokens than the data has and repetition is not allowed.
+        DataError: The split is shorter than one window.
+        ConfigError: The run reads more tokens than the data has and may not repeat them.
     """
     unique = n_windows(n_tokens, seq_len) * seq_len
     needed = epochs(plan.tokens, n_tokens, seq_len)
@@ -70,6 +70,41 @@ def check_enough_tokens(
             f"or allow repetition with data.allow_repeat=true"
         )
     return needed
+
+
+def check_batch_split(config: Config, n_ranks: int) -> None:
+    """Refuse a batch that does not split evenly among ranks, or into a rank's micro-batches.
+
+    Raises:
+        ConfigError: Names the batch and the nearest ones that do.
+    """
+    seq_len, batch_tokens = config.data.seq_len, config.optimizer.batch_tokens
+    batch_seqs, unit = batch_tokens // seq_len, seq_len * n_ranks
+    if batch_seqs % n_ranks:
+        divisor = math.gcd(batch_seqs, n_ranks)
+        raise ConfigError(
+            f"optimizer.batch_tokens={batch_tokens}: its {batch_seqs} windows of {seq_len} "
+            f"tokens cannot be shared evenly by {n_ranks} processes; use "
+            f"{_nearest_multiples(batch_tokens, unit)}, or "
+            f"{divisor} process{'es' if divisor > 1 else ''}"
+        )
+    _check_micro_batch(config.machine.micro_batch_seqs, batch_seqs // n_ranks, n_ranks)
+
+
+def _check_micro_batch(micro: int | None, seqs: int, n_ranks: int = 1) -> None:
+    if micro is None or (micro > 0 and seqs % micro == 0):
+        return
+    nearest = min(even_micro_batches(seqs), key=lambda size: abs(size - micro))
+    what = f"the batch of {seqs} windows"
+    if n_ranks > 1:
+        what = f"the {seqs} windows that each of {n_ranks} processes takes of the batch"
+    raise ConfigError(f"machine.micro_batch_seqs={micro} does not divide {what}; use {nearest}")
+
+
+def _nearest_multiples(value: int, unit: int) -> str:
+    """`96 or 128`: the positive multiples of `unit` around a value that is none."""
+    below = max(0, value // unit * unit)
+    return " or ".join(str(multiple) for multiple in (below, below + unit) if multiple > 0)
 
 
 def _check_names(config: Config) -> None:
@@ -97,7 +132,8 @@ def _check_paths(paths: PathsConfig) -> None:
             raise ConfigError(
                 f"{key}={folder!r}: must name a folder, such as {key.rpartition('.')[2]}"
             )
-    if os.path.abspath(paths.runs) == os.path.abspath(paths.data):  # noqa: PTH100  (links stay)
+    # abspath, unlike Path.resolve, leaves links as they are
+    if os.path.abspath(paths.runs) == os.path.abspath(paths.data):  # noqa: PTH100
         raise ConfigError(
             f"paths.runs={paths.runs} is paths.data too; studies and prepared data need folders of "
             f"their own, such as paths.runs={paths.runs.rstrip('/')}/runs"
@@ -105,7 +141,7 @@ def _check_paths(paths: PathsConfig) -> None:
 
 
 def _check_positions(model: ModelConfig) -> None:
-    """A setting that nothing reads would give one run two names."""
+    """Refuse a base that nothing reads: it would give the same run a second run_id."""
     default = ModelConfig.rotary_base
     if model.positions is Positions.learned and model.rotary_base != default:
         raise ConfigError(
@@ -117,25 +153,15 @@ def _check_positions(model: ModelConfig) -> None:
 def _check_batch(config: Config) -> None:
     seq_len, batch_tokens = config.data.seq_len, config.optimizer.batch_tokens
     if batch_tokens <= 0 or batch_tokens % seq_len:
-        below = max(0, batch_tokens // seq_len * seq_len)
-        near = " or ".join(str(v) for v in (below, below + seq_len) if v > 0)
         raise ConfigError(
             f"optimizer.batch_tokens={batch_tokens} is not a positive multiple of "
-            f"data.seq_len={seq_len}; use {near}"
+            f"data.seq_len={seq_len}; use {_nearest_multiples(batch_tokens, seq_len)}"
         )
-    micro = config.machine.micro_batch_seqs
-    batch_seqs = batch_tokens // seq_len
-    if micro is not None and (micro <= 0 or batch_seqs % micro):
-        divisors = [d for d in range(1, batch_seqs + 1) if batch_seqs % d == 0]
-        nearest = min(divisors, key=lambda d: abs(d - micro))
-        raise ConfigError(
-            f"machine.micro_batch_seqs={micro} does not divide the batch of {batch_seqs} windows; "
-            f"use {nearest}"
-        )
+    _check_micro_batch(config.machine.micro_batch_seqs, batch_tokens // seq_len)
 
 
 def _check_plan(config: Config, plan: RunPlan) -> None:
-    """What only the whole plan shows."""
+    """Rules on numbers of the plan."""
     if plan.steps >= MOST_STEPS:
         raise ConfigError(
             f"the budget asks for {plan.asked_tokens:.6g} tokens = {plan.steps:.6g} steps; a run "
@@ -189,15 +215,16 @@ def _check_schedule(config: Config, plan: RunPlan) -> None:
 
 
 def _warmup_of(steps: int, form: str, plan: RunPlan) -> str:
-    """A warm-up's length in words; in tokens per parameter where they are what the user gave."""
+    """`39 steps`, and the value in tokens per parameter where the user gave that form."""
     if form != "warmup_tokens_per_param":
         return f"{steps} steps"
-    per_param = 0.995 * steps * plan.batch_tokens / plan.params.standard  # three digits stay below
+    # rounded to three digits it must not exceed the limit
+    per_param = 0.995 * steps * plan.batch_tokens / plan.params.standard
     return f"{steps} steps, schedule.{form}={per_param:.3g}"
 
 
 def _check_together(together: list[str], plan: RunPlan) -> None:
-    """Names that can be names of other runs; whether the study has them, its manifest tells."""
+    """Check the form of the names; job_members.py looks them up in the manifest."""
     for number, entry in enumerate(together):
         if not RUN_ID.fullmatch(entry):
             raise ConfigError(

@@ -1,17 +1,10 @@
-"""Where the wall time of a run, or a stack of them, goes; and when its next checkpoint is due.
-
-What a run costs: FLOPs asked for and computed, device time, and what it was spent on. No torch.
-
-Runs of one job share work. A run keeps its own C for science, as if it had been trained alone; what
-was computed once is charged once: a trunk to the longest run that grew from it, and the time of a
-stack of replicas to each in equal parts. So charges add up to what a study really cost.
-"""
+"""Wall time of a run by kind, when its next checkpoint is due, and what the run costs. No torch."""
 
 import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -35,8 +28,6 @@ class TimeKind(StrEnum):
     checkpoint = "checkpoint"
     startup = "startup"
     """Building, compiling and warming up."""
-    undone = "undone"
-    """What a stop threw away: everything after the checkpoint that the restart went on from."""
     other = "other"
 
 
@@ -148,123 +139,71 @@ def process_seconds() -> float:
         return 0.0
 
 
-def undone(before: Mapping[str, float], told: Mapping[str, float]) -> dict[str, float]:
-    """What a run that restarts has spent, the work that it lost by the stop included.
-
-    Args:
-        before: Seconds by the names of TimeKind, as the checkpoint that it goes on from has them.
-        told: As its status told them last, later than the checkpoint.
-    """
-    lost = max(0.0, sum(told.values()) - sum(before.values()))
-    return {**before, TimeKind.undone.value: before.get(TimeKind.undone, 0.0) + lost}
-
-
 LARGEST_NUMBER = 1e300
-"""A number of a run folder beyond it is not one."""
+"""A larger number in a run folder or a manifest is damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What one run has cost so far: `cost` in result.json and in status.json."""
+    """What one run has cost so far: `cost` in result.json and status.json.
+
+    `flops` and `seconds` are those of the run trained alone. The charges count shared work once, so
+    that they add up to the cost of a study: a trunk is charged to the longest run that continues
+    it, and the time of a stack in equal parts to its replicas.
+    """
 
     flops: int
-    """Matrix products of its steps, attention included, as if trained alone."""
+    """Matrix products of all its steps, attention included."""
     flops_charged: int
-    """Those that were computed for this run; steps that a stop made it repeat count once."""
+    """Those computed for this run alone: a branch's begin at its fork step."""
     seconds: float
-    """Training time, as if trained alone: with its trunk's, and its stack's undivided."""
-    seconds_charged: float
-    """Device time of everything that was done for this run."""
-    spent: Mapping[str, float] = field(default_factory=dict)
-    """Wall seconds by the names of TimeKind: its own, and its share of its stack's."""
+    """Training time, its trunk's steps included."""
+    spent: Mapping[str, float]
+    """Wall seconds charged to this run, by TimeKind."""
     stack: int = 1
-    """Runs that were trained at once."""
+    """Replicas trained at once."""
     devices: float = 1.0
-    """Devices at work for the stack; a part of one where several jobs shared it."""
+    """Devices per stack; below 1 where several jobs share one."""
     peak_flops: float | None = None
-    """Measured FLOP/s of a matrix product on one device; None when it was not recorded."""
+    """Measured FLOP/s of one device's matrix products; None where not recorded."""
     peak_datasheet: float | None = None
-    """The vendor's, where the device is known."""
+    """The vendor's number; None for a device that we do not know."""
     forked_from: str | None = None
-    """Run whose trunk it goes on from."""
+    """run_id of the run whose trunk it branches from."""
     fork_step: int | None = None
-    """Steps of that trunk."""
+    """Steps taken from that trunk."""
+
+    @property
+    def seconds_charged(self) -> float:
+        """Device seconds charged to this run."""
+        return self.devices * sum(self.spent.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """The value of `cost` in result.json and status.json."""
         return {
-            "flops": self.flops,
-            "flops_charged": self.flops_charged,
+            **asdict(self),
             "seconds": round(self.seconds, 3),
             "seconds_charged": round(self.seconds_charged, 3),
-            "spent": {what: round(seconds, 3) for what, seconds in self.spent.items()},
-            "stack": self.stack,
-            "devices": self.devices,
-            "peak_flops": self.peak_flops,
-            "peak_datasheet": self.peak_datasheet,
-            "forked_from": self.forked_from,
-            "fork_step": self.fork_step,
+            "spent": {kind: round(seconds, 3) for kind, seconds in self.spent.items()},
         }
-
-
-def run_cost(
-    *,
-    step_flops: int,
-    step: int,
-    seconds: float,
-    spent: Mapping[str, float],
-    stack: int = 1,
-    devices: float = 1.0,
-    peak_flops: float | None = None,
-    peak_datasheet: float | None = None,
-    forked_from: str | None = None,
-    fork_step: int | None = None,
-) -> RunCost:
-    """The cost of a run that has come to `step`.
-
-    Args:
-        step_flops: FLOPs of one step of this run, attention included.
-        step: Steps done, those of its trunk included.
-        seconds: Training time as if alone, all attempts.
-        spent: Wall seconds charged to this run, as RunClock.spent returns them, all attempts.
-        stack: Runs trained at once.
-        devices: Devices at work for the stack; a part of one where several jobs share it.
-        peak_flops: Measured FLOP/s of one device.
-        peak_datasheet: The vendor's, where the device is known.
-        forked_from: Run whose trunk it goes on from, and that is charged for it.
-        fork_step: Steps of that trunk.
-    """
-    return RunCost(
-        flops=step * step_flops,
-        flops_charged=(step - (fork_step or 0)) * step_flops,
-        seconds=seconds,
-        seconds_charged=devices * sum(spent.values()),
-        spent=dict(spent),
-        stack=stack,
-        devices=devices,
-        peak_flops=peak_flops,
-        peak_datasheet=peak_datasheet,
-        forked_from=forked_from,
-        fork_step=fork_step,
-    )
 
 
 def read_cost(
     plan: Mapping[str, Any], status: Mapping[str, Any], result: Mapping[str, Any]
 ) -> RunCost | None:
-    """What a run's folder says that it has cost, or None before it has cost anything.
+    """Read a run's cost from its folder; None for a run that has cost nothing yet.
 
-    Runs of versions that did not record it are counted by their row, or by their steps so far, as
-    trained alone. What is no number is taken for nothing.
+    Runs of versions that recorded no cost count as trained alone, by their row or their steps so
+    far. Values that are no numbers count as 0.
 
     Args:
-        plan: Of the run's entry in the manifest.
+        plan: `plan` of the run's entry in the manifest.
         status: Content of status.json.
-        result: Content of result.json; empty before the end.
+        result: Content of result.json; empty before the run is completed.
     """
     for recorded in (result.get("cost"), status.get("cost")):
         if isinstance(recorded, Mapping):
-            return _from_facts(recorded)
+            return _cost_from_json(recorded)
     row = result.get("row")
     if not isinstance(row, Mapping):
         row = {}
@@ -273,36 +212,38 @@ def read_cost(
     seconds = cost_number(row.get("seconds")) or cost_number(status.get("seconds"))
     if not flops and not seconds:
         return None
-    return RunCost(
-        flops=flops,
-        flops_charged=flops,
-        seconds=seconds,
-        seconds_charged=seconds,
-        spent={TimeKind.train.value: seconds},
-    )
+    spent = {TimeKind.train.value: seconds}
+    return RunCost(flops=flops, flops_charged=flops, seconds=seconds, spent=spent)
 
 
-def _from_facts(facts: Mapping[str, Any]) -> RunCost:
-    spent, fork = facts.get("spent"), facts.get("forked_from")
-    if not isinstance(spent, Mapping):
-        spent = {}
+def _cost_from_json(recorded: Mapping[str, Any]) -> RunCost:
+    number = {name: cost_number(recorded.get(name)) for name in RunCost.__dataclass_fields__}
+    spent, fork = recorded.get("spent"), recorded.get("forked_from")
     return RunCost(
-        flops=int(cost_number(facts.get("flops"))),
-        flops_charged=int(cost_number(facts.get("flops_charged"))),
-        seconds=cost_number(facts.get("seconds")),
-        seconds_charged=cost_number(facts.get("seconds_charged")),
-        spent={what.value: cost_number(spent.get(what)) for what in TimeKind},
-        stack=int(cost_number(facts.get("stack"))) or 1,
-        devices=cost_number(facts.get("devices")) or 1.0,
-        peak_flops=cost_number(facts.get("peak_flops")) or None,
-        peak_datasheet=cost_number(facts.get("peak_datasheet")) or None,
+        flops=int(number["flops"]),
+        flops_charged=int(number["flops_charged"]),
+        seconds=number["seconds"],
+        spent=_seconds_by_kind(spent if isinstance(spent, Mapping) else {}),
+        stack=int(number["stack"]) or 1,
+        devices=number["devices"] or 1.0,
+        peak_flops=number["peak_flops"] or None,
+        peak_datasheet=number["peak_datasheet"] or None,
         forked_from=fork if isinstance(fork, str) else None,
-        fork_step=int(cost_number(facts.get("fork_step"))) or None,
+        fork_step=int(number["fork_step"]) or None,
     )
+
+
+def _seconds_by_kind(recorded: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of every TimeKind; kinds of other versions count as `other`."""
+    seconds = dict.fromkeys((kind.value for kind in TimeKind), 0.0)
+    for name, value in recorded.items():
+        kind = name if name in seconds else TimeKind.other.value
+        seconds[kind] += cost_number(value)
+    return seconds
 
 
 def cost_number(value: object) -> float:
-    """A number that can be a cost, or 0: these come from files that anything may have happened to.
+    """Read a non-negative number from a file that may be damaged; 0 for anything else.
 
     Integers keep all their digits.
     """

@@ -1,4 +1,4 @@
-"""manifest.json of a study: every run that was asked for, with its full config and planned cost."""
+"""manifest.json of a study: every planned run, with its science config and its plan."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from train.config.runtime import SCRATCH
 from train.errors import ConfigError, DataError, StorageError, did_you_mean
 from train.plan.identity import science
 from train.plan.planning import PlannedRun
+from train.run_folder.accounting import LARGEST_NUMBER
 from train.storage.lock import hold
 from train.storage.records import (
     MOST_RUNS,
@@ -21,7 +22,7 @@ from train.storage.records import (
 )
 
 WRITER_SECONDS = 60.0
-"""How long a job waits for another that adds its run to the manifest at this moment."""
+"""Longest wait for another job that is adding its run to the manifest."""
 
 
 def manifest_entry(run: PlannedRun) -> dict[str, Any]:
@@ -45,10 +46,10 @@ def manifest_entry(run: PlannedRun) -> dict[str, Any]:
 
 
 def read_manifest(study_folder: Path) -> dict[str, Any] | None:
-    """The study's manifest, or None before it was first planned.
+    """Read a study's manifest; None for a study that was never planned.
 
     Raises:
-        DataError: The file is not a manifest, or its runs are not those that were written.
+        DataError: The file is no manifest, or its runs do not match its hash.
         StorageError: It cannot be read.
     """
     path = study_folder / "manifest.json"
@@ -69,14 +70,14 @@ def read_manifest(study_folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare the runs with their hash, and look for what readers of the plan need.
+    """Compare the runs with their hash, and check the fields that readers need.
 
     Raises:
         ValueError: The message names the file and what is wrong.
     """
     try:
         digest = _digest(manifest["runs"])
-    except (ValueError, RecursionError) as error:  # infinity, or nesting beyond reason
+    except (ValueError, RecursionError) as error:  # infinity, or deep nesting
         raise ValueError(f"{path}: edited or damaged: {error}") from None
     if manifest.get("sha256") != digest:
         raise ValueError(
@@ -87,7 +88,7 @@ def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
         plan = entry.get("plan")
         numbers = [plan.get(key) for key in ("steps", "flops")] if isinstance(plan, dict) else []
         if not numbers or not all(
-            isinstance(number, int) and 0 < number < 1e300 for number in numbers
+            isinstance(number, int) and 0 < number < LARGEST_NUMBER for number in numbers
         ):
             raise ValueError(f"{path}: {entry['run_id']} has no plan of steps and FLOPs")
 
@@ -100,7 +101,7 @@ def _digest(entries: list[dict[str, Any]]) -> str:
 def register_runs(
     study_folder: Path, study: str, runs: Sequence[PlannedRun], *, extend: bool
 ) -> None:
-    """Add runs after those of the manifest, which are left as they are and where they are.
+    """Append runs to the manifest; entries that are there stay as they are.
 
     Raises:
         StorageError: The study's folder or its manifest cannot be written.
@@ -108,29 +109,32 @@ def register_runs(
             would have more than MOST_RUNS.
         DataError: The manifest is damaged.
     """
-    if not _unknown(runs, read_manifest(study_folder)):
+    if not _new_runs(read_manifest(study_folder), runs):
         return
     path = study_folder / "manifest.lock"
     with hold(path, task="is writing its manifest", patience=WRITER_SECONDS):
-        refuse_another_grid(study_folder, study, runs, extend=extend)
+        # another job may have added them meanwhile
         manifest = read_manifest(study_folder)
-        new = _unknown(runs, manifest)
-        if new:
+        refuse_another_grid(manifest, study_folder, study, runs, extend=extend)
+        if new := _new_runs(manifest, runs):
             entries = manifest["runs"] if manifest else []
             _write(study_folder, study, [*entries, *map(manifest_entry, new)])
 
 
 def refuse_another_grid(
-    study_folder: Path, study: str, runs: Sequence[PlannedRun], *, extend: bool
+    manifest: dict[str, Any] | None,
+    study_folder: Path,
+    study: str,
+    runs: Sequence[PlannedRun],
+    *,
+    extend: bool,
 ) -> None:
     """Refuse runs that a study was planned without, unless it may be extended; scratch may.
 
     Raises:
         ConfigError: Names some of them.
-        DataError: The manifest is damaged.
     """
-    manifest = read_manifest(study_folder)
-    new = _unknown(runs, manifest)
+    new = _new_runs(manifest, runs)
     if manifest and new and not extend and study != SCRATCH:
         names = ", ".join(run.plan.run_id for run in new[:3])
         raise ConfigError(
@@ -140,7 +144,7 @@ def refuse_another_grid(
         )
 
 
-def _unknown(runs: Sequence[PlannedRun], manifest: dict[str, Any] | None) -> list[PlannedRun]:
+def _new_runs(manifest: dict[str, Any] | None, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     known = {entry["run_id"] for entry in manifest["runs"]} if manifest else set()
     return [run for run in runs if run.plan.run_id not in known]
 
@@ -160,10 +164,10 @@ def _write(study_folder: Path, study: str, entries: list[dict[str, Any]]) -> Non
 
 
 def find_study(runs_root: Path, name: str) -> Path:
-    """The folder of a study that exists.
+    """Folder of a study.
 
     Raises:
-        ConfigError: It does not; the near names are listed.
+        ConfigError: There is no such study; lists near names.
     """
     folder = runs_root / name
     if (folder / "manifest.json").exists():

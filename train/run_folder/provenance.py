@@ -1,4 +1,4 @@
-"""Facts about a run that do not change while it trains: run.json and the runs table's row."""
+"""What a run is made of: run.json, its row of the runs table, and changed versions on a resume."""
 
 import dataclasses
 import platform
@@ -23,14 +23,14 @@ from train.storage.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
 def run_facts(
     config: Config, plan: RunPlan, dataset: Dataset, *, device: str, epochs: float
 ) -> dict[str, Any]:
-    """The content of run.json; `epochs` is how often the run reads the training split."""
+    """Content of run.json; `epochs` is how often the run reads the training split."""
     return {
         "schema": SCHEMA_VERSION,
         "numerics_version": NUMERICS_VERSION,
         "run_id": plan.run_id,
         "study": config.study.name,
         "science_sha256": science_hash(config),
-        "shape": plan.shape.plain(),
+        "shape": plan.shape.to_json(),
         "n_params": {
             **dataclasses.asdict(plan.params),
             "kaplan": plan.params.kaplan,
@@ -66,9 +66,9 @@ def run_facts(
 def changed_versions(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between two run.json that can move the bits: (old, new) by name.
+    """Versions, device and commit that differ between two run.json: (old, new) by name.
 
-    Nothing when there is no run.json before.
+    These may change a run's bits. Empty where `before` is.
     """
     if not before:
         return {}
@@ -85,10 +85,10 @@ def changed_versions(
 
 
 def refuse_changed_versions(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Say what must be put back.
+    """Refuse to resume under machine.strict_versions.
 
     Raises:
-        ConfigError: Always.
+        ConfigError: Always; lists what changed.
     """
     listed = "\n  ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
     raise ConfigError(
@@ -105,9 +105,9 @@ def runs_table_row(
     state: str,
     measured: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One row of the runs table; `measured` holds what only training knows.
+    """One row of the runs table; `measured` holds the columns that training fills.
 
-    `unique_tokens` is what the run has seen at least once: its tokens, or the data's when it
+    `unique_tokens` are the tokens seen at least once: the run's, or all of the data's where it
     repeats them.
     """
     seq_len = config.data.seq_len
@@ -140,7 +140,7 @@ def runs_table_row(
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and whether files differ from it; nulls outside a checkout."""
+    """Commit, and whether tracked files differ from it; nulls outside a checkout."""
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(folder), *words]

@@ -1,8 +1,8 @@
-"""Rows that were computed twice: set aside by a resume, and compared with their successors.
+"""A determinism check that costs nothing: rows that a resume computes again are compared.
 
-A resume at step k keeps the rows that its checkpoint vouches for and moves later ones to
-replayed.jsonl. Training computes them again, so comparing the two is a determinism check that costs
-nothing: on a CPU with pinned threads, and on one GPU model in deterministic mode, they are equal.
+A resume from step k keeps the rows up to k and moves later ones to replayed.jsonl; training
+computes those again. On a CPU with pinned threads, and on one GPU model in deterministic mode, both
+are equal.
 """
 
 import json
@@ -21,21 +21,21 @@ from train.storage.records import append_jsonl, read_jsonl, sound_rows
 CLOCK_COLUMNS = frozenset(
     ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")
 )
-"""Columns that a clock writes; they differ from one computation of a row to the next."""
+"""Columns that depend on the clock, which are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayReport:
-    """How rows that were computed twice compare."""
+    """How rows that were computed twice differ."""
 
     rows: int
-    """Pairs compared."""
+    """Pairs of rows compared."""
     differing: int
-    """Pairs of which a column other than a clock's differs."""
+    """Pairs that differ in any column but the clock's."""
     largest: float
-    """Largest difference of a number."""
+    """Largest absolute difference of a number."""
     first_step: int | None
-    """Step of the first pair that differs."""
+    """Step of the first differing pair."""
 
     def __str__(self) -> str:
         if not self.differing:
@@ -47,20 +47,20 @@ class ReplayReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Value of `replayed` in result.json and attempts.jsonl."""
         return asdict(self)
 
 
 def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
-    """Move all that the records hold beyond `sizes` to replayed.jsonl; return the rows moved.
+    """Move the rows after the checkpoint to replayed.jsonl; return how many were moved.
 
     Args:
         folder: The run's folder.
-        sizes: Bytes of each record when the checkpoint was committed, by file name; a file that is
-            not named had none. A torn line, the mark of a crash, lies beyond them and is dropped.
+        sizes: Bytes of each record file at the checkpoint, by name; 0 for a file not named. A line
+            torn by a crash lies beyond and is dropped.
 
     Raises:
-        RecordsError: A record is shorter than its checkpoint vouches for, or damaged before it.
+        RecordsError: A file is shorter than at the checkpoint, or damaged before it.
     """
     moved = 0
     for path in (folder.metrics, folder.evals):
@@ -80,15 +80,16 @@ def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
             file.truncate(kept)
             os.fsync(file.fileno())
         moved += len(late)
-    _final_rows(folder)  # so that damage is found at the start and not after hours
+    # finds damage now, and not at the end of the run
+    _final_rows(folder)
     return moved
 
 
 def compare(folder: RunFolder) -> ReplayReport:
-    """Compare every row of replayed.jsonl with the row that took its place, where there is one.
+    """Compare every row of replayed.jsonl with the row of the same step and split, if any.
 
     Raises:
-        RecordsError: A record is damaged; of replayed.jsonl, only rows that can be read count.
+        RecordsError: A record file is damaged; damaged rows of replayed.jsonl are skipped.
     """
     final = _final_rows(folder)
     rows, largest, differing = 0, 0.0, []
@@ -110,7 +111,7 @@ def compare(folder: RunFolder) -> ReplayReport:
 
 
 def _final_rows(folder: RunFolder) -> dict[tuple[str, int, str], dict[str, Any]]:
-    """The rows of both records, by file, step and split."""
+    """Rows of metrics.jsonl and evals.jsonl, by file, step and split."""
     try:
         return {
             _key(path.name, row): row
@@ -129,7 +130,7 @@ def _key(file: str, row: Mapping[str, Any]) -> tuple[str, int, str]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[float]:
-    """Size of each difference; 0 where it is none of numbers."""
+    """Absolute difference of each differing column; 0 where one is not a number."""
     for name in (old.keys() | new.keys()) - CLOCK_COLUMNS:
         a, b = old.get(name), new.get(name)
         if a != b:
@@ -140,7 +141,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[flo
 
 
 def _whole_rows(path: Path, start: int) -> Iterator[dict[str, Any]]:
-    """Rows from byte `start` on; what a crash tore is left out."""
+    """Rows from byte `start` on, without torn lines."""
     with path.open("rb") as file:
         file.seek(start)
         for line in file.read().split(b"\n")[:-1]:

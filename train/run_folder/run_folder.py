@@ -1,4 +1,4 @@
-"""One run's folder: paths, the lock, the status, and what is archived.
+"""One run's folder: its files, lock, status, attempts, and the archive of restarted runs.
 
 The folder is the truth about a run. Only the process that holds its lock writes to it.
 """
@@ -18,7 +18,7 @@ from train.storage.lock import Holder, hold, is_held, read_holder, this_host
 from train.storage.records import STATES, append_jsonl, read_json, sound_rows, write_json
 
 ARCHIVE = "archive"
-"""Folder of what a run wrote before it was restarted from zero."""
+"""Folder of a run's files from before restart=true."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunFolder:
 
     @property
     def attempts(self) -> Path:
-        """One row per start and end of a process."""
+        """One row per start and end of a training process."""
         return self.path / "attempts.jsonl"
 
     @property
@@ -59,27 +59,27 @@ class RunFolder:
 
     @property
     def replayed(self) -> Path:
-        """Rows past the checkpoint that a resumed run computed again."""
+        """Rows after the checkpoint, which a resumed run computes again."""
         return self.path / "replayed.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def result(self) -> Path:
-        """The row of the runs table, written once."""
+        """Written once, at completion; holds the row of the runs table."""
         return self.path / "result.json"
 
     @property
     def lock(self) -> Path:
-        """Held for the life of the process that trains the run; names it."""
+        """Lock held by the process that trains the run; names it."""
         return self.path / "run.lock"
 
     @property
     def log(self) -> Path:
-        """What the job printed when a study launched it."""
+        """Output of a job that a study launched."""
         return self.path / "job.log"
 
     def state(self) -> str:
@@ -87,22 +87,22 @@ class RunFolder:
         return str(self.read_status().get("state", "planned"))
 
     def read_status(self) -> dict[str, Any]:
-        """status.json, or nothing before the first start or when it is unreadable."""
+        """Content of status.json; empty before the first start and for an unreadable file."""
         try:
             return read_json(self.status)
         except (OSError, ValueError):
             return {}
 
     def write_status(self, state: str, **facts: Any) -> None:  # noqa: ANN401
-        """Replace the status; `facts` are the step, the reason and what else is known."""
+        """Replace status.json; `facts` are the step, the reason and the like."""
         assert state in STATES
         write_json(self.status, {"state": state, **facts, "heartbeat": utc_now()}, sync=False)
 
     def attempt_number(self) -> int:
-        """How many times a process has started this run, archived starts included.
+        """Number of the newest attempt, archived ones included; 0 before the first.
 
-        Numbers are never used twice: a W&B run is named after its attempt. A damaged row costs
-        nothing but itself: this file is told of by the status, and no start depends on it.
+        Numbers are never reused: W&B runs are named after them. Damaged rows are skipped: no start
+        may fail because of them.
         """
         archived = self.path.glob(f"{ARCHIVE}/*/{self.attempts.name}")
         return max(
@@ -116,13 +116,13 @@ class RunFolder:
         )
 
     def log_attempt(self, event: str, **facts: Any) -> None:  # noqa: ANN401
-        """Append a start or an end."""
+        """Append the start or the end of an attempt to attempts.jsonl."""
         who = {"host": socket.gethostname(), "pid": os.getpid(), "time": utc_now()}
         append_jsonl(self.attempts, [{"event": event, **who, **facts}], sync=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for the life of the process; the lock dies with its holder.
+        """Hold the run's lock; it is freed when its process dies.
 
         Raises:
             LockedError: Another live process trains this run.
@@ -134,18 +134,18 @@ class RunFolder:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a live process holds the run."""
+        """Whether a live process holds the lock."""
         return is_held(self.lock)
 
     def holder(self) -> Holder | None:
-        """Who trains the run, or trained it last."""
+        """Process that trains the run, or trained it last."""
         return read_holder(self.lock)
 
     def refuse_other_holder(self) -> None:
-        """Stop this process before it writes to a run that is not its own any more.
+        """Stop this process before it writes to a run that another one took over.
 
-        Whoever deletes the lock, or the whole folder, of a run under way makes room for a second
-        start, which then names itself in the new lock.
+        That happens where someone deletes the lock or the folder of a run under way: the next
+        start makes a new lock, with its own name.
 
         Raises:
             LockedError: Another process holds the run.
@@ -158,12 +158,11 @@ class RunFolder:
             )
 
     def archive(self) -> Path:
-        """Move what the run has written to `archive/<n>/`, so that it starts anew; return that.
+        """Move the run's files to `archive/<n>/`, so that it starts from zero; return that folder.
 
-        Only the holder of the lock may. The lock and the log that this process writes stay. A
-        process killed half-way leaves `archive/<n>.partial`, which the next holder completes, so
-        no start sees a part of the old run. The status goes first: from there on the run counts
-        as planned.
+        Only the holder of the lock may call this. The lock and job.log stay. A killed process
+        leaves `archive/<n>.partial`, which the next holder completes, so that no start sees parts
+        of the old run. status.json goes first: from then on the run counts as planned.
         """
         partial = self._unfinished_archive()
         if partial is None:
@@ -179,7 +178,7 @@ class RunFolder:
         return partial.rename(partial.with_suffix(""))
 
     def newest_archive(self) -> "RunFolder | None":
-        """What the run wrote before its last restart from zero."""
+        """Folder of the run from before its last restart; None without one."""
         numbers = [
             int(path.name) for path in self.path.glob(f"{ARCHIVE}/*") if path.name.isdecimal()
         ]
@@ -190,10 +189,10 @@ class RunFolder:
 
 
 def folder_of(run: PlannedRun) -> RunFolder:
-    """Where a planned run's records go."""
+    """Folder of a planned run."""
     return RunFolder(run.path)
 
 
 def utc_now() -> str:
-    """The time in UTC, to the second."""
+    """Time in UTC, in seconds, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,32 +1,29 @@
-"""`dry_run=true`: the plan, priced before a FLOP is spent.
+"""`dry_run=true`: the plan and its price on this device, before a FLOP is spent.
 
-What a plan costs on this device: seconds by timed steps, memory and disk by counting.
+Seconds come from timed steps; memory and disk are counted.
 """
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from train.config.runtime import AttentionKernel
-from train.config.schema import Config
-from train.data.prepare import prepare, prepared_folder
-from train.data.shards import open_dataset
 from train.engine.attention_choice import LONGEST_PLAIN
 from train.engine.compute_policy import DTYPES, resolve_dtype
 from train.engine.device import select_device
 from train.engine.memory import activation_bytes
 from train.engine.peak_flops import measure_peak_flops
 from train.engine.step_timing import seconds_per_step
+from train.plan.counting import STATE_BYTES
 from train.plan.grouping import RunGroup
 from train.plan.identity import short_count
-from train.plan.planning import PlannedRun, RunPlan
+from train.plan.planning import PlannedRun
 from train.plan.schedule import evaluation_steps
 from train.plan.shape import ModelShape
-from train.plan.validate import check_enough_tokens
 from train.run_folder.run_folder import folder_of
+from train.study.preflight import check_data, checkpoint_bytes
 from train.study.slots import job_slots, parallel_slots
 from train.tracking.tracker import require_tracker
 
@@ -50,11 +47,15 @@ COLUMNS = (
 
 
 def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
-    """Print every run's price, the jobs and the totals; train nothing.
+    """Print every run's price, the jobs, and the totals.
 
     Args:
-        runs: All that were asked for.
-        groups: The jobs of those that are not done, in their order.
+        runs: All runs of the plan.
+        groups: Jobs of the unfinished ones, in starting order.
+
+    Raises:
+        ConfigError: The device or the tracker is not there, or a run asks for more tokens than its
+            prepared data has.
     """
     console = Console(width=None if sys.stdout.isatty() else 220)
     compute = select_device(runs[0].config.machine)
@@ -70,25 +71,26 @@ def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
     plans = [run.plan for run in runs]
     left = [_seconds_of(group, seconds) for group in groups]
     machine = runs[0].config.machine
-    workers, n_parallel = len(job_slots(machine)), parallel_slots(machine)
+    # the longest job, or all of them packed without a gap
+    clock = max(max(left, default=0.0), sum(left) / parallel_slots(machine))
     lines = [
-        f"{len(runs)} runs on {compute.name}, {workers} at once: "
+        f"{len(runs)} runs on {compute.name}, {len(job_slots(machine))} at once: "
         f"{sum(6 * plan.params.standard * plan.tokens for plan in plans):.4g} FLOPs (6ND), "
         f"{sum(plan.flops_exact for plan in plans):.4g} exact, "
         f"{short_count(sum(plan.tokens for plan in plans))} tokens; "
         f"{_duration(sum(left))} of work to do "
         f"({_duration(sum(seconds.values()))} for all, each alone), "
-        f"at least {_duration(_clock(left, n_parallel))} on the clock; "
-        f"{_bytes(sum(disk_bytes(run.config, run.plan) for run in runs))} of disk at most",
+        f"at least {_duration(clock)} on the clock; "
+        f"{_bytes(sum(map(disk_bytes, runs)))} of disk at most",
         *job_lines(groups),
-        *data_lines(runs),
+        *check_data(runs, may_prepare=False),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def job_lines(groups: Sequence[RunGroup]) -> list[str]:
-    """What the jobs compute, and one line for each that trains several runs."""
+    """A line for all jobs, and one for each job of several runs."""
     if not groups:
         return []
     n_runs = sum(len(group.runs) for group in groups)
@@ -109,43 +111,9 @@ def job_lines(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def _seconds_of(group: RunGroup, seconds: dict[str, float]) -> float:
-    """Seconds of a job whose shared steps are taken once; a stack's own gain is not reckoned."""
+    """Seconds of a job. Shared trunk steps count once; the stacking speed-up is ignored."""
     alone = sum(seconds[run.plan.run_id] for run in group.runs)
     return alone * group.shared_flops / group.own_flops
-
-
-def _clock(left: list[float], n_parallel: int) -> float:
-    """Least wall-clock seconds: the longest job, or all of them packed without a gap."""
-    return max(max(left, default=0.0), sum(left) / n_parallel)
-
-
-def data_lines(runs: Sequence[PlannedRun]) -> list[str]:
-    """One line per dataset: what it has, or that it is not prepared yet.
-
-    Raises:
-        ConfigError: A run asks for more tokens than the prepared data has.
-    """
-    longest: dict[Path, PlannedRun] = {}
-    for run in runs:
-        folder = prepared_folder(run.config.data, Path(run.config.paths.data))
-        if folder not in longest or longest[folder].plan.tokens < run.plan.tokens:
-            longest[folder] = run
-    return [_data_line(folder, run.config, run) for folder, run in longest.items()]
-
-
-def _data_line(folder: Path, config: Config, run: PlannedRun) -> str:
-    if not folder.exists():
-        return f"data {config.data.name}: not prepared yet; its length is checked when it is"
-    prepare(config.data, Path(config.paths.data))  # it is there: only compared with the settings
-    n_tokens = open_dataset(folder).n_tokens("train")
-    epochs = check_enough_tokens(
-        run.plan,
-        n_tokens=n_tokens,
-        seq_len=config.data.seq_len,
-        allow_repeat=config.data.allow_repeat,
-        name=config.data.name,
-    )
-    return f"data {config.data.name}: {n_tokens} tokens; the longest run takes {epochs:.2f} epochs"
 
 
 def _cells(run: PlannedRun, state: str, seconds: float) -> list[str]:
@@ -163,8 +131,8 @@ def _cells(run: PlannedRun, state: str, seconds: float) -> list[str]:
         f"{6 * plan.params.standard * plan.tokens:.4g}",
         f"{plan.flops_exact:.4g}",
         f"{plan.lr:.3g}",
-        _bytes(memory_bytes(run.config, plan)),
-        _bytes(disk_bytes(run.config, plan)),
+        _bytes(memory_bytes(run)),
+        _bytes(disk_bytes(run)),
         _duration(seconds),
     ]
 
@@ -185,23 +153,23 @@ def _duration(seconds: float) -> str:
 
 
 LONGEST_STEP_SECONDS = 2.0
-"""A step that should take longer is not taken to price a plan, but reckoned from FLOPs."""
+"""Steps expected to take longer are not timed but estimated from their FLOPs."""
 
-ASSUMED_SHARE = 0.3
-"""Share of the measured matrix-product peak that a step is taken to reach before one was timed:
-what steps of 0.1 to 1 million parameters reach on a CPU core (ours)."""
+ASSUMED_MFU = 0.3
+"""MFU assumed before the first step was timed: what models of 0.1 to 1 million parameters reach on
+a CPU core (ours)."""
 
 
 def seconds_per_run(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """Seconds of each run alone on this device, evaluations included, by run_id.
 
-    Every distinct (shape, batch) is timed for three steps on random tokens, smallest first. Steps
-    of over LONGEST_STEP_SECONDS are reckoned at the rate of the largest one timed.
+    Each (shape, batch) is timed for three steps on random tokens, smallest first. Steps of more
+    than LONGEST_STEP_SECONDS are estimated at the FLOP/s of the largest one timed.
     """
     compute = select_device(runs[0].config.machine)
     per_step: dict[tuple[ModelShape, int], float] = {}
     dtype = resolve_dtype(runs[0].config.machine, compute)
-    rate = ASSUMED_SHARE * measure_peak_flops(compute, DTYPES[dtype])
+    rate = ASSUMED_MFU * measure_peak_flops(compute, DTYPES[dtype])
     for run in sorted(runs, key=_step_flops):
         key = (run.plan.shape, run.plan.batch_tokens)
         if key not in per_step and _step_flops(run) / rate <= LONGEST_STEP_SECONDS:
@@ -225,31 +193,25 @@ def _step_flops(run: PlannedRun) -> int:
 
 
 def _steps_worth(run: PlannedRun) -> float:
-    """Steps of the run, and its evaluations, whose forward pass is a third of a step per token."""
+    """Steps of the run plus its evaluations, whose forward pass costs 1/3 of a step per token."""
     evaluations = len(evaluation_steps(run.plan.steps, run.config.eval.points))
     return run.plan.steps + evaluations * run.config.eval.tokens / run.plan.batch_tokens / 3
 
 
-def memory_bytes(config: Config, plan: RunPlan) -> int:
-    """Weights, gradients and two moments in float32, and the activations of one micro-batch.
+def memory_bytes(run: PlannedRun) -> int:
+    """Weights, gradients, moments, and the activations of one micro-batch: an upper estimate.
 
-    An upper estimate; without machine.micro_batch_seqs the whole batch is counted, which is split
-    when it does not fit.
+    Without machine.micro_batch_seqs the whole batch counts, which is split where it does not fit.
     """
-    batch_seqs = plan.batch_tokens // config.data.seq_len
-    seqs = config.machine.micro_batch_seqs or batch_seqs
+    plan, machine = run.plan, run.config.machine
+    seqs = machine.micro_batch_seqs or plan.batch_tokens // plan.shape.seq_len
     may_be_plain = (
-        config.machine.attention is not AttentionKernel.sdpa and plan.shape.seq_len <= LONGEST_PLAIN
+        machine.attention is not AttentionKernel.sdpa and plan.shape.seq_len <= LONGEST_PLAIN
     )
     activations = activation_bytes(plan.shape, seqs=seqs, is_plain=may_be_plain)
-    return 16 * plan.params.total + activations
+    return STATE_BYTES * plan.params.total + activations
 
 
-def checkpoint_bytes(plan: RunPlan) -> int:
-    """One checkpoint: weights and two moments in float32."""
-    return 12 * plan.params.total
-
-
-def disk_bytes(config: Config, plan: RunPlan) -> int:
-    """Checkpoints of a run, one more than kept while it is written."""
-    return checkpoint_bytes(plan) * (config.machine.checkpoint_keep + 1)
+def disk_bytes(run: PlannedRun) -> int:
+    """The checkpoints that a run keeps, and one more while it is written."""
+    return checkpoint_bytes(run) * (run.config.machine.checkpoint_keep + 1)

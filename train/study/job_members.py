@@ -1,7 +1,7 @@
 """The other runs of a job that trains several: `together=[run_id,...]`, from the study's manifest.
 
-A run's science is what its manifest says; how it is run is the job's own, so that a relaunch on
-another machine or with another mirror finds its runs.
+Their science config is the manifest's; their plumbing is the job's own, so that a relaunch on
+another machine or with another tracker finds its runs.
 """
 
 import difflib
@@ -17,27 +17,28 @@ from train.plan.grouping import refuse_strangers
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.manifest import read_manifest
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import RunFolder
 
 
 def plan_together(first: PlannedRun) -> list[PlannedRun]:
-    """Plan the runs that `first` names as trained along with it, in its order.
+    """Plan the runs that together= of `first` names, in its order.
 
     Raises:
-        ConfigError: A name is not of the manifest, what the manifest says makes another run, or
-            the runs have too little in common for one job.
+        ConfigError: A name is not in the manifest, its science there makes another run_id, or the
+            runs have too little in common for one job.
         DataError, StorageError: The manifest is damaged or cannot be read.
     """
     names = first.config.together
     if not names:
         return []
-    manifest = read_manifest(folder_of(first).path.parent)
+    study_folder = first.path.parent
+    manifest = read_manifest(study_folder)
     entries = {entry["run_id"]: entry for entry in manifest["runs"]} if manifest else {}
     for name in names:
         if name not in entries:
             near = difflib.get_close_matches(name, entries, n=1)
             raise ConfigError(
-                f"together: {name} is not in {folder_of(first).path.parent / 'manifest.json'}"
+                f"together: {name} is not in {study_folder / 'manifest.json'}"
                 + (f"; did you mean {near[0]}?" if near else "; plan the study first")
             )
     others = [_planned(first.config, entries[name]) for name in names]
@@ -46,11 +47,11 @@ def plan_together(first: PlannedRun) -> list[PlannedRun]:
 
 
 def point_to_log(folder: RunFolder, *, of: RunFolder) -> None:
-    """Say in a run's job.log where its job's output goes.
+    """Write to a run's job.log which file has its job's output.
 
-    A line, not a link: a link would hide what earlier jobs wrote, and not every copy keeps it.
+    Not a link: it would hide the output of earlier jobs, and not every copy keeps links.
     """
-    folder.log.parent.mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a", encoding="utf-8") as file:
         file.write(f"trained along with {of.path.name}: see ../{of.path.name}/{of.log.name}\n")
 

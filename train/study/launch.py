@@ -1,8 +1,8 @@
-"""Jobs as processes of this machine, a few at once. Their ends are read from run folders.
+"""Run jobs as processes of this machine, one per slot; how they ended is read from run folders.
 
-A launcher that is killed leaves its jobs behind, and they go on: each is bound to its runs' locks,
-not to its parent. The next launch starts the other jobs, waits for those while they live, and takes
-over the runs of those that die unfinished.
+The jobs of a launcher that is killed continue: each depends on its runs' locks, not on its parent.
+The next launch starts the other jobs, waits for those while they live, and takes over the runs of
+those that die unfinished.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,34 +24,32 @@ from train.errors import InfrastructureError
 from train.run_folder.run_folder import utc_now
 from train.signals import stop_requests
 from train.storage.records import append_jsonl
-from train.study.job import Job, JobEnd, needs_more, read_ends
-from train.study.launch_times import LaunchTimes
+from train.study.job import RETRIES, Job, JobEnd, read_ends
 from train.study.progress import StudyProgress
-from train.study.retries import RETRIES
 from train.study.slots import job_slots
 
 STUDY_JOB = "WINDTUNNEL_STUDY_JOB"
-"""Set for jobs that a study launched: they write their output to their runs' job.log."""
+"""Environment variable of launched jobs: they write their output to their run's job.log."""
 
 JOB_COMMAND = (sys.executable, "-m", "train")
 
 POLL_SECONDS = 0.2
-"""Between two looks for signals and at what other processes train; an end is noticed at once."""
+"""Interval of looks at signals and other processes' locks; a job's end is noticed at once."""
 END_POLL_SECONDS = 0.02
-"""Between two looks for ends where the system does not tell them."""
+"""Interval of looks for ended jobs on systems without pidfd."""
 HELD_SECONDS = 5.0
-"""How long a job is left alone that was refused a lock, or one of whose runs is held."""
+"""Seconds before the next look at a job that was refused a lock or has a run that is held."""
 
 
 def launch_local(jobs: Sequence[Job], config: DictConfig) -> dict[str, JobEnd]:
     """Run `python -m train <words>` for every job, machine.workers at once.
 
-    A job that fails or is killed costs no other; what it leaves unfinished is started again as
-    retries.RETRIES allows. A signal to stop is passed on, and the jobs have saved their state when
-    this returns by raising. What the slots did is printed, and added to the study's launch.jsonl.
+    A job that fails or is killed does not affect the others; its unfinished runs are retried as
+    job.RETRIES allows. A signal to stop is passed on to the jobs, which save before this raises.
+    Slot usage is printed and added to the study's launch.jsonl.
 
     Args:
-        jobs: In the order in which they start.
+        jobs: In starting order.
         config: The composed config, with Hydra's own node.
 
     Returns:
@@ -69,30 +67,32 @@ def launch_local(jobs: Sequence[Job], config: DictConfig) -> dict[str, JobEnd]:
         try:
             while launch.is_open():
                 launch.advance(may_start=not stop)
-                launch.look()
+                launch.show_progress()
                 if stop:
                     raise stop.error("with jobs under way")
                 wait_for_any(launch.running, POLL_SECONDS)
             progress.refresh(n_elsewhere=0, now=True)
-        finally:  # whatever happens here, no job is left behind
+        finally:
+            # no job is left behind, whatever was raised
             launch.stop_all(stop.signal or signal.SIGTERM)
             if jobs:
-                _record(launch, study_folder)
+                launch.record(study_folder)
     return launch.ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Started:
-    """A job under way: its slot, and how many rows its runs had before."""
+    """A running job, its slot's environment, and its runs' attempt rows before it started."""
 
     job: Job
     slot: dict[str, str]
     rows_before: dict[str, int]
+    began: float = field(default_factory=lambda: time.monotonic())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Elsewhere:
-    """A job of which other processes hold some runs, and the time of the next look."""
+    """A job some of whose runs other processes hold, and the time of the next look."""
 
     job: Job
     n_held: int
@@ -100,7 +100,7 @@ class _Elsewhere:
 
 
 class _Launch:
-    """Where every job of a launch is: waiting, running, held by another process, or ended."""
+    """Jobs of a launch by state: waiting, running, held by other processes, ended."""
 
     def __init__(
         self,
@@ -117,21 +117,21 @@ class _Launch:
         self.elsewhere: list[_Elsewhere] = []
         self.ends: dict[str, JobEnd] = {}
         self.retried: Counter[tuple[str, str]] = Counter()
-        """Starts beyond the first, by run_id and cause."""
-        self.times = LaunchTimes(n_slots=len(slots))
-        self.n_jobs = 0
-        self.run_ids: set[str] = set()
-        """Of the jobs that were started."""
+        """Retries by run_id and cause."""
+        self.n_slots, self.began = len(slots), time.monotonic()
+        self.busy_seconds = 0.0
+        """Lifetimes of ended job processes."""
+        self.n_jobs, self.run_ids = 0, set[str]()
+        """Processes started, and the runs in them."""
 
     def is_open(self) -> bool:
-        """Whether any job is not at its end."""
+        """Whether any job has not ended."""
         return bool(self.waiting or self.running or self.elsewhere)
 
     def advance(self, *, may_start: bool) -> None:
-        """Look once at everything: collect what ended, take over what is free, fill the slots."""
-        self._count_time()
+        """Collect jobs that ended, take over runs that are no longer held, fill free slots."""
         for process in [process for process in self.running if process.poll() is not None]:
-            self._collect(self.running.pop(process), process.returncode)
+            self._collect(self._ended(process), process.returncode)
         for held in [each for each in self.elsewhere if time.monotonic() >= each.look_at]:
             self.elsewhere.remove(held)
             if n_held := held.job.n_held():
@@ -145,33 +145,47 @@ class _Launch:
             else:
                 self._start(job)
 
-    def look(self) -> None:
-        """Show how far the study is; jobs that end meanwhile are noticed late."""
-        began = time.monotonic()
+    def show_progress(self) -> None:
+        """Show how much of the study is done."""
         self.progress.refresh(n_elsewhere=sum(held.n_held for held in self.elsewhere))
-        n_ended = sum(process.poll() is not None for process in self.running)
-        self._count_time()
-        self.times.notice_late(
-            n_ended=n_ended, n_waiting=len(self.waiting), seconds=time.monotonic() - began
-        )
 
     def stop_all(self, number: signal.Signals) -> None:
-        """Ask every job to save and stop, and wait for it; a second signal is harmless."""
+        """Signal every job to save and stop, and wait for it; a second signal is harmless."""
         for process in self.running:
             process.send_signal(number)
-        for process in self.running:
+        for process in list(self.running):
             process.wait()
-        self._count_time()
+            self._ended(process)
 
-    def _count_time(self) -> None:
-        self.times.count(n_running=len(self.running), n_waiting=len(self.waiting))
+    def record(self, study_folder: Path) -> None:
+        """Print the launch's slot usage, and add it to launch.jsonl."""
+        seconds = time.monotonic() - self.began
+        row = {
+            "time": utc_now(),
+            "host": socket.gethostname(),
+            "jobs": self.n_jobs,
+            "runs": len(self.run_ids),
+            "slots": self.n_slots,
+            "seconds": round(seconds, 3),
+            "busy_seconds": round(self.busy_seconds, 3),
+        }
+        self.progress.say(
+            f"jobs {self.n_jobs}, runs {len(self.run_ids)}; {seconds:.1f} s on {self.n_slots} slot"
+            f"{'s' if self.n_slots > 1 else ''}, {self.busy_seconds / self.n_slots / seconds:.1%} "
+            f"busy"
+        )
+        try:
+            append_jsonl(study_folder / "launch.jsonl", [row])
+        except OSError as error:
+            # nothing depends on this file
+            self.progress.say(f"{study_folder / 'launch.jsonl'}: not written ({error.strerror})")
 
     def _start(self, job: Job) -> None:
-        slot, rows_before = self.free.pop(0), job.rows()
+        started = _Started(job=job, slot=self.free.pop(0), rows_before=job.rows())
         try:
             process = subprocess.Popen(
                 [*JOB_COMMAND, *self.extra, *job.words],
-                env={**os.environ, **slot, STUDY_JOB: "1"},
+                env={**os.environ, **started.slot, STUDY_JOB: "1"},
                 stdin=subprocess.DEVNULL,
             )
         except OSError as error:
@@ -179,17 +193,22 @@ class _Launch:
                 f"no process can be started for {job} ({error.strerror}); the jobs under "
                 f"way were asked to save and stop; the same command continues"
             ) from None
-        self.times.count(n_running=len(self.running), n_waiting=len(self.waiting) + 1)
-        self.running[process] = _Started(job=job, slot=slot, rows_before=rows_before)
+        self.running[process] = started
         self.n_jobs += 1
         self.run_ids.update(job.run_ids)
 
+    def _ended(self, process: subprocess.Popen[bytes]) -> _Started:
+        """Take an ended process off the running ones."""
+        started = self.running.pop(process)
+        self.busy_seconds += time.monotonic() - started.began
+        return started
+
     def _collect(self, started: _Started, exit_code: int) -> None:
-        """Free the slot, and start again what the job left unfinished where its end allows that."""
+        """Free the slot; queue the job's unfinished runs again where their cause allows it."""
         job = started.job
         self.free.append(started.slot)
         ends = read_ends(job, rows_before=started.rows_before, exit_code=exit_code)
-        more = [name for name, end in ends.items() if needs_more(end)]
+        more = [name for name, end in ends.items() if not end.is_final]
         is_locked = any(end.cause == "locked" for end in ends.values())
         if is_locked and (held := job.only(more)):
             self.ends.update({name: end for name, end in ends.items() if name not in more})
@@ -206,7 +225,7 @@ class _Launch:
             self.waiting.append(left)
 
     def _may_retry(self, run_id: str) -> bool:
-        """Whether a run may start again after its last end; that start is counted."""
+        """Whether a run may start again after its last end; counts the retry."""
         cause = self.ends[run_id].cause
         assert cause is not None
         if self.retried[run_id, cause] >= RETRIES.get(cause, 0):
@@ -220,7 +239,7 @@ class _Launch:
 
 
 def wait_for_any(processes: Collection[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Return when one of the processes has ended, or after `seconds`, without burning the CPU."""
+    """Sleep until one of the processes has ended, or for `seconds`."""
     if any(process.returncode is not None for process in processes):
         return
     ends: list[int] = []
@@ -230,26 +249,15 @@ def wait_for_any(processes: Collection[subprocess.Popen[bytes]], seconds: float)
         for end in ends:
             poll.register(end, select.POLLIN)
         poll.poll(1000 * seconds)
-    except (AttributeError, OSError):  # not on Linux, or an old one
+    except (AttributeError, OSError):  # macOS, or a Linux before 5.3
         time.sleep(min(seconds, END_POLL_SECONDS))
     finally:
         for end in ends:
             os.close(end)
 
 
-def _record(launch: _Launch, study_folder: Path) -> None:
-    """Say what the slots did, and add it to launch.jsonl."""
-    facts = {"jobs": launch.n_jobs, "runs": len(launch.run_ids)}
-    row = {"time": utc_now(), "host": socket.gethostname(), **facts, **launch.times.row()}
-    launch.progress.say(f"jobs {facts['jobs']}, runs {facts['runs']}; {launch.times}")
-    try:
-        append_jsonl(study_folder / "launch.jsonl", [row])
-    except OSError as error:  # the launch itself is over
-        launch.progress.say(f"{study_folder / 'launch.jsonl'}: not written ({error.strerror})")
-
-
 def _config_dir_words(config: DictConfig) -> list[str]:
-    """Pass --config-dir on, so that jobs find the user's own configs."""
+    """--config-dir of this command, which jobs need to find the user's own configs."""
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
             return ["--config-dir", source.path]

@@ -1,8 +1,6 @@
-"""What can only be checked against this machine and this data, before any run's first update.
+"""Checks against this machine and its data, before any run's first update: device, disk, tokens.
 
-Whether paths.runs has room for the checkpoints that a launch will write.
-
-A snapshot before the first update: what other programs write later is not known, and a disk that
+The look at the disk is a snapshot. What other programs write later is not known, and a disk that
 fills up all the same stops a run at its checkpoint (machine.on_save_error). Records are left out:
 they are small beside the checkpoints of any model that could fill a disk.
 """
@@ -19,24 +17,24 @@ from train.data.shards import Dataset, open_dataset
 from train.engine.device import select_device
 from train.engine.memory import refuse_too_large
 from train.errors import StorageError
+from train.plan.counting import CHECKPOINT_BYTES
 from train.plan.planning import PlannedRun
 from train.plan.validate import check_enough_tokens
 from train.run_folder.checkpoint import STEP_FOLDER
 from train.run_folder.run_folder import RunFolder, folder_of
-from train.storage.records import FINISHED_STATES
-from train.study.dry_run import checkpoint_bytes
+from train.study.packing import runs_to_start
 from train.study.slots import job_slots
 from train.tracking.tracker import require_tracker
 
 
 def preflight(runs: Sequence[PlannedRun]) -> None:
-    """Find the device, the mirror and room for checkpoints; prepare, verify and measure the data.
+    """Check device, tracker and disk; prepare and verify the data and compare its length.
 
     Raises:
-        MissingExtraError: The mirror's package is not installed.
+        MissingExtraError: The tracker's package is not installed.
         ConfigError: The device is not there or too small, or a run asks for more tokens than its
             data has.
-        StorageError: The disk has no room for the checkpoints of the runs that are not done.
+        StorageError: The disk has no room for the checkpoints of the unfinished runs.
         DataError: Text cannot be fetched, its shards are damaged, or it is shorter than a window.
     """
     for machine in {run.config.machine.device: run.config.machine for run in runs}.values():
@@ -45,35 +43,62 @@ def preflight(runs: Sequence[PlannedRun]) -> None:
         require_tracker(tracker)
     refuse_too_large(runs)
     refuse_full_disk(runs)
+    check_data(runs)
+
+
+def check_data(runs: Sequence[PlannedRun], *, may_prepare: bool = True) -> list[str]:
+    """Compare every run with the data it reads; return one line per dataset, longest run first.
+
+    Args:
+        runs: The runs.
+        may_prepare: Whether to prepare missing data; else their length is not checked.
+
+    Raises:
+        ConfigError: A run asks for more tokens than its data has and may not repeat them.
+        DataError: Text cannot be fetched, its shards are damaged, or it is shorter than a window.
+    """
     opened: dict[Path, Dataset] = {}
-    for run in runs:
+    lines: dict[Path, str] = {}
+    for run in sorted(runs, key=lambda run: -run.plan.tokens):
         data, root = run.config.data, Path(run.config.paths.data)
         folder = prepared_folder(data, root)
+        if not (may_prepare or folder.exists()):
+            line = f"data {data.name}: not prepared yet; its length is checked when it is"
+            lines.setdefault(folder, line)
+            continue
         if folder not in opened:
-            opened[folder] = open_dataset(prepare(data, root, progress=True))
+            opened[folder] = open_dataset(prepare(data, root, progress=may_prepare))
         opened[folder].refuse_shorter_than(data.seq_len + 1)
-        check_enough_tokens(
+        n_tokens = opened[folder].n_tokens("train")
+        epochs = check_enough_tokens(
             run.plan,
-            n_tokens=opened[folder].n_tokens("train"),
+            n_tokens=n_tokens,
             seq_len=data.seq_len,
             allow_repeat=data.allow_repeat,
             name=data.name,
         )
+        line = f"data {data.name}: {n_tokens} tokens; the longest run takes {epochs:.2f} epochs"
+        lines.setdefault(folder, line)
+    return list(lines.values())
+
+
+def checkpoint_bytes(run: PlannedRun) -> int:
+    """Size of one checkpoint of a run."""
+    return CHECKPOINT_BYTES * run.plan.params.total
 
 
 def refuse_full_disk(runs: Sequence[PlannedRun]) -> None:
     """Compare the free space with what the unfinished runs still have to write.
 
-    Every run keeps machine.checkpoint_keep checkpoints for good, and one more exists of each run
-    that is in flight while it is written. Runs that would go on without a checkpoint
-    (machine.on_save_error=warn) need no room.
+    Every run keeps machine.checkpoint_keep checkpoints for good, and has one more while it writes
+    one. Runs that would continue without a checkpoint (machine.on_save_error=warn) need no room.
 
     Raises:
         StorageError: It does not suffice; says what is needed for what, and what is free.
     """
     by_disk: dict[Path, list[PlannedRun]] = defaultdict(list)
-    for run in runs:
-        if run.config.machine.on_save_error is OnSaveError.stop and _will_train(run):
+    for run in runs_to_start(runs):
+        if run.config.machine.on_save_error is OnSaveError.stop:
             by_disk[_nearest_existing(Path(run.config.paths.runs))].append(run)
     for place, unfinished in by_disk.items():
         needed = bytes_to_write(unfinished)
@@ -83,28 +108,22 @@ def refuse_full_disk(runs: Sequence[PlannedRun]) -> None:
 
 
 def bytes_to_write(unfinished: Sequence[PlannedRun]) -> int:
-    """Return the most bytes of checkpoints that will be added to the disk at any moment.
+    """Most bytes of checkpoints that will be added to the disk at any moment.
 
     Args:
-        unfinished: Runs that will train, all of one launch; at most as many as it has slots train
-            at a time, the largest ones at worst.
+        unfinished: Runs of one launch that will train: as many at once as it has slots, at worst
+            the largest ones.
     """
     kept = 0
     for run in unfinished:
-        whole = checkpoint_bytes(run.plan) * run.config.machine.checkpoint_keep
+        whole = checkpoint_bytes(run) * run.config.machine.checkpoint_keep
         kept += max(0, whole - _bytes_there(folder_of(run)))
     slots = len(job_slots(unfinished[0].config.machine))
-    largest = sorted((checkpoint_bytes(run.plan) for run in unfinished), reverse=True)
-    return kept + sum(largest[:slots])
-
-
-def _will_train(run: PlannedRun) -> bool:
-    state = folder_of(run).state()
-    return state not in FINISHED_STATES or (run.config.restart and state == "diverged")
+    return kept + sum(sorted(map(checkpoint_bytes, unfinished), reverse=True)[:slots])
 
 
 def _bytes_there(folder: RunFolder) -> int:
-    """Bytes of the checkpoints that a run has; those of a run that starts anew are archived."""
+    """Bytes of a run's checkpoints; 0 for a run that restarts, whose checkpoints are archived."""
     if folder.state() == "diverged":
         return 0
     total = 0
@@ -134,9 +153,10 @@ def _refusal(unfinished: Sequence[PlannedRun], place: Path, *, needed: int, free
     there = sum(_bytes_there(folder_of(run)) for run in unfinished)
     besides = f", besides the {_size(there)} that are there" if there else ""
     return (
-        f"paths.runs={config.paths.runs}: needs {_size(needed)} for {count} checkpoints of 12 "
-        f"bytes a parameter of {whose} (machine.checkpoint_keep={keep}{each}, and {spare})"
-        f"{besides}; {_size(free)} are free in {place}; free some, or use another paths.runs"
+        f"paths.runs={config.paths.runs}: needs {_size(needed)} for {count} checkpoints of "
+        f"{CHECKPOINT_BYTES} bytes a parameter of {whose} (machine.checkpoint_keep={keep}{each}, "
+        f"and {spare}){besides}; {_size(free)} are free in {place}; free some, or use another "
+        f"paths.runs"
     )
 
 

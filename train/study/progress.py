@@ -1,4 +1,4 @@
-"""How far a launch is: share of the study's FLOPs, runs done, and the time left at its rate."""
+"""Progress of a launch: share of the study's FLOPs, runs done, and the time left."""
 
 import contextlib
 import time
@@ -12,11 +12,11 @@ from train.storage.records import FINISHED_STATES
 from train.study.run_status import RunStatus, study_status
 
 LOOK_SECONDS = 2.0
-"""Least time between two looks at the run folders."""
+"""Least interval between two reads of the run folders."""
 LOOK_SHARE = 0.05
-"""Largest share of the launcher's time that looking may take, however many runs there are."""
+"""Largest share of the launcher's time spent on reading them, however many runs there are."""
 LINE_SECONDS = 20.0
-"""Between two lines where there is no terminal for a bar."""
+"""Interval of progress lines where there is no terminal for a bar."""
 
 
 class StudyProgress:
@@ -46,21 +46,21 @@ class StudyProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar and leave it visible."""
         with contextlib.suppress(OSError, ValueError):
             self._bar.stop()
 
     def say(self, line: str) -> None:
-        """Print a line above the bar, if anybody is there to read it: jobs go on in any case."""
+        """Print a line above the bar; a closed terminal stops no job."""
         with contextlib.suppress(OSError, ValueError):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, *, n_elsewhere: int, now: bool = False) -> None:
-        """Read the run folders every few seconds and show the sum.
+        """Read the run folders every few seconds and show the progress.
 
         Args:
             n_elsewhere: Runs that other processes train.
-            now: Whether to look whatever the time.
+            now: Whether to read them now, whenever the last time was.
         """
         clock = time.monotonic()
         changed, self._n_elsewhere = n_elsewhere != self._n_elsewhere, n_elsewhere
@@ -76,7 +76,8 @@ class StudyProgress:
             self.say(f"{self._folder.name}  {share:4.0%} of FLOPs  {facts}")
 
     def _facts(self, n_elsewhere: int) -> tuple[float, str]:
-        with contextlib.suppress(WindTunnelError):  # a damaged manifest stops no job under way
+        # a damaged manifest stops no job under way
+        with contextlib.suppress(WindTunnelError):
             self._runs = study_status(self._folder)
         runs = self._runs
         total = sum(run.flops for run in runs)

@@ -1,4 +1,4 @@
-"""A study from its grid to its finished runs: plan everything, then launch what is not done."""
+"""A study, from its grid to its report: plan every run, launch the unfinished ones."""
 
 import contextlib
 from collections import Counter
@@ -13,48 +13,50 @@ from train.config.compose import explain, is_config_failure, to_config
 from train.config.runtime import SCRATCH
 from train.distributed import this_world
 from train.errors import ConfigError, InterruptedByUserError, PreemptedError, WindTunnelError
-from train.plan.batch_split import refuse_study
 from train.plan.grid import expand_grid
-from train.plan.grouping import RunGroup, group_runs
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
-from train.run_folder.checkpoint import STEP_FOLDER
-from train.run_folder.manifest import manifest_entry, refuse_another_grid, register_runs
-from train.run_folder.run_folder import folder_of
+from train.run_folder.manifest import (
+    manifest_entry,
+    read_manifest,
+    refuse_another_grid,
+    register_runs,
+)
 from train.storage.lock import hold, refuse_if_held
 from train.storage.records import FINISHED_STATES
 from train.study.dry_run import print_plan
 from train.study.job import Job, JobEnd, job_of
-from train.study.packing import pack
+from train.study.packing import plan_jobs
 from train.study.preflight import preflight
-from train.study.retries import name_stops
-from train.study.run_status import RunStatus, run_status
-from train.study.slots import parallel_slots
-from train.study.stacking import best_stack
+from train.study.run_status import RunStatus, name_stops, run_status
 
 Compose = Callable[[list[str]], DictConfig]
 Launch = Callable[[Sequence[Job]], Mapping[str, JobEnd]]
 
 TASK = "is running this study"
-"""What the holder of a study's lock does."""
+"""What the holder of a study's lock does, for the message to others."""
 
 
 def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, launch: Launch) -> None:
-    """Plan the study's grid and run what is not done.
+    """Plan the study's grid and launch its unfinished runs.
 
     Args:
-        arguments: Overrides of the command line, sweeps included.
+        arguments: Overrides of the command line, comma sweeps included.
         study: The composed `study` node.
-        compose: Composes one run's tree from its overrides.
-        launch: Runs jobs to their ends and says how they ended, by run_id.
+        compose: Composes the config of one run from its overrides.
+        launch: Runs jobs to their ends; returns how they ended, by run_id.
 
     Raises:
-        ConfigError, DataError: Any run of the grid is refused, or several processes launch it;
-            nothing has been trained.
+        ConfigError, DataError: A run of the grid is refused, or this is one of several ranks;
+            nothing was trained.
         LockedError: Another process runs this study; scratch is never locked.
         StudyIncompleteError: Some runs are neither completed nor diverged.
     """
-    refuse_study(this_world())
+    if this_world().size > 1:
+        raise ConfigError(
+            f"a study is launched by one process, not {this_world().size}: start it without "
+            f"torchrun; torchrun trains one job"
+        )
     blocks = OmegaConf.to_container(study.grid, resolve=True)
     assert isinstance(blocks, list)
     grid = expand_grid(arguments, blocks)
@@ -67,14 +69,17 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
     lock = folder / "study.lock"
     is_named = config.study.name != SCRATCH
     if is_named and not config.dry_run:
-        refuse_if_held(lock, task=TASK)  # before the plan and the data, which may take long
+        # before planning and preparing data, which may take long
+        refuse_if_held(lock, task=TASK)
     runs = plan_grid(grid, compose)
     _refuse_two_studies(runs)
     _refuse_together(runs)
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))
-        refuse_over_max_flops(runs)  # a plan that would not be carried out says so
-        refuse_another_grid(folder, config.study.name, runs, extend=config.study.extend)
+        # a plan that would be refused says so
+        refuse_over_max_flops(runs)
+        manifest, extend = read_manifest(folder), config.study.extend
+        refuse_another_grid(manifest, folder, config.study.name, runs, extend=extend)
         return
     refuse_over_max_flops(runs)
     preflight(runs)
@@ -85,10 +90,10 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
 
 
 def _refuse_two_studies(runs: Sequence[PlannedRun]) -> None:
-    """One launch writes one manifest.
+    """Refuse runs of several studies: a launch writes one manifest.
 
     Raises:
-        ConfigError: The runs name several studies, or folders of them.
+        ConfigError: The runs differ in study.name or paths.runs.
     """
     for key in ("study.name", "paths.runs"):
         group, name = key.split(".")
@@ -100,10 +105,10 @@ def _refuse_two_studies(runs: Sequence[PlannedRun]) -> None:
 
 
 def _refuse_together(runs: Sequence[PlannedRun]) -> None:
-    """A launch groups its runs itself.
+    """Refuse together=, which is for one job: a launch groups its runs itself.
 
     Raises:
-        ConfigError: A run names others to train along with.
+        ConfigError: A run has it.
     """
     if any(run.config.together for run in runs):
         raise ConfigError(
@@ -113,13 +118,13 @@ def _refuse_together(runs: Sequence[PlannedRun]) -> None:
 
 
 def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
-    """Refuse a launch that plans more training FLOPs than study.max_flops.
+    """Refuse runs of more training FLOPs in all than study.max_flops.
 
     Raises:
         ConfigError: Names the limit, the sum and the number of runs.
     """
     limit = runs[0].config.study.max_flops
-    total = sum(6 * run.plan.params.standard * run.plan.tokens for run in runs)  # exact integers
+    total = sum(6 * run.plan.params.standard * run.plan.tokens for run in runs)
     if limit is not None and total > limit:
         raise ConfigError(
             f"study.max_flops={limit:g}: {len(runs)} run{'s' if len(runs) > 1 else ''} of "
@@ -128,40 +133,11 @@ def refuse_over_max_flops(runs: Sequence[PlannedRun]) -> None:
         )
 
 
-def plan_jobs(runs: Sequence[PlannedRun]) -> list[RunGroup]:
-    """The jobs that a launch of these runs starts, in their order: what is done is left out."""
-    todo = runs_to_start(runs)
-    if not todo:
-        return []
-    groups = group_runs(todo, best_stack=best_stack, begun_at=saved_step)
-    return pack(groups, parallel_slots(todo[0].config.machine))
-
-
-def runs_to_start(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Those that are not done, and with restart=true those that diverged."""
-    todo = []
-    for run in runs:
-        state = folder_of(run).state()
-        is_again = run.config.restart and state == "diverged"
-        if state not in FINISHED_STATES or is_again:
-            todo.append(run)
-    return todo
-
-
-def saved_step(run: PlannedRun) -> int:
-    """The step of the run's newest checkpoint, by name; 0 without one or where it starts anew."""
-    if folder_of(run).state() == "diverged":
-        return 0
-    names = [path.name for path in folder_of(run).checkpoints.glob("step_*")]
-    steps = [name.rpartition("_")[2] for name in names if STEP_FOLDER.fullmatch(name)]
-    return max(map(int, steps), default=0)
-
-
 def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
-    """Compose, check and plan every run.
+    """Compose, validate and plan every run.
 
     Raises:
-        ConfigError: A run is refused, named by its overrides; or two of them are the same run.
+        ConfigError: A run is refused, with its overrides; or two points are the same run.
     """
     planned: dict[str, PlannedRun] = {}
     for overrides in grid:
@@ -184,13 +160,16 @@ def plan_grid(grid: list[list[str]], compose: Compose) -> list[PlannedRun]:
 
 
 def report_unfinished(folder: Path, runs: Sequence[PlannedRun], ends: Mapping[str, JobEnd]) -> None:
-    """Say how many runs ended how; raise for those that did not end, with their reasons.
+    """Print how many runs are in which state; raise for unfinished ones, with their reasons.
 
     Args:
         folder: The study's.
-        runs: Those of this launch.
-        ends: How the last process of a run ended, where a launcher knows: it stands in for the
-            reason of a run whose folder gives none.
+        runs: The runs of this launch.
+        ends: How a run's last process ended, where the launcher knows: the reason of a run whose
+            folder gives none.
+
+    Raises:
+        StudyIncompleteError: Some runs are neither completed nor diverged.
     """
     statuses = [run_status(folder, manifest_entry(run)) for run in runs]
     counts = Counter(status.state for status in statuses)
@@ -211,7 +190,7 @@ def report_unfinished(folder: Path, runs: Sequence[PlannedRun], ends: Mapping[st
 
 
 def _with_end(status: RunStatus, end: JobEnd | None) -> RunStatus:
-    """A run's status, with what its folder does not say: a job may die before it writes."""
+    """A run's status, its reason from the job's end where the job died before it wrote one."""
     if end is None or end.cause is None or (status.state == "failed" and status.reason):
         return status
     exit_code = end.exit_code if status.exit_code is None else status.exit_code
@@ -219,11 +198,11 @@ def _with_end(status: RunStatus, end: JobEnd | None) -> RunStatus:
 
 
 AGAIN = (PreemptedError.exit_code, InterruptedByUserError.exit_code)
-"""Exit codes of runs that the same command continues, with nothing to mend."""
+"""Exit codes after which the same command continues, with nothing to repair."""
 
 
 class StudyIncompleteError(WindTunnelError):
-    """Some runs did not end; the same command continues."""
+    """Some runs are unfinished; the same command continues them."""
 
     def __init__(self, unfinished: list[RunStatus]) -> None:
         lines = [f"  {run.run_id}: {run.state} {run.reason}".rstrip() for run in unfinished[:20]]

@@ -17,7 +17,7 @@ from train.engine.evaluate import Evaluation
 from train.errors import DivergedError
 from train.plan.identity import science
 from train.plan.planning import PlannedRun, RunPlan
-from train.run_folder.accounting import RunClock, RunCost, run_cost
+from train.run_folder.accounting import RunClock, RunCost
 from train.run_folder.checkpoint import save_checkpoint
 from train.run_folder.provenance import changed_versions, refuse_changed_versions, run_facts
 from train.run_folder.run_folder import folder_of
@@ -196,9 +196,10 @@ def cost_of(run: RunState, engine: Engine, clock: RunClock, *, is_waiting: bool 
         is_waiting: Whether it is a branch that was not trained itself yet; its trunk pays for the
             steps that they share.
     """
-    return run_cost(
-        step_flops=run.plan.token_flops.train * run.plan.batch_tokens,
-        step=run.step,
+    step_flops = run.plan.token_flops.train * run.plan.batch_tokens
+    return RunCost(
+        flops=run.step * step_flops,
+        flops_charged=(run.step - (run.fork_step or 0)) * step_flops,
         seconds=run.seconds,
         spent=run.spent if is_waiting else clock.spent(run.spent),
         stack=engine.n_replicas,

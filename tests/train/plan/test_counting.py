@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.config.compose import CONFIG_ROOT
@@ -47,12 +46,12 @@ SWIGLU_TIED = ModelShape(
 )
 
 
-def rung_shape(rung: str, **overrides: object) -> ModelShape:
-    model = ModelConfig(d_model=int(rung[1:]), **overrides)  # type: ignore[arg-type]
+def rung_shape(rung, **overrides):
+    model = ModelConfig(d_model=int(rung[1:]), **overrides)
     return model_shape(model, vocab_size=256, seq_len=256)
 
 
-def test_gelu_with_qk_norm_and_an_untied_head_by_hand() -> None:
+def test_gelu_with_qk_norm_and_an_untied_head_by_hand():
     counts = count_params(GELU)
     assert counts == ParamCounts(
         embedding=80,  # 10 * 8
@@ -65,7 +64,7 @@ def test_gelu_with_qk_norm_and_an_untied_head_by_hand() -> None:
     assert (counts.kaplan, counts.standard, counts.total) == (1536, 1616, 1752)
 
 
-def test_swiglu_without_qk_norm_and_with_a_tied_head_by_hand() -> None:
+def test_swiglu_without_qk_norm_and_with_a_tied_head_by_hand():
     counts = count_params(SWIGLU_TIED)
     assert counts == ParamCounts(
         embedding=84,  # 7 * 12
@@ -79,11 +78,11 @@ def test_swiglu_without_qk_norm_and_with_a_tied_head_by_hand() -> None:
     assert (counts.kaplan, counts.standard, counts.total) == (5184, 5268, 5352)
 
 
-def test_layer_norm_without_a_bias_has_rms_norm_s_parameters() -> None:
+def test_layer_norm_without_a_bias_has_rms_norm_s_parameters():
     assert count_params(dataclasses.replace(GELU, norm=Norm.layer)) == count_params(GELU)
 
 
-def test_learned_positions_are_trained_and_multiply_nothing() -> None:
+def test_learned_positions_are_trained_and_multiply_nothing():
     learned = dataclasses.replace(GELU, positions=Positions.learned)
     counts, rotary = count_params(learned), count_params(GELU)
     assert counts == dataclasses.replace(rotary, embedding=80 + 128)  # 16 positions * 8
@@ -91,7 +90,7 @@ def test_learned_positions_are_trained_and_multiply_nothing() -> None:
     assert count_token_flops(learned) == count_token_flops(GELU)
 
 
-def test_gpt2_small_s_block_by_hand() -> None:
+def test_gpt2_small_s_block_by_hand():
     """GPT-2 small has 124,439,808 parameters (Radford et al. 2019), its biases among them."""
     gpt2 = ModelShape(
         n_layers=12,
@@ -111,7 +110,7 @@ def test_gpt2_small_s_block_by_hand() -> None:
     assert count_params(gpt2).total == 124_439_808 - biases
 
 
-def test_flops_by_hand() -> None:
+def test_flops_by_hand():
     flops = count_token_flops(GELU)
     assert flops.blocks == 2 * 1536
     assert flops.head == 2 * 80
@@ -120,7 +119,7 @@ def test_flops_by_hand() -> None:
     assert (flops.backward, flops.train) == (8512, 12768)
 
 
-def test_every_flop_convention_by_hand() -> None:
+def test_every_flop_convention_by_hand():
     per_token = {name: flops_per_token(GELU, name) for name in FlopConvention}
     assert per_token == {
         FlopConvention.kaplan: 6 * 1536,
@@ -137,13 +136,8 @@ def test_every_flop_convention_by_hand() -> None:
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("positions", Positions)
 def test_counts_are_the_real_model_s_parameters_group_by_group(
-    rung: str,
-    activation: Activation,
-    tie_head: bool,
-    qk_norm: bool,
-    norm: Norm,
-    positions: Positions,
-) -> None:
+    rung, activation, tie_head, qk_norm, norm, positions
+):
     shape = rung_shape(
         rung,
         activation=activation,
@@ -163,7 +157,7 @@ def test_counts_are_the_real_model_s_parameters_group_by_group(
     assert counts.head_matmul == 256 * shape.d_model
 
 
-def group_of(name: str) -> str:
+def group_of(name):
     if "norm" in name:
         return "norms"
     if name == "positions.weight":
@@ -174,7 +168,7 @@ def group_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_exact_flops_are_6nd_and_the_attention(rung: str) -> None:
+def test_exact_flops_are_6nd_and_the_attention(rung):
     shape = rung_shape(rung)
     flops, params = count_token_flops(shape), count_params(shape)
     assert flops.train == 6 * params.standard + 3 * flops.attention
@@ -193,7 +187,7 @@ SHAPES = {
 
 
 @pytest.fixture(params=[(name, n) for name in SHAPES for n in (1, 2)], name="counted")
-def _counted(request: pytest.FixtureRequest) -> tuple[ModelShape, int, int, int]:
+def _counted(request):
     """A shape with torch's count of a forward and a backward pass over three windows a replica.
 
     Attention is plain: torch has no count for the CPU's fused kernel (it reads as zero), and the
@@ -206,7 +200,7 @@ def _counted(request: pytest.FixtureRequest) -> tuple[ModelShape, int, int, int]
     layout = layout_of(shape)
     rows_RP = torch.empty(n_replicas, layout.width, device=meta)
     weights = {name: view.requires_grad_() for name, view in layout.views(rows_RP).items()}
-    tokens_RBT: Tensor = torch.zeros(n_replicas, 3, shape.seq_len, dtype=torch.long, device=meta)
+    tokens_RBT = torch.zeros(n_replicas, 3, shape.seq_len, dtype=torch.long, device=meta)
     with FlopCounterMode(display=False) as forward:
         losses_R = model.losses(weights, tokens_RBT, tokens_RBT)
     with FlopCounterMode(display=False) as backward:
@@ -215,17 +209,17 @@ def _counted(request: pytest.FixtureRequest) -> tuple[ModelShape, int, int, int]
     return shape, n_tokens, forward.get_total_flops(), backward.get_total_flops()
 
 
-def test_forward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int, int]) -> None:
+def test_forward_flops_are_torch_s_own_count(counted):
     shape, n_tokens, forward, _ = counted
     assert forward == count_token_flops(shape).forward * n_tokens
 
 
-def test_backward_flops_are_torch_s_own_count(counted: tuple[ModelShape, int, int, int]) -> None:
+def test_backward_flops_are_torch_s_own_count(counted):
     shape, n_tokens, _, backward = counted
     assert backward == count_token_flops(shape).backward * n_tokens
 
 
-def test_counts_are_python_integers_that_do_not_overflow() -> None:
+def test_counts_are_python_integers_that_do_not_overflow():
     shape = model_shape(ModelConfig(d_model=1 << 20), vocab_size=1 << 20, seq_len=1 << 20)
     tokens = 10**30
     flops = flops_per_token(shape, FlopConvention.standard) * tokens

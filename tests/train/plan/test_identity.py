@@ -5,10 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,15 +26,14 @@ from train.config.runtime import (
     TrackerKind,
 )
 from train.config.schema import SCIENCE, Config
-from train.plan.identity import RUN_ID, run_id, science, science_hash, short_count
+from train.plan.identity import run_id, science, science_hash, short_count
 from train.plan.planning import plan_run
-from train.storage.records import canonical_json
+from train.storage.records import RUN_ID, canonical_json
 
 REPO = Path(__file__).resolve().parents[2]
-MakeConfig = Callable[..., Config]
 
 
-def golden_config() -> Config:
+def golden_config():
     return Config(
         model=ModelConfig(d_model=64),
         data=DataConfig(),
@@ -54,24 +51,23 @@ of the science: then every old run has another name. Update it only together wit
 under "Numerics"."""
 
 
-def test_the_golden_config_keeps_its_name() -> None:
+def test_the_golden_config_keeps_its_name():
     assert plan_run(golden_config()).run_id == GOLDEN
 
 
-def test_the_name_says_shape_tokens_rate_and_seed(make_config: MakeConfig) -> None:
+def test_the_name_says_shape_tokens_rate_and_seed(make_config):
     name = plan_run(make_config(seed=3)).run_id
     assert re.fullmatch(r"d32l2-10\.2k-lr1\.00e-02-s3-[0-9a-f]{8}", name)
 
 
 @pytest.mark.parametrize("tokens", [1, 999, 1e5, 1e12, 1e16, 1e30])
 @pytest.mark.parametrize("lr", [1e-30, 0.003, 1.0, 1e30])
-def test_names_use_one_plain_alphabet(tokens: float, lr: float) -> None:
+def test_names_use_one_plain_alphabet(tokens, lr):
     name = run_id(Config(), rung="d64l2", tokens=int(tokens), lr=lr)
-    assert re.fullmatch(r"[a-z0-9._-]+", name)
     assert RUN_ID.fullmatch(name)
 
 
-def test_plumbing_changes_no_name(make_config: MakeConfig) -> None:
+def test_plumbing_changes_no_name(make_config):
     plain = science_hash(make_config())
     plumbing = {
         "study": StudyConfig(name="other", question="why", extend=True),
@@ -86,7 +82,7 @@ def test_plumbing_changes_no_name(make_config: MakeConfig) -> None:
     assert science_hash(make_config(**plumbing)) == plain
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node, prefix=""):
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if dataclasses.is_dataclass(value):
@@ -95,7 +91,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def another(value: Any) -> Any:
+def another(value):
     """A value of the same kind that differs."""
     if value is None:
         return 5
@@ -108,7 +104,7 @@ def another(value: Any) -> Any:
     return value + (["x"] if isinstance(value, list) else "x")
 
 
-def replaced(node: Any, path: list[str], value: Any) -> Any:
+def replaced(node, path, value):
     inner = value if len(path) == 1 else replaced(getattr(node, path[0]), path[1:], value)
     return dataclasses.replace(node, **{path[0]: inner})
 
@@ -117,34 +113,34 @@ FIELDS = [key for key, _ in leaves(Config()) if key.split(".")[0] in SCIENCE]
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_every_science_field_changes_the_name(key: str) -> None:
+def test_every_science_field_changes_the_name(key):
     value = dict(leaves(Config()))[key]
     changed = replaced(Config(), key.split("."), another(value))
     assert science_hash(changed) != science_hash(Config())
 
 
-def test_key_order_changes_no_hash() -> None:
+def test_key_order_changes_no_hash():
     there = {"a": {"x": 1, "y": [1, 2]}, "b": None}
     back = {"b": None, "a": {"y": [1, 2], "x": 1}}
     assert canonical_json(there) == canonical_json(back) == '{"a":{"x":1,"y":[1,2]},"b":null}'
 
 
-def test_a_whole_float_is_its_integer() -> None:
+def test_a_whole_float_is_its_integer():
     assert canonical_json([1.0, 3e11, 0.1, True]) == "[1,300000000000,0.1,true]"
 
 
-def test_a_budget_written_as_an_integer_or_a_float_is_one_run() -> None:
+def test_a_budget_written_as_an_integer_or_a_float_is_one_run():
     assert science_hash(Config(budget=BudgetConfig(flops=10**12))) == science_hash(
         Config(budget=BudgetConfig(flops=1e12))
     )
 
 
-def test_nothing_that_json_cannot_say_is_hashed() -> None:
+def test_nothing_that_json_cannot_say_is_hashed():
     with pytest.raises(ValueError, match="Out of range float"):
         canonical_json({"lr": float("nan")})
 
 
-def test_science_is_plain_values() -> None:
+def test_science_is_plain_values():
     told = science(Config())
     assert list(told) == list(SCIENCE)
     assert told["schedule"]["shape"] == "cosine"
@@ -152,7 +148,7 @@ def test_science_is_plain_values() -> None:
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])
-def test_the_name_does_not_depend_on_python_s_hash_seed(hash_seed: str) -> None:
+def test_the_name_does_not_depend_on_python_s_hash_seed(hash_seed):
     code = "from test_identity import *; print(plan_run(golden_config()).run_id)"
     paths = os.pathsep.join([str(REPO), str(Path(__file__).parent)])
     done = subprocess.run(
@@ -180,5 +176,5 @@ def test_the_name_does_not_depend_on_python_s_hash_seed(hash_seed: str) -> None:
         (2e12, "2t"),
     ],
 )
-def test_counts_are_three_digits_and_a_unit(count: float, text: str) -> None:
+def test_counts_are_three_digits_and_a_unit(count, text):
     assert short_count(count) == text

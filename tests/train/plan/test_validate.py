@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -17,27 +15,26 @@ from train.config.experiment import (
     ScheduleShape,
     TokenizerKind,
 )
-from train.config.schema import Config
+from train.config.runtime import MachineConfig
 from train.errors import ConfigError, DataError
-from train.plan.validate import check_enough_tokens, validate
+from train.plan.validate import check_batch_split, check_enough_tokens, validate
 
-MakeConfig = Callable[..., Config]
 INF, NAN = float("inf"), float("nan")
 
 
-def with_values(config: Config, values: dict[str, Any]) -> Config:
+def with_values(config, values):
     """A copy of `config` with dotted keys replaced."""
     for key, value in values.items():
         config = replace(config, key.split("."), value)
     return config
 
 
-def replace(node: Any, path: list[str], value: Any) -> Any:
+def replace(node, path, value):
     inner = value if len(path) == 1 else replace(getattr(node, path[0]), path[1:], value)
     return dataclasses.replace(node, **{path[0]: inner})
 
 
-def test_a_right_config_returns_its_plan(make_config: MakeConfig) -> None:
+def test_a_right_config_returns_its_plan(make_config):
     assert validate(make_config()).steps == 40
 
 
@@ -124,9 +121,7 @@ def test_a_right_config_returns_its_plan(make_config: MakeConfig) -> None:
         ),
     ],
 )
-def test_a_broken_rule_names_the_value_and_the_rule(
-    make_config: MakeConfig, key: str, value: Any, rule: str
-) -> None:
+def test_a_broken_rule_names_the_value_and_the_rule(make_config, key, value, rule):
     with pytest.raises(ConfigError, match=re.escape(rule)) as refused:
         validate(with_values(make_config(), {key: value}))
     assert refused.value.exit_code == 2
@@ -194,28 +189,26 @@ def test_a_broken_rule_names_the_value_and_the_rule(
         ),
     ],
 )
-def test_a_schedule_that_does_not_fit_its_run_is_refused(
-    make_config: MakeConfig, schedule: dict[str, Any], message: str
-) -> None:
+def test_a_schedule_that_does_not_fit_its_run_is_refused(make_config, schedule, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         validate(make_config(schedule=ScheduleConfig(**schedule)))
 
 
-def test_the_longest_warm_up_and_cooldown_that_fit_are_accepted(make_config: MakeConfig) -> None:
+def test_the_longest_warm_up_and_cooldown_that_fit_are_accepted(make_config):
     wsd = ScheduleConfig(shape=ScheduleShape.wsd, warmup_steps=30, cooldown_fraction=0.25)
     plan = validate(make_config(schedule=wsd))
     assert plan.schedule.warmup_steps + plan.schedule.cooldown_steps == plan.steps
     assert validate(make_config(schedule=ScheduleConfig(warmup_steps=39))).steps == 40
 
 
-def test_a_refused_warm_up_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
+def test_a_refused_warm_up_s_own_advice_is_accepted(make_config):
     longest = ScheduleConfig(warmup_tokens_per_param=0.373)
     assert validate(make_config(schedule=longest)).schedule.warmup_steps == 39
     beside = ScheduleConfig(shape=ScheduleShape.wsd, warmup_tokens_per_param=0.306)
     assert validate(make_config(schedule=beside)).schedule.warmup_steps == 32
 
 
-def test_a_base_that_learned_positions_do_not_read_is_refused(make_config: MakeConfig) -> None:
+def test_a_base_that_learned_positions_do_not_read_is_refused(make_config):
     learned = ModelConfig(d_model=32, head_dim=16, positions=Positions.learned)
     assert validate(make_config(model=learned)).shape.positions is Positions.learned
     with pytest.raises(ConfigError, match=re.escape("model.rotary_base=500: only model.pos")):
@@ -225,15 +218,14 @@ def test_a_base_that_learned_positions_do_not_read_is_refused(make_config: MakeC
 OTHERS = ["d32l2-20.5k-lr1.00e-02-s0-0123abcd", "d32l2-20.5k-lr2.00e-02-s0-4567cdef"]
 
 
-def test_other_runs_may_be_trained_along(make_config: MakeConfig) -> None:
+def test_other_runs_may_be_trained_along(make_config):
     assert validate(make_config(together=OTHERS)) == validate(make_config())
 
 
-def test_what_cannot_be_another_run_is_not_trained_along(make_config: MakeConfig) -> None:
+def test_what_cannot_be_another_run_is_not_trained_along(make_config):
     own = validate(make_config()).run_id
     refusals = {
-        "all": f"together: 'all' is no run_id, such as {own}; the study's manifest.json lists them",
-        "": "together: '' is no run_id",
+        "": f"together: '' is no run_id, such as {own}; the study's manifest.json lists them",
         "../" + own: f"together: '../{own}' is no run_id",
         own: f"together: {own} is the job's own run; leave it out",
         OTHERS[0]: f"together: {OTHERS[0]} is there twice; leave one out",
@@ -243,7 +235,7 @@ def test_what_cannot_be_another_run_is_not_trained_along(make_config: MakeConfig
             validate(make_config(together=[*OTHERS, entry]))
 
 
-def test_a_refused_batch_s_own_advice_is_accepted(make_config: MakeConfig) -> None:
+def test_a_refused_batch_s_own_advice_is_accepted(make_config):
     for near in (96, 128):
         optimizer = OptimizerConfig(lr=0.01, batch_tokens=near)
         assert (
@@ -252,13 +244,13 @@ def test_a_refused_batch_s_own_advice_is_accepted(make_config: MakeConfig) -> No
         )
 
 
-def test_bytes_need_a_vocabulary_that_holds_every_byte(make_config: MakeConfig) -> None:
+def test_bytes_need_a_vocabulary_that_holds_every_byte(make_config):
     data = DataConfig(tokenizer=TokenizerKind.bytes, vocab_size=128, seq_len=32)
     with pytest.raises(ConfigError, match=r"vocab_size=128.*256"):
         validate(make_config(data=data))
 
 
-def test_a_run_within_its_data_needs_no_permission(make_config: MakeConfig) -> None:
+def test_a_run_within_its_data_needs_no_permission(make_config):
     plan = validate(make_config())  # 10,240 tokens
     fits = {"seq_len": 32, "allow_repeat": False, "name": "tiny"}
     # 321 whole windows and the one token after them
@@ -266,7 +258,7 @@ def test_a_run_within_its_data_needs_no_permission(make_config: MakeConfig) -> N
     assert check_enough_tokens(plan, n_tokens=320 * 32 + 1, **fits) == 1.0
 
 
-def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config: MakeConfig) -> None:
+def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config):
     plan = validate(make_config())
     message = (
         f"run {plan.run_id} asks for 10240 tokens, and tiny has 10208 in whole windows (1.00 "
@@ -278,14 +270,55 @@ def test_more_tokens_than_the_data_has_are_refused_unless_repeated(make_config: 
     assert check_enough_tokens(plan, allow_repeat=True, **short) == 10_240 / 10_208
 
 
-def test_files_that_the_source_does_not_read_are_refused(make_config: MakeConfig) -> None:
+def test_files_that_the_source_does_not_read_are_refused(make_config):
     config = make_config()
     config.data.files = ["corpus/*.txt"]
     with pytest.raises(ConfigError, match="synthetic does not read it; add data=files"):
         validate(config)
 
 
-def test_data_shorter_than_a_window_is_refused(make_config: MakeConfig) -> None:
+def test_data_shorter_than_a_window_is_refused(make_config):
     plan = validate(make_config())
     with pytest.raises(DataError, match="32 tokens are fewer than one window"):
         check_enough_tokens(plan, n_tokens=32, seq_len=32, allow_repeat=False, name="tiny")
+
+
+# several ranks
+
+
+def config_of_windows(make_config, batch_seqs, micro=None):
+    return make_config(
+        optimizer=OptimizerConfig(lr=0.01, batch_tokens=32 * batch_seqs),
+        budget=BudgetConfig(tokens=10 * 32 * batch_seqs),
+        machine=MachineConfig(micro_batch_seqs=micro),
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_seqs", "micro", "n_ranks"),
+    [(8, None, 2), (8, None, 8), (9, None, 3), (7, None, 1), (8, 4, 2), (8, 8, 1)],
+)
+def test_an_even_batch_is_split(make_config, batch_seqs, micro, n_ranks):
+    check_batch_split(config_of_windows(make_config, batch_seqs, micro), n_ranks)
+
+
+@pytest.mark.parametrize(
+    ("batch_seqs", "micro", "n_ranks", "message"),
+    [
+        (6, None, 4, "its 6 windows of 32 tokens cannot be shared evenly by 4 processes; use 128 "),
+        (6, None, 4, "; use 128 or 256, or 2 processes"),
+        (3, None, 4, "; use 128, or 1 process"),
+        (7, None, 2, "; use 192 or 256, or 1 process"),
+        (8, 8, 2, " does not divide the 4 windows that each of 2 processes takes of the batch; "),
+        (8, 8, 2, " of the batch; use 4"),
+    ],
+)
+def test_an_uneven_split_is_refused_with_the_nearest(
+    make_config, batch_seqs, micro, n_ranks, message
+):
+    value = f"optimizer.batch_tokens={32 * batch_seqs}: "
+    if micro:
+        value = f"machine.micro_batch_seqs={micro} "
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        check_batch_split(config_of_windows(make_config, batch_seqs, micro), n_ranks)
+    assert str(refused.value).startswith(value)

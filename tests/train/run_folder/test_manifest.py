@@ -4,18 +4,15 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.train.planned_runs import planned
 from train.config.experiment import BudgetConfig
 from train.config.runtime import SCRATCH
-from train.config.schema import Config
 from train.errors import ConfigError, DataError, StorageError
 from train.plan.identity import science
-from train.plan.planning import PlannedRun, plan_run
 from train.run_folder.manifest import (
     manifest_entry,
     read_manifest,
@@ -25,25 +22,17 @@ from train.run_folder.manifest import (
 from train.storage.lock import hold
 from train.storage.records import canonical_json
 
-MakeConfig = Callable[..., Config]
-
-
-def planned(config: Config, *overrides: str) -> PlannedRun:
-    return PlannedRun(overrides=list(overrides), config=config, plan=plan_run(config))
-
 
 @pytest.fixture
-def runs(make_config: MakeConfig) -> list[PlannedRun]:
+def runs(make_config):
     return [planned(make_config(seed=seed), f"seed={seed}") for seed in range(5)]
 
 
-def test_a_study_that_was_not_planned_has_no_manifest(tmp_path: Path) -> None:
+def test_a_study_that_was_not_planned_has_no_manifest(tmp_path):
     assert read_manifest(tmp_path / "none") is None
 
 
-def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(
-    tmp_path: Path, make_config: MakeConfig
-) -> None:
+def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(tmp_path, make_config):
     config = make_config(budget=BudgetConfig(flops=1e10))
     run = planned(config, "budget.flops=1e10")
     register_runs(tmp_path / "s", "s", [run], extend=False)
@@ -67,7 +56,7 @@ def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(
     }
 
 
-def test_the_same_grid_again_changes_nothing(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_the_same_grid_again_changes_nothing(tmp_path, runs):
     register_runs(tmp_path, "s", runs, extend=False)
     before = (tmp_path / "manifest.json").read_bytes()
     register_runs(tmp_path, "s", list(reversed(runs)), extend=False)
@@ -75,23 +64,22 @@ def test_the_same_grid_again_changes_nothing(tmp_path: Path, runs: list[PlannedR
     assert (tmp_path / "manifest.json").read_bytes() == before
 
 
-def test_another_grid_is_refused_before_anything_is_locked_or_written(
-    tmp_path: Path, runs: list[PlannedRun]
-) -> None:
-    refuse_another_grid(tmp_path, "s", runs, extend=False)  # nothing was planned yet
+def test_another_grid_is_refused_before_anything_is_locked_or_written(tmp_path, runs):
+    def refuse(runs, study="s", *, extend=False):
+        refuse_another_grid(read_manifest(tmp_path), tmp_path, study, runs, extend=extend)
+
+    refuse(runs)  # nothing was planned yet
     register_runs(tmp_path, "s", runs[:1], extend=False)
     there = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(ConfigError, match="was planned with another grid; 4 of 5 runs are not in"):
-        refuse_another_grid(tmp_path, "s", runs, extend=False)
-    refuse_another_grid(tmp_path, "s", runs, extend=True)
-    refuse_another_grid(tmp_path, SCRATCH, runs, extend=False)
-    refuse_another_grid(tmp_path, "s", runs[:1], extend=False)
+        refuse(runs)
+    refuse(runs, extend=True)
+    refuse(runs, SCRATCH)
+    refuse(runs[:1])
     assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
-def test_another_grid_is_refused_and_leaves_the_manifest(
-    tmp_path: Path, runs: list[PlannedRun]
-) -> None:
+def test_another_grid_is_refused_and_leaves_the_manifest(tmp_path, runs):
     register_runs(tmp_path, "s", runs[:1], extend=False)
     before = (tmp_path / "manifest.json").read_bytes()
     names = ", ".join(run.plan.run_id for run in runs[1:4])
@@ -104,7 +92,7 @@ def test_another_grid_is_refused_and_leaves_the_manifest(
     assert (tmp_path / "manifest.json").read_bytes() == before
 
 
-def test_scratch_takes_any_run(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_scratch_takes_any_run(tmp_path, runs):
     register_runs(tmp_path, "scratch", runs[:1], extend=False)
     register_runs(tmp_path, "scratch", runs[1:], extend=False)
     manifest = read_manifest(tmp_path)
@@ -112,7 +100,7 @@ def test_scratch_takes_any_run(tmp_path: Path, runs: list[PlannedRun]) -> None:
     assert len(manifest["runs"]) == len(runs)
 
 
-def test_extending_appends_and_keeps_what_was_there(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_extending_appends_and_keeps_what_was_there(tmp_path, runs):
     register_runs(tmp_path, "s", runs[:2], extend=False)
     register_runs(tmp_path, "s", runs[1:], extend=True)
     manifest = read_manifest(tmp_path)
@@ -121,26 +109,26 @@ def test_extending_appends_and_keeps_what_was_there(tmp_path: Path, runs: list[P
     assert [run["overrides"] for run in manifest["runs"]] == [run.overrides for run in runs]
 
 
-def test_the_hash_is_of_the_runs(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_the_hash_is_of_the_runs(tmp_path, runs):
     register_runs(tmp_path / "a", "a", runs, extend=False)
     register_runs(tmp_path / "b", "b", runs, extend=False)
     register_runs(tmp_path / "c", "c", runs[:4], extend=False)
-    hashes = [read_manifest(tmp_path / name)["sha256"] for name in "abc"]  # type: ignore[index]
+    hashes = [read_manifest(tmp_path / name)["sha256"] for name in "abc"]
     assert hashes[0] == hashes[1] != hashes[2]
     assert all(len(bytes.fromhex(each)) == hashlib.sha256().digest_size for each in hashes)
 
 
-def test_a_manifest_that_is_not_one_is_named(tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_one_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{torn", encoding="utf-8")
     with pytest.raises(DataError, match=r"manifest.json: not JSON .*; bring the file back"):
         read_manifest(tmp_path)
 
 
-def nested(depth: int) -> list[Any]:
+def nested(depth):
     return [nested(depth - 1)] if depth else []
 
 
-def rewritten(folder: Path, edit: Callable[[dict[str, Any]], object], *, rehash: bool) -> None:
+def rewritten(folder, edit, *, rehash):
     """Edit a manifest as a text editor would, or as someone who also mends the hash."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     edit(manifest)
@@ -163,9 +151,7 @@ def rewritten(folder: Path, edit: Callable[[dict[str, Any]], object], *, rehash:
         lambda manifest: manifest["runs"][0].update(science=nested(600)),
     ],
 )
-def test_a_manifest_that_was_edited_is_refused_by_name(
-    tmp_path: Path, runs: list[PlannedRun], edit: Callable[[dict[str, Any]], object]
-) -> None:
+def test_a_manifest_that_was_edited_is_refused_by_name(tmp_path, runs, edit):
     register_runs(tmp_path, "s", runs, extend=False)
     rewritten(tmp_path, edit, rehash=False)
     before = (tmp_path / "manifest.json").read_bytes()
@@ -177,14 +163,14 @@ def test_a_manifest_that_was_edited_is_refused_by_name(
     assert (tmp_path / "manifest.json").read_bytes() == before
 
 
-def test_an_edited_manifest_is_told_by_both_hashes(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_an_edited_manifest_is_told_by_both_hashes(tmp_path, runs):
     register_runs(tmp_path, "s", runs, extend=False)
     rewritten(tmp_path, lambda manifest: manifest.update(sha256="0" * 64), rehash=False)
     with pytest.raises(DataError, match=r"edited or damaged: its runs hash to .{12}, and it prom"):
         read_manifest(tmp_path)
 
 
-def test_white_space_is_no_edit(tmp_path: Path, runs: list[PlannedRun]) -> None:
+def test_white_space_is_no_edit(tmp_path, runs):
     register_runs(tmp_path, "s", runs, extend=False)
     rewritten(tmp_path, lambda manifest: None, rehash=False)
     assert read_manifest(tmp_path) is not None
@@ -203,21 +189,14 @@ def test_white_space_is_no_edit(tmp_path: Path, runs: list[PlannedRun]) -> None:
         (lambda run: run["plan"].update(flops=10**400), "has no plan of steps and FLOPs"),
     ],
 )
-def test_a_manifest_with_a_right_hash_is_still_not_trusted(
-    tmp_path: Path,
-    runs: list[PlannedRun],
-    edit: Callable[[dict[str, Any]], object],
-    message: str,
-) -> None:
+def test_a_manifest_with_a_right_hash_is_still_not_trusted(tmp_path, runs, edit, message):
     register_runs(tmp_path, "s", runs, extend=False)
     rewritten(tmp_path, lambda manifest: edit(manifest["runs"][2]), rehash=True)
     with pytest.raises(DataError, match=message):
         read_manifest(tmp_path)
 
 
-def test_a_study_has_no_more_runs_than_are_read(
-    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_has_no_more_runs_than_are_read(tmp_path, runs, monkeypatch):
     register_runs(tmp_path, "s", runs, extend=False)
     for module in ("train.storage.records", "train.run_folder.manifest"):
         monkeypatch.setattr(f"{module}.MOST_RUNS", 4)
@@ -229,34 +208,28 @@ def test_a_study_has_no_more_runs_than_are_read(
     assert not (tmp_path / "t" / "manifest.json").exists()
 
 
-def test_a_job_whose_run_is_planned_waits_for_no_writer(
-    tmp_path: Path, runs: list[PlannedRun]
-) -> None:
+def test_a_job_whose_run_is_planned_waits_for_no_writer(tmp_path, runs):
     register_runs(tmp_path, "s", runs, extend=False)
     with hold(tmp_path / "manifest.lock", task="is writing its manifest"):
         register_runs(tmp_path, "s", runs[:1], extend=False)
 
 
-def test_a_new_manifest_is_on_disk_with_its_folder(
-    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[Path] = []
+def test_a_new_manifest_is_on_disk_with_its_folder(tmp_path, runs, monkeypatch):
+    synced = []
     for module in ("train.storage.records", "train.run_folder.manifest"):
         monkeypatch.setattr(f"{module}.sync_folder", synced.append)
     register_runs(tmp_path / "s", "s", runs, extend=False)
     assert synced == [tmp_path / "s", tmp_path]
 
 
-def test_a_manifest_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_read_is_a_storage_error(tmp_path):
     (tmp_path / "manifest.json").mkdir()
     with pytest.raises(StorageError, match=r"manifest.json: cannot be read \(Is a directory\)"):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_that_cannot_be_written_is_a_storage_error(
-    tmp_path: Path, runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path, value: object) -> None:
+def test_a_manifest_that_cannot_be_written_is_a_storage_error(tmp_path, runs, monkeypatch):
+    def refuse(path, value):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("train.run_folder.manifest.write_json", refuse)
@@ -264,6 +237,6 @@ def test_a_manifest_that_cannot_be_written_is_a_storage_error(
         register_runs(tmp_path / "s", "s", runs, extend=False)
 
 
-def test_a_study_folder_that_cannot_be_made_is_a_storage_error(runs: list[PlannedRun]) -> None:
+def test_a_study_folder_that_cannot_be_made_is_a_storage_error(runs):
     with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be written"):
         register_runs(Path("/proc/nowhere/x"), "x", runs, extend=False)

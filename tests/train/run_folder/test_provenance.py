@@ -1,14 +1,11 @@
 """What can move a run's bits from one attempt to the next is told, and refused on request."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from train.config.runtime import MachineConfig
-from train.config.schema import Config
 from train.errors import ConfigError, PreemptedError
 from train.plan.validate import validate
 from train.run_folder.provenance import changed_versions, git_state, refuse_changed_versions
@@ -16,19 +13,19 @@ from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl, write_json
 from train.training.trainer import train_run
 
-FACTS: dict[str, Any] = {
+FACTS = {
     "versions": {"torch": "2.13.0", "python": "3.11.7"},
     "device": "AMD EPYC, 1 thread",
     "git": {"commit": "ab12", "dirty": False},
 }
 
 
-def test_nothing_changed_is_nothing_told() -> None:
+def test_nothing_changed_is_nothing_told():
     assert changed_versions(FACTS, FACTS) == {}
     assert changed_versions({}, FACTS) == {}  # the first attempt left no facts
 
 
-def test_facts_that_somebody_edited_count_as_unknown() -> None:
+def test_facts_that_somebody_edited_count_as_unknown():
     changed = changed_versions({"versions": 3, "git": [], "device": FACTS["device"]}, FACTS)
     assert changed == {
         "torch": (None, "2.13.0"),
@@ -46,13 +43,11 @@ def test_facts_that_somebody_edited_count_as_unknown() -> None:
         ({"git": {"commit": "cd34", "dirty": True}}, {"git commit": ("cd34", "ab12")}),
     ],
 )
-def test_each_change_is_told_with_both_values(
-    change: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_each_change_is_told_with_both_values(change, expected):
     assert changed_versions({**FACTS, **change}, FACTS) == expected
 
 
-def test_the_refusal_names_every_change_and_the_way_out() -> None:
+def test_the_refusal_names_every_change_and_the_way_out():
     changed = {"torch": ("2.12.0", "2.13.0"), "device": ("a", "b")}
     with pytest.raises(ConfigError) as refused:
         refuse_changed_versions(Path("runs/x"), changed)
@@ -60,10 +55,10 @@ def test_the_refusal_names_every_change_and_the_way_out() -> None:
     assert "resume with machine.strict_versions=false" in str(refused.value)
 
 
-def stopped_under_other_torch(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def stopped_under_other_torch(config, monkeypatch):
     """A run that was stopped at its first step, whose run.json tells of another torch."""
 
-    def stop(*args: object, **kwargs: object) -> None:
+    def stop(*args, **kwargs):
         raise PreemptedError("stopped")
 
     with monkeypatch.context() as patched:
@@ -77,9 +72,7 @@ def stopped_under_other_torch(config: Config, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-def test_a_resume_under_another_torch_is_told_and_recorded(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resume_under_another_torch_is_told_and_recorded(make_config, monkeypatch):
     config = make_config()
     folder = stopped_under_other_torch(config, monkeypatch)
     with pytest.warns(UserWarning, match=r"changed since its last attempt: .*torch 1\.0 -> 2\."):
@@ -90,9 +83,7 @@ def test_a_resume_under_another_torch_is_told_and_recorded(
     assert re.match(r"2\.", starts[1]["versions"]["torch"])
 
 
-def test_strict_versions_refuse_it_and_write_nothing_over(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_strict_versions_refuse_it_and_write_nothing_over(make_config, monkeypatch):
     config = make_config(machine=MachineConfig(log_every=10, strict_versions=True))
     folder = stopped_under_other_torch(config, monkeypatch)
     before = folder.run.read_bytes()
@@ -102,5 +93,5 @@ def test_strict_versions_refuse_it_and_write_nothing_over(
     assert folder.run.read_bytes() == before
 
 
-def test_outside_a_checkout_git_has_nothing_to_say(tmp_path: Path) -> None:
+def test_outside_a_checkout_git_has_nothing_to_say(tmp_path):
     assert git_state(tmp_path) == {"commit": None, "dirty": None}

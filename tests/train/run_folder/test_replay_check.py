@@ -1,8 +1,6 @@
 """Rows after a checkpoint are set aside, and compared with the rows that take their place."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,22 +11,22 @@ from train.storage.records import append_jsonl, read_jsonl
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path):
     run = RunFolder(tmp_path)
     append_jsonl(run.metrics, [metric(step) for step in (1, 2, 3, 4)])
     append_jsonl(run.evals, [evaluation(step) for step in (1, 4)])
     return run
 
 
-def metric(step: int, **changed: Any) -> dict[str, Any]:
+def metric(step, **changed):
     return {"step": step, "loss": 5.0 - step / 3, "lr": 0.1, "seconds": 0.5 * step, **changed}
 
 
-def evaluation(step: int, **changed: Any) -> dict[str, Any]:
+def evaluation(step, **changed):
     return {"step": step, "split": "validation", "loss": 6.0 - step / 7, **changed}
 
 
-def sizes_at(folder: RunFolder, step: int) -> dict[str, int]:
+def sizes_at(folder, step):
     return {
         path.name: sum(
             len(line)
@@ -39,11 +37,11 @@ def sizes_at(folder: RunFolder, step: int) -> dict[str, int]:
     }
 
 
-def steps(path: Path) -> list[int]:
+def steps(path):
     return [row["step"] for row in read_jsonl(path)]
 
 
-def test_rows_beyond_the_checkpoint_are_moved(folder: RunFolder) -> None:
+def test_rows_beyond_the_checkpoint_are_moved(folder):
     assert set_aside(folder, sizes_at(folder, 2)) == 3
     assert steps(folder.metrics) == [1, 2]
     assert steps(folder.evals) == [1]
@@ -54,24 +52,24 @@ def test_rows_beyond_the_checkpoint_are_moved(folder: RunFolder) -> None:
     ]
 
 
-def test_without_a_checkpoint_all_rows_are_moved(folder: RunFolder) -> None:
+def test_without_a_checkpoint_all_rows_are_moved(folder):
     assert set_aside(folder, {}) == 6
     assert steps(folder.metrics) == steps(folder.evals) == []
 
 
-def test_nothing_is_written_when_nothing_is_late(folder: RunFolder) -> None:
+def test_nothing_is_written_when_nothing_is_late(folder):
     before = folder.metrics.read_bytes()
     assert set_aside(folder, sizes_at(folder, 4)) == 0
     assert folder.metrics.read_bytes() == before
     assert not folder.replayed.exists()
 
 
-def test_a_run_without_records_has_none_to_move(tmp_path: Path) -> None:
+def test_a_run_without_records_has_none_to_move(tmp_path):
     assert set_aside(RunFolder(tmp_path), {}) == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_last_line_is_dropped(folder: RunFolder) -> None:
+def test_a_torn_last_line_is_dropped(folder):
     committed = sizes_at(folder, 4)
     with folder.metrics.open("ab") as file:
         file.write(b'{"step": 5, "lo')
@@ -81,9 +79,7 @@ def test_a_torn_last_line_is_dropped(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\0\0\0\n", b"[1]\n", b'{"loss": 1}\n', b'{"step": "x"}\n'])
-def test_a_late_line_that_is_no_row_is_dropped_with_a_word(
-    folder: RunFolder, garbage: bytes
-) -> None:
+def test_a_late_line_that_is_no_row_is_dropped_with_a_word(folder, garbage):
     committed = sizes_at(folder, 4)
     with folder.metrics.open("ab") as file:
         file.write(garbage + json.dumps(metric(5)).encode() + b"\n")
@@ -92,7 +88,7 @@ def test_a_late_line_that_is_no_row_is_dropped_with_a_word(
     assert steps(folder.replayed) == [5]
 
 
-def test_a_record_shorter_than_its_checkpoint_vouches_for_is_refused(folder: RunFolder) -> None:
+def test_a_record_shorter_than_its_checkpoint_vouches_for_is_refused(folder):
     committed = sizes_at(folder, 4)
     folder.metrics.write_bytes(folder.metrics.read_bytes()[:-9])
     with pytest.raises(RecordsError, match=r"metrics.jsonl: holds \d+ bytes, and \d+ were on disk"):
@@ -102,7 +98,7 @@ def test_a_record_shorter_than_its_checkpoint_vouches_for_is_refused(folder: Run
         set_aside(folder, committed)
 
 
-def test_damage_before_the_checkpoint_is_refused_by_line(folder: RunFolder) -> None:
+def test_damage_before_the_checkpoint_is_refused_by_line(folder):
     committed = sizes_at(folder, 4)
     content = folder.metrics.read_bytes()
     folder.metrics.write_bytes(content.replace(b"{", b"x", 1))
@@ -110,7 +106,7 @@ def test_damage_before_the_checkpoint_is_refused_by_line(folder: RunFolder) -> N
         set_aside(folder, committed)
 
 
-def test_equal_rows_compare_as_equal_whatever_the_clock_said(folder: RunFolder) -> None:
+def test_equal_rows_compare_as_equal_whatever_the_clock_said(folder):
     set_aside(folder, sizes_at(folder, 2))
     append_jsonl(
         folder.metrics, [metric(3, seconds=9.0, mfu_datasheet=0.3), metric(4, seconds=9.5)]
@@ -121,7 +117,7 @@ def test_equal_rows_compare_as_equal_whatever_the_clock_said(folder: RunFolder) 
     assert str(report) == "3 rows were computed twice, with equal results"
 
 
-def test_a_difference_is_found_measured_and_placed(folder: RunFolder) -> None:
+def test_a_difference_is_found_measured_and_placed(folder):
     set_aside(folder, {})
     append_jsonl(folder.metrics, [metric(1), metric(2, loss=5.0), metric(3, lr=0.35), metric(4)])
     report = compare(folder)
@@ -132,18 +128,18 @@ def test_a_difference_is_found_measured_and_placed(folder: RunFolder) -> None:
     )
 
 
-def test_a_value_that_is_not_a_number_any_more_differs(folder: RunFolder) -> None:
+def test_a_value_that_is_not_a_number_any_more_differs(folder):
     set_aside(folder, sizes_at(folder, 3))
     append_jsonl(folder.metrics, [metric(4, loss=None)])
     report = compare(folder)
     assert (report.rows, report.differing, report.largest) == (1, 1, 0.0)
 
 
-def test_rows_that_were_not_computed_again_are_not_compared(folder: RunFolder) -> None:
+def test_rows_that_were_not_computed_again_are_not_compared(folder):
     set_aside(folder, sizes_at(folder, 1))
     append_jsonl(folder.metrics, [metric(2)])
     assert compare(folder).rows == 1
-    assert compare(folder).facts() == {
+    assert compare(folder).to_json() == {
         "rows": 1,
         "differing": 0,
         "largest": 0.0,
@@ -151,7 +147,7 @@ def test_rows_that_were_not_computed_again_are_not_compared(folder: RunFolder) -
     }
 
 
-def test_a_row_set_aside_twice_is_compared_twice(folder: RunFolder) -> None:
+def test_a_row_set_aside_twice_is_compared_twice(folder):
     set_aside(folder, sizes_at(folder, 3))
     append_jsonl(folder.metrics, [metric(4)])
     set_aside(folder, sizes_at(folder, 3))
@@ -159,7 +155,7 @@ def test_a_row_set_aside_twice_is_compared_twice(folder: RunFolder) -> None:
     assert compare(folder).rows == 2
 
 
-def test_rows_set_aside_that_cannot_be_read_are_not_compared(folder: RunFolder) -> None:
+def test_rows_set_aside_that_cannot_be_read_are_not_compared(folder):
     set_aside(folder, sizes_at(folder, 2))
     append_jsonl(folder.metrics, [metric(step) for step in (3, 4)])
     with folder.replayed.open("ab") as file:
@@ -168,7 +164,7 @@ def test_rows_set_aside_that_cannot_be_read_are_not_compared(folder: RunFolder) 
     assert compare(folder).differing == 0
 
 
-def test_a_record_that_is_damaged_while_the_run_trains_is_named(folder: RunFolder) -> None:
+def test_a_record_that_is_damaged_while_the_run_trains_is_named(folder):
     with folder.metrics.open("ab") as file:
         file.write(b"{torn\n")
     with pytest.raises(RecordsError, match=r"metrics.jsonl:5: not JSON .* with restart=true"):

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,17 +41,17 @@ except WindTunnelError as error:
 """
 
 
-def python(code: str, folder: RunFolder) -> list[str]:
+def python(code, folder):
     return [sys.executable, "-c", code, str(folder.path)]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path):
     return RunFolder(tmp_path / "study" / "run")
 
 
 @pytest.fixture
-def holder(folder: RunFolder) -> Iterator[subprocess.Popen[str]]:
+def holder(folder):
     """A live process that holds the run."""
     with subprocess.Popen(
         python(HOLD, folder), cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -63,9 +62,7 @@ def holder(folder: RunFolder) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_process_is_refused_with_exit_73(
-    folder: RunFolder, holder: subprocess.Popen[str]
-) -> None:
+def test_a_second_process_is_refused_with_exit_73(folder, holder):
     refused = subprocess.run(
         python(TAKE, folder), cwd=REPO, capture_output=True, text=True, check=False
     )
@@ -75,9 +72,7 @@ def test_a_second_process_is_refused_with_exit_73(
     assert folder.is_locked()
 
 
-def test_a_killed_holder_leaves_the_run_free(
-    folder: RunFolder, holder: subprocess.Popen[str]
-) -> None:
+def test_a_killed_holder_leaves_the_run_free(folder, holder):
     with pytest.raises(LockedError), folder.locked():
         pass
     os.kill(holder.pid, signal.SIGKILL)
@@ -88,12 +83,12 @@ def test_a_killed_holder_leaves_the_run_free(
     assert not folder.is_locked()
 
 
-def test_a_run_that_was_never_started_is_not_locked(folder: RunFolder) -> None:
+def test_a_run_that_was_never_started_is_not_locked(folder):
     assert not folder.is_locked()
     assert not folder.path.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     inside = RunFolder(tmp_path / "file" / "run")
     message = rf"{re.escape(str(inside.path))}: cannot be written"
@@ -101,12 +96,12 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None
         pass
 
 
-def test_an_error_inside_the_lock_is_not_taken_for_the_lock_s_own(folder: RunFolder) -> None:
+def test_an_error_inside_the_lock_is_not_taken_for_the_lock_s_own(folder):
     with pytest.raises(PermissionError, match="someone else's"), folder.locked():
         raise PermissionError("someone else's")
 
 
-def test_a_run_is_planned_until_its_status_says_otherwise(folder: RunFolder) -> None:
+def test_a_run_is_planned_until_its_status_says_otherwise(folder):
     assert folder.state() == "planned"
     assert folder.read_status() == {}
     folder.path.mkdir(parents=True)
@@ -117,19 +112,19 @@ def test_a_run_is_planned_until_its_status_says_otherwise(folder: RunFolder) -> 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", status["heartbeat"])
 
 
-def test_an_unreadable_status_counts_as_none(folder: RunFolder) -> None:
+def test_an_unreadable_status_counts_as_none(folder):
     folder.path.mkdir(parents=True)
     folder.status.write_text('{"state": "runn', encoding="utf-8")
     assert folder.state() == "planned"
 
 
-def test_a_state_outside_the_closed_set_is_our_mistake(folder: RunFolder) -> None:
+def test_a_state_outside_the_closed_set_is_our_mistake(folder):
     folder.path.mkdir(parents=True)
     with pytest.raises(AssertionError):
         folder.write_status("finished")
 
 
-def test_attempts_are_starts(folder: RunFolder) -> None:
+def test_attempts_are_starts(folder):
     folder.path.mkdir(parents=True)
     assert folder.attempt_number() == 0
     for event, attempt in (("start", 1), ("end", 1), ("start", 2)):
@@ -139,7 +134,7 @@ def test_attempts_are_starts(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"{torn\n", b"[1]\n", b"\xff\x00\n", b'{"event": "start"}\n'])
-def test_a_damaged_row_of_attempts_stops_no_start(folder: RunFolder, junk: bytes) -> None:
+def test_a_damaged_row_of_attempts_stops_no_start(folder, junk):
     folder.path.mkdir(parents=True)
     folder.log_attempt("start", attempt=1)
     with folder.attempts.open("ab") as file:
@@ -148,7 +143,7 @@ def test_a_damaged_row_of_attempts_stops_no_start(folder: RunFolder, junk: bytes
     assert folder.attempt_number() == 2
 
 
-def test_a_run_whose_lock_names_another_process_is_left_to_it(folder: RunFolder) -> None:
+def test_a_run_whose_lock_names_another_process_is_left_to_it(folder):
     with folder.locked():
         folder.refuse_other_holder()  # it is ours
         folder.lock.unlink()
@@ -159,7 +154,7 @@ def test_a_run_whose_lock_names_another_process_is_left_to_it(folder: RunFolder)
             folder.refuse_other_holder()
 
 
-def written(folder: RunFolder) -> None:
+def written(folder):
     """A run that has left one of everything, under the lock it held."""
     folder.checkpoints.mkdir(parents=True)
     for path in (folder.lock, folder.log, folder.metrics, folder.checkpoints / "model.pt"):
@@ -168,14 +163,14 @@ def written(folder: RunFolder) -> None:
     folder.write_status("diverged", step=7)
 
 
-def names(path: Path) -> list[str]:
+def names(path):
     return sorted(entry.name for entry in path.iterdir())
 
 
 WRITTEN = ["attempts.jsonl", "checkpoints", "metrics.jsonl", "status.json"]
 
 
-def test_the_newest_archive_is_that_of_the_largest_number(folder: RunFolder) -> None:
+def test_the_newest_archive_is_that_of_the_largest_number(folder):
     assert folder.newest_archive() is None
     folder.path.mkdir(parents=True)
     for number in range(1, 12):
@@ -187,7 +182,7 @@ def test_the_newest_archive_is_that_of_the_largest_number(folder: RunFolder) -> 
     assert (newest.path.name, newest.read_status()["step"]) == ("11", 11)
 
 
-def test_an_archive_takes_all_but_the_lock_the_log_and_earlier_archives(folder: RunFolder) -> None:
+def test_an_archive_takes_all_but_the_lock_the_log_and_earlier_archives(folder):
     written(folder)
     first = folder.archive()
     assert first == folder.path / "archive" / "1"
@@ -200,7 +195,7 @@ def test_an_archive_takes_all_but_the_lock_the_log_and_earlier_archives(folder: 
     assert names(folder.path / "archive") == ["1", "2"]
 
 
-def test_attempts_are_counted_on_across_archives(folder: RunFolder) -> None:
+def test_attempts_are_counted_on_across_archives(folder):
     """A W&B run is named after its attempt, so no number comes back."""
     written(folder)
     folder.archive()
@@ -212,13 +207,11 @@ def test_attempts_are_counted_on_across_archives(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("moves", range(len(WRITTEN) + 1))
-def test_an_archive_cut_short_is_completed_by_the_next_holder(
-    folder: RunFolder, moves: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_cut_short_is_completed_by_the_next_holder(folder, moves, monkeypatch):
     written(folder)
     left, rename = [moves], Path.rename
 
-    def die_after_moves(path: Path, target: Path) -> Path:
+    def die_after_moves(path, target):
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1

@@ -1,69 +1,57 @@
 """What a study starts, what it locks, and what it says at its end."""
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from train.config.experiment import BudgetConfig
+from tests.train.planned_runs import planned
 from train.config.runtime import StudyConfig
-from train.config.schema import Config
+from train.distributed import World
 from train.errors import ConfigError, LockedError, PreemptedError
-from train.plan.planning import PlannedRun, plan_run
 from train.run_folder.manifest import read_manifest
 from train.run_folder.run_folder import RunFolder
 from train.storage.lock import hold, is_held
-from train.study.job import Job, JobEnd
+from train.study.job import JobEnd
 from train.study.study import (
     StudyIncompleteError,
     plan_grid,
-    plan_jobs,
     report_unfinished,
     run_study,
-    runs_to_start,
-    saved_step,
 )
-
-MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture(autouse=True)
-def _no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_timing(monkeypatch):
     """Stacks are as large as machine.stack says, and of one run where it says nothing."""
-    monkeypatch.setattr("train.study.study.best_stack", lambda run, n: 1)
+    monkeypatch.setattr("train.study.packing.best_stack", lambda run, n: 1)
 
 
-def folder_of(run: PlannedRun) -> RunFolder:
-    folder = Path(run.config.paths.runs) / run.config.study.name / run.plan.run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    return RunFolder(folder)
-
-
-def planned(config: Config) -> PlannedRun:
-    return PlannedRun(overrides=[f"seed={config.seed}"], config=config, plan=plan_run(config))
+def folder_of(run):
+    run.path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(run.path)
 
 
 class Study:
     """run_study on `seed=...`, with jobs that only write that they are done."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config):
         self.config = config
-        self.composed: list[list[str]] = []
-        self.launched: list[str] = []
-        self.was_locked: bool | None = None
+        self.composed = []
+        self.launched = []
+        self.was_locked = None
 
     @property
-    def lock(self) -> Path:
+    def lock(self):
         return Path(self.config.paths.runs) / self.config.study.name / "study.lock"
 
-    def compose(self, overrides: list[str]) -> DictConfig:
+    def compose(self, overrides):
         self.composed.append(overrides)
         tree = OmegaConf.merge(OmegaConf.structured(self.config), OmegaConf.from_dotlist(overrides))
         assert isinstance(tree, DictConfig)
         return tree
 
-    def launch(self, jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
+    def launch(self, jobs):
         self.was_locked = is_held(self.lock)
         for job in jobs:
             self.launched.append(" ".join(job.words))
@@ -72,13 +60,13 @@ class Study:
                 run.folder.write_status("completed", step=40)
         return {}
 
-    def run(self, *words: str) -> None:
+    def run(self, *words):
         node = self.compose([]).study
         self.composed.clear()
         run_study(list(words), study=node, compose=self.compose, launch=self.launch)
 
 
-def test_a_named_study_is_locked_while_it_runs_and_free_afterwards(make_config: MakeConfig) -> None:
+def test_a_named_study_is_locked_while_it_runs_and_free_afterwards(make_config):
     study = Study(make_config())
     study.run("seed=0,1")
     assert study.was_locked
@@ -86,7 +74,7 @@ def test_a_named_study_is_locked_while_it_runs_and_free_afterwards(make_config: 
     assert study.launched == ["seed=0", "seed=1"]
 
 
-def test_a_study_that_is_held_is_refused_before_it_is_planned(make_config: MakeConfig) -> None:
+def test_a_study_that_is_held_is_refused_before_it_is_planned(make_config):
     study = Study(make_config())
     with hold(study.lock, task=""), pytest.raises(LockedError, match=r"is running this study$"):
         study.run("seed=0,1,2")
@@ -95,7 +83,7 @@ def test_a_study_that_is_held_is_refused_before_it_is_planned(make_config: MakeC
     assert study.launched == []
 
 
-def test_scratch_is_never_locked(make_config: MakeConfig) -> None:
+def test_scratch_is_never_locked(make_config):
     study = Study(make_config(study=StudyConfig(name="scratch")))
     study.run("seed=0")
     assert study.was_locked is False
@@ -104,9 +92,7 @@ def test_scratch_is_never_locked(make_config: MakeConfig) -> None:
     assert study.launched == ["seed=0", "seed=1"]
 
 
-def test_a_plan_is_printed_whoever_runs_the_study(
-    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_is_printed_whoever_runs_the_study(make_config, capsys):
     study = Study(make_config(dry_run=True))
     study.run("seed=0")
     assert not study.lock.exists()
@@ -116,31 +102,14 @@ def test_a_plan_is_printed_whoever_runs_the_study(
     assert study.launched == []
 
 
-def test_a_study_that_is_refused_leaves_no_folder(make_config: MakeConfig) -> None:
+def test_a_study_that_is_refused_leaves_no_folder(make_config):
     study = Study(make_config())
     with pytest.raises(ConfigError):
         study.run("seed=0", "budget.tokens=1e12")
     assert not study.lock.parent.exists()
 
 
-def test_what_is_done_is_not_started_and_the_longest_is_started_first(
-    make_config: MakeConfig,
-) -> None:
-    sizes = {"completed": 10, "diverged": 20, "failed": 30, "running": 50, "preempted": 40}
-    runs = [planned(make_config(budget=BudgetConfig(tokens=n * 256))) for n in sizes.values()]
-    for run, state in zip(runs, sizes, strict=True):
-        folder_of(run).write_status(state)
-    fresh = planned(make_config(budget=BudgetConfig(tokens=35 * 256)))
-    todo = runs_to_start([*runs, fresh])
-    assert [run.plan.steps for run in todo] == [30, 50, 40, 35]
-    jobs = plan_jobs([*runs, fresh])
-    assert [[run.plan.steps for run in job.runs] for job in jobs] == [[50], [40], [35], [30]]
-    for run in (*runs, fresh):
-        folder_of(run).write_status("completed")
-    assert plan_jobs([*runs, fresh]) == []
-
-
-def test_replicas_are_launched_as_one_job_and_named_by_its_words(make_config: MakeConfig) -> None:
+def test_replicas_are_launched_as_one_job_and_named_by_its_words(make_config):
     study = Study(make_config())
     study.run("seed=0,1,2", "machine.stack=2", "machine.workers=1")
     names = [planned(make_config(seed=seed)).plan.run_id for seed in range(3)]
@@ -150,20 +119,27 @@ def test_replicas_are_launched_as_one_job_and_named_by_its_words(make_config: Ma
     ]
 
 
-def test_runs_that_were_saved_at_other_steps_are_not_stacked(make_config: MakeConfig) -> None:
+def test_runs_that_were_saved_at_other_steps_are_not_stacked(make_config):
     study = Study(make_config())
     begun = planned(make_config(seed=1))
-    for name in ("step_00000010", "step_00000020", "step_00000030.partial", "other"):
-        (folder_of(begun).checkpoints / name).mkdir(parents=True)
-    assert saved_step(begun) == 20
-    assert saved_step(planned(make_config(seed=0))) == 0
+    (folder_of(begun).checkpoints / "step_00000010").mkdir(parents=True)
     study.run("seed=0,1", "machine.stack=2", "machine.workers=1")
     assert len(study.launched) == 2
-    folder_of(begun).write_status("diverged")
-    assert saved_step(begun) == 0  # it may only start anew
 
 
-def test_a_study_names_no_company(make_config: MakeConfig) -> None:
+def test_a_study_is_launched_by_one_process(make_config, monkeypatch):
+    monkeypatch.setattr("train.study.study.this_world", lambda: World(rank=0, size=8))
+    study = Study(make_config())
+    message = (
+        "a study is launched by one process, not 8: start it without torchrun; torchrun trains "
+        "one job"
+    )
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        study.run("seed=0")
+    assert study.launched == []
+
+
+def test_a_study_names_no_company(make_config):
     other = planned(make_config(seed=7)).plan.run_id
     study = Study(make_config())
     with pytest.raises(ConfigError, match="together: is for one job, not for a study"):
@@ -171,14 +147,7 @@ def test_a_study_names_no_company(make_config: MakeConfig) -> None:
     assert study.launched == []
 
 
-def test_a_restart_reaches_the_runs_that_diverged_and_no_others(make_config: MakeConfig) -> None:
-    runs = [planned(make_config(seed=seed, restart=True)) for seed in range(3)]
-    for run, state in zip(runs, ("completed", "diverged", "failed"), strict=True):
-        folder_of(run).write_status(state)
-    assert [run.config.seed for run in runs_to_start(runs)] == [1, 2]
-
-
-def test_a_restart_of_a_study_starts_what_diverged(make_config: MakeConfig) -> None:
+def test_a_restart_of_a_study_starts_what_diverged(make_config):
     study = Study(make_config())
     study.run("seed=0,1")
     folder_of(planned(make_config(seed=1))).write_status("diverged", reason="loss nan")
@@ -188,7 +157,7 @@ def test_a_restart_of_a_study_starts_what_diverged(make_config: MakeConfig) -> N
     assert study.launched[2:] == ["seed=1 restart=True"]
 
 
-def test_another_grid_is_refused_and_extend_adds_to_it(make_config: MakeConfig) -> None:
+def test_another_grid_is_refused_and_extend_adds_to_it(make_config):
     study = Study(make_config())
     study.run("seed=2")
     with pytest.raises(ConfigError, match=r"was planned with another grid; .* study\.extend=true"):
@@ -201,17 +170,15 @@ def test_another_grid_is_refused_and_extend_adds_to_it(make_config: MakeConfig) 
 
 
 @pytest.fixture
-def runs(make_config: MakeConfig) -> list[PlannedRun]:
+def runs(make_config):
     return [planned(make_config(seed=seed)) for seed in range(3)]
 
 
-def report(runs: list[PlannedRun], ends: Mapping[str, JobEnd] | None = None) -> None:
+def report(runs, ends=None):
     report_unfinished(folder_of(runs[0]).path.parent, runs, ends or {})
 
 
-def test_the_last_line_counts_states_and_what_cut_attempts_short(
-    runs: list[PlannedRun], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_line_counts_states_and_what_cut_attempts_short(runs, capsys):
     for run in runs:
         folder_of(run).write_status("completed", step=40)
     for attempt in (1, 2, 3):
@@ -224,7 +191,7 @@ def test_the_last_line_counts_states_and_what_cut_attempts_short(
     assert capsys.readouterr().err.endswith(line)
 
 
-def test_a_diverged_run_is_a_result(runs: list[PlannedRun]) -> None:
+def test_a_diverged_run_is_a_result(runs):
     for run, state in zip(runs, ("completed", "diverged", "completed"), strict=True):
         folder_of(run).write_status(state, exit_code=5)
     report(runs)
@@ -243,12 +210,8 @@ def test_a_diverged_run_is_a_result(runs: list[PlannedRun]) -> None:
     ],
 )
 def test_an_unfinished_run_is_named_with_its_reason_and_decides_the_exit_code(
-    runs: list[PlannedRun],
-    status: tuple[str, str, int | None] | None,
-    end: JobEnd | None,
-    words: str,
-    exit_code: int,
-) -> None:
+    runs, status, end, words, exit_code
+):
     for run in runs[1:]:
         folder_of(run).write_status("completed", step=40)
     if status:
@@ -263,7 +226,7 @@ def test_an_unfinished_run_is_named_with_its_reason_and_decides_the_exit_code(
     assert raised.value.exit_code == exit_code
 
 
-def test_a_failure_that_needs_mending_goes_before_one_that_does_not(runs: list[PlannedRun]) -> None:
+def test_a_failure_that_needs_mending_goes_before_one_that_does_not(runs):
     for run, code in zip(runs, (75, 3, 1), strict=True):
         folder_of(run).write_status("failed", reason="why", exit_code=code)
     with pytest.raises(StudyIncompleteError) as raised:
@@ -272,13 +235,13 @@ def test_a_failure_that_needs_mending_goes_before_one_that_does_not(runs: list[P
     assert PreemptedError.exit_code == 75
 
 
-def test_a_long_list_of_unfinished_runs_is_cut(make_config: MakeConfig) -> None:
+def test_a_long_list_of_unfinished_runs_is_cut(make_config):
     runs = [planned(make_config(seed=seed)) for seed in range(23)]
     with pytest.raises(StudyIncompleteError, match=r"\n  and 3 more$"):
         report(runs)
 
 
-def test_a_refused_run_is_named_by_its_overrides(make_config: MakeConfig) -> None:
+def test_a_refused_run_is_named_by_its_overrides(make_config):
     study = Study(make_config())
     with pytest.raises(ConfigError, match=r"\n  in the run seed=1 optimizer.lr=-1$"):
         plan_grid([["seed=0"], ["seed=1", "optimizer.lr=-1"]], study.compose)

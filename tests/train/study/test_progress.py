@@ -1,6 +1,5 @@
 """What a launch shows of itself, and how often it looks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from train.study.progress import StudyProgress
 from train.study.run_status import RunStatus
 
 
-def run(state: str, step: int) -> RunStatus:
+def run(state, step):
     return RunStatus(
         run_id="r",
         rung="d8l2",
@@ -29,15 +28,15 @@ def run(state: str, step: int) -> RunStatus:
 class Clock:
     """A clock that stands still until it is set."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 1_000.0
 
-    def monotonic(self) -> float:
+    def monotonic(self):
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     made = Clock()
     monkeypatch.setattr(study_progress, "time", made)
     return made
@@ -46,11 +45,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Folder:
     """Run folders that show `runs`, and take `seconds` to read."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock):
         self.clock, self.looks, self.seconds = clock, 0, 0.0
-        self.runs: Sequence[RunStatus] = [run("running", 0), run("planned", 0)]
+        self.runs = [run("running", 0), run("planned", 0)]
 
-    def study_status(self, folder: Path) -> Sequence[RunStatus]:
+    def study_status(self, folder):
         assert folder == Path("runs/s")
         self.looks += 1
         self.clock.now += self.seconds
@@ -58,15 +57,13 @@ class Folder:
 
 
 @pytest.fixture
-def folder(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def folder(clock, monkeypatch):
     made = Folder(clock)
     monkeypatch.setattr(study_progress, "study_status", made.study_status)
     return made
 
 
-def test_lines_tell_share_runs_others_and_time_left_by_hand(
-    clock: Clock, folder: Folder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_tell_share_runs_others_and_time_left_by_hand(clock, folder, capsys):
     with StudyProgress(Path("runs/s")) as progress:
         progress.refresh(n_elsewhere=0)
         clock.now += 30
@@ -82,7 +79,7 @@ def test_lines_tell_share_runs_others_and_time_left_by_hand(
     ]
 
 
-def test_it_looks_every_few_seconds_and_at_once_when_asked(clock: Clock, folder: Folder) -> None:
+def test_it_looks_every_few_seconds_and_at_once_when_asked(clock, folder):
     with StudyProgress(Path("runs/s")) as progress:
         for _ in range(10):
             progress.refresh(n_elsewhere=0)
@@ -96,9 +93,7 @@ def test_it_looks_every_few_seconds_and_at_once_when_asked(clock: Clock, folder:
         assert folder.looks == 4
 
 
-def test_looking_at_very_many_runs_takes_a_small_share_of_the_time(
-    clock: Clock, folder: Folder
-) -> None:
+def test_looking_at_very_many_runs_takes_a_small_share_of_the_time(clock, folder):
     folder.seconds = 3.0
     with StudyProgress(Path("runs/s")) as progress:
         for _ in range(600):
@@ -109,12 +104,9 @@ def test_looking_at_very_many_runs_takes_a_small_share_of_the_time(
 
 
 def test_a_manifest_that_is_damaged_on_the_way_leaves_what_was_known(
-    clock: Clock,
-    folder: Folder,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def refuse(folder: Path) -> Sequence[RunStatus]:
+    clock, folder, monkeypatch, capsys
+):
+    def refuse(folder):
         raise DataError(f"{folder}: not JSON")
 
     folder.runs = [run("completed", 100), run("planned", 0)]

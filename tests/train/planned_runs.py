@@ -1,0 +1,41 @@
+"""Planned runs that no test trains."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+from train.config.experiment import BudgetConfig, OptimizerConfig, ScheduleConfig, ScheduleShape
+from train.config.schema import Config
+from train.plan.planning import PlannedRun, plan_run
+
+WSD = ScheduleConfig(shape=ScheduleShape.wsd, warmup_steps=5, cooldown_fraction=0.2)
+
+few_examples = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    # examples share a test's folder, and write nothing to it
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def planned(config: Config, *overrides: str) -> PlannedRun:
+    return PlannedRun(overrides=list(overrides), config=config, plan=plan_run(config))
+
+
+def wsd_run(
+    make_config: Callable[..., Config],
+    steps: int = 40,
+    *,
+    lr: float = 0.01,
+    seed: int = 0,
+    **groups: Any,
+) -> PlannedRun:
+    """A run of `steps` steps of 256 tokens, by WSD unless said otherwise."""
+    fields: dict[str, Any] = {
+        "optimizer": OptimizerConfig(lr=lr, batch_tokens=256),
+        "budget": BudgetConfig(tokens=steps * 256.0),
+        "schedule": WSD,
+    }
+    return planned(make_config(seed=seed, **{**fields, **groups}), f"seed={seed}")
