@@ -203,7 +203,7 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     assert end["mode"] == "off"
     assert end["reason"] in W3_FAULTS[fault]
     assert done.stderr.count("is not mirrored to W&B") == 1
-    assert "scripts/wandb_push.py study=faults" in done.stderr
+    assert "python -m train.tracking.push study=faults" in done.stderr
 
 
 @pytest.mark.parametrize(("fault", "exit_code"), [("raise", 1), ("die", -9), ("hang", None)])

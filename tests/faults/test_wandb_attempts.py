@@ -15,7 +15,6 @@ from faults.runner import run_child
 from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
-    REPO,
     STEPS,
     Make,
     ends,
@@ -27,9 +26,9 @@ from faults.wandb_faults import (
     wait_until,
 )
 from tests.train.wandb_record import parse, read_offline_run
-from train.config.schema import Config
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
+from train.tracking import push
 from train.tracking.tracker import Tracker, build_tracker
 
 
@@ -56,7 +55,7 @@ def steps_of(history: list[dict[str, Any]]) -> list[int]:
 def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_its_own(
     tmp_path: Path, tiny: Make, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And scripts/wandb_push.py rebuilds one W&B run of the local record, complete."""
+    """And `python -m train.tracking.push` rebuilds one W&B run of the local record, complete."""
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = mirrored(tiny)
@@ -82,8 +81,7 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
         assert steps_of(run.history) == sorted(steps_of(run.history))
     assert sorted(set(steps_of(runs[1].history))) == list(range(36, 61))  # from the checkpoint
 
-    pushed = push(config, monkeypatch)
-    assert pushed == 0
+    assert push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]) == 0
     whole = read_offline_run(folder.path, folder.path.name)
     assert len(whole.history) == STEPS + EVALS
     losses = [row["train/loss"] for row in whole.history if "train/loss" in row]
@@ -94,14 +92,6 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
 
 def steps_of_rows(folder: RunFolder) -> list[int]:
     return [row["step"] for row in read_jsonl(folder.metrics)]
-
-
-def push(config: Config, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run scripts/wandb_push.py."""
-    monkeypatch.syspath_prepend(REPO / "scripts")
-    import wandb_push
-
-    return int(wandb_push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]))
 
 
 def test_w4_control_a_trainer_that_calls_wandb_itself_leaves_an_unfinished_record(

@@ -9,9 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,15 +20,15 @@ FAKE = Path(__file__).parents[1] / "fake_wandb"
 
 
 @pytest.fixture(autouse=True)
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path, monkeypatch):
     """Where the fake wandb writes down its calls."""
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
     monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
     return tmp_path / "calls"
 
 
-def start(folder: Path, **changes: Any) -> MirrorProcess:
-    fields: dict[str, Any] = {
+def start(folder, **changes):
+    fields = {
         "id": "r-a1",
         "name": "r",
         "group": "s",
@@ -43,16 +41,16 @@ def start(folder: Path, **changes: Any) -> MirrorProcess:
     return MirrorProcess(MirrorRequest(**{**fields, **changes}), folder)
 
 
-def process_of(mirror: MirrorProcess) -> Any:
+def process_of(mirror):
     assert mirror._process is not None
     return mirror._process
 
 
-def first_call(path: Path, kind: str) -> dict[str, Any]:
+def first_call(path, kind):
     """Wait for a call of the fake."""
-    found: list[dict[str, Any]] = []
+    found = []
 
-    def look() -> bool:
+    def look():
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found.extend(call for call in map(json.loads, lines) if call["call"] == kind)
         return bool(found)
@@ -61,14 +59,14 @@ def first_call(path: Path, kind: str) -> dict[str, Any]:
     return found[0]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     """Whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
@@ -77,16 +75,14 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_mirror_reports_its_mode_and_rows_and_repeats_itself(tmp_path: Path) -> None:
+def test_a_mirror_reports_its_mode_and_rows_and_repeats_itself(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
     mirror = start(tmp_path, start_step=1)
     for _ in range(2):
         assert mirror.finish("completed", {}) == {"mode": "offline", "rows": 1}
 
 
-def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(
-    tmp_path: Path, calls: Path
-) -> None:
+def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(tmp_path, calls):
     """wandb stores the command line of the process that loads it."""
     mirror = start(tmp_path, config={"secret": "canary"})
     first_call(calls, "init")
@@ -96,7 +92,7 @@ def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(
     mirror.finish("completed", {})
 
 
-def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path: Path) -> None:
+def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path):
     mirror = start(tmp_path)
     pid = process_of(mirror).pid
     assert os.getpgid(pid) == pid != os.getpgid(0)
@@ -105,7 +101,7 @@ def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_mirror_that_was_killed_is_off_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_mirror_that_was_killed_is_off_at_once(tmp_path, number):
     mirror = start(tmp_path)
     os.kill(process_of(mirror).pid, number)
     process_of(mirror).wait(20)
@@ -115,9 +111,7 @@ def test_a_mirror_that_was_killed_is_off_at_once(tmp_path: Path, number: signal.
     assert time.monotonic() - began < 10.0
 
 
-def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(
-    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(tmp_path, calls, monkeypatch):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init offline": "hang"}))
     mirror = start(tmp_path)
     worker = first_call(calls, "init")["pid"]
@@ -128,9 +122,7 @@ def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(
     wait_for(lambda: not is_alive(worker))
 
 
-def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(
-    tmp_path: Path, calls: Path
-) -> None:
+def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(tmp_path, calls):
     mirror = start(tmp_path, limit_seconds=1.0)
     pid, worker = process_of(mirror).pid, first_call(calls, "init")["pid"]
     assert is_alive(worker)
@@ -142,25 +134,21 @@ def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(
     wait_for(lambda: not is_alive(pid) and not is_alive(worker))
 
 
-def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     report = start(tmp_path).finish("completed", {})
     assert report["mode"] == "off"
     assert "its process could not start" in report["reason"]
 
 
-def test_a_request_larger_than_the_pipe_is_sent_whole(tmp_path: Path, calls: Path) -> None:
+def test_a_request_larger_than_the_pipe_is_sent_whole(tmp_path, calls):
     files = [f"shard-{number}" for number in range(20_000)]
     mirror = start(tmp_path, config={"files": files})
     assert mirror.finish("completed", {}) == {"mode": "offline", "rows": 0}
     assert first_call(calls, "init")["words"]["config"] == {"files": files}
 
 
-def test_a_process_that_does_not_read_costs_a_limited_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_does_not_read_costs_a_limited_time(tmp_path, monkeypatch):
     sleeper = tmp_path / "python"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
     sleeper.chmod(0o755)
@@ -172,13 +160,13 @@ def test_a_process_that_does_not_read_costs_a_limited_time(
     assert "did not read its request within 0.3 s" in mirror.finish("completed", {})["reason"]
 
 
-def test_a_summary_that_is_not_json_is_off_and_nothing_is_raised(tmp_path: Path) -> None:
+def test_a_summary_that_is_not_json_is_off_and_nothing_is_raised(tmp_path):
     report = start(tmp_path).finish("completed", {"loss": object()})
     assert report["mode"] == "off"
     assert report["reason"].startswith("TypeError")
 
 
-def test_starting_a_mirror_takes_no_time(tmp_path: Path) -> None:
+def test_starting_a_mirror_takes_no_time(tmp_path):
     began = time.monotonic()
     mirror = start(tmp_path)
     assert time.monotonic() - began < 5.0
