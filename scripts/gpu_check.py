@@ -52,7 +52,7 @@ class Step:
 SPEEDS = ("speed-100M", "speed-20M", "speed-5M", "speed-1M", "speed-0.1M")
 AHEAD = tuple(Step([f"ahead-{number}"], 200.0) for number in range(3))
 STEPS = (
-    Step(["correctness"], 170.0),
+    Step(["correctness"], 250.0),
     *(Step([name], 75.0) for name in SPEEDS),
     Step(["graph"], 60.0),
     Step(["ladder"], 150.0),

@@ -215,12 +215,14 @@ def test_without_a_gpu_every_part_says_so(tmp_path, monkeypatch):
 def test_counts_and_measurements_of_the_gpu_tests_become_figures(tmp_path):
     (tmp_path / "x.xml").write_text(
         '<testsuites><testsuite tests="5" errors="1" failures="1" skipped="1"><testcase name="a">'
-        '<properties><property name="bf16: moved" value="0.01 nats"/></properties>'
+        '<properties><property name="moved" value="0.01 nats"/>'
+        '<property name="apart" value="2e-6 nats &lt;= 1e-5"/></properties>'
         "</testcase></testsuite></testsuites>"
     )
     assert read_junit(tmp_path / "x.xml") == [
         Figure("GPU tests: passed", 2, "tests", 1),
         Figure("GPU tests: failed", 2, "tests", 0, "max"),
         Figure("GPU tests: skipped", 1, "tests"),
-        Figure("bf16: moved", 0.01, "nats"),
+        Figure("moved", 0.01, "nats"),
+        Figure("apart", 2e-6, "nats", 1e-5, "max"),
     ]
