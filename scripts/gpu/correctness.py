@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-
 from pathlib import Path
 from xml.etree import ElementTree
 

@@ -1,4 +1,4 @@
-"""Rows of growing files: whole lines alone, one sequence by step."""
+"""Rows of growing files: only complete lines, merged into one sequence by step."""
 
 import json
 from contextlib import ExitStack, closing

@@ -1,6 +1,6 @@
-"""The mirror's process as its parent sees it: told in private, never waited for long, never left.
+"""MirrorProcess: what it passes on, how long it waits, and that no process is left behind.
 
-A fake wandb stands first on the process's path (fake_wandb/); the process itself is tested in
+The process imports a fake wandb (tests/train/fake_wandb). Its own code is tested in
 test_wandb_mirror.py, and with the real wandb in test_wandb_sdk.py.
 """
 
@@ -13,32 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.mirror_requests import calls_of, request, use_fake, wait_for
 from train.tracking import mirror as module
-from train.tracking.mirror import MirrorProcess, MirrorRequest
-
-FAKE = Path(__file__).parents[1] / "fake_wandb"
+from train.tracking.mirror import MirrorProcess
 
 
 @pytest.fixture(autouse=True)
 def calls(tmp_path, monkeypatch):
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
 def start(folder, **changes):
-    fields = {
-        "id": "r-a1",
-        "name": "r",
-        "group": "s",
-        "project": "p",
-        "entity": None,
-        "mode": "offline",
-        "config": {"seed": 0},
-        "start_step": 0,
-    }
-    return MirrorProcess(MirrorRequest(**{**fields, **changes}), folder)
+    return MirrorProcess(request(**changes), folder)
 
 
 def process_of(mirror):
@@ -47,23 +33,8 @@ def process_of(mirror):
 
 
 def first_call(path, kind):
-    """Wait for a call of the fake."""
-    found = []
-
-    def look():
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        found.extend(call for call in map(json.loads, lines) if call["call"] == kind)
-        return bool(found)
-
-    wait_for(look)
-    return found[0]
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: calls_of(path, kind))
+    return calls_of(path, kind)[0]
 
 
 def is_alive(pid):

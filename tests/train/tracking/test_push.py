@@ -7,16 +7,16 @@ client against a loopback server. tests/faults/test_wandb_attempts.py pushes a k
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import pytest
 
+from tests.train.mirror_requests import calls_of, use_fake
 from tests.train.wandb_service import serve
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import append_jsonl, canonical_json, write_json
 from train.tracking import push, tracker
 
-FAKE = Path(__file__).parents[1] / "fake_wandb"
+REPO = Path(__file__).resolve().parents[3]
 SCIENCE = {"seed": 0}
 ROW = {"loss": 2.5, "n_params": 1_000, "device": "cpu"}
 
@@ -33,10 +33,7 @@ def environment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
 def write_run(study, run_id, state, *, steps, result=False):
@@ -74,14 +71,9 @@ def study(tmp_path):
     return folder
 
 
-def of_kind(calls, kind):
-    lines = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
-
-
 def test_every_run_with_rows_is_pushed_as_far_as_it_is(study, calls, capsys):
     assert push.main(["study=tunnel", "mode=offline", "entity=team"]) == 0
-    words = [call["words"] for call in of_kind(calls, "init")]
+    words = [call["words"] for call in calls_of(calls, "init")]
     assert [word["id"] for word in words] == ["d16-done", "d16-diverged", "d16-killed"]
     expected = {
         "project": "windtunnel",
@@ -93,8 +85,8 @@ def test_every_run_with_rows_is_pushed_as_far_as_it_is(study, calls, capsys):
         "config": SCIENCE,
     }
     assert {key: words[0][key] for key in expected} == expected
-    assert len(of_kind(calls, "log")) == 5 + 3 + 4
-    assert [call["values"] for call in of_kind(calls, "summary")] == [
+    assert len(calls_of(calls, "log")) == 5 + 3 + 4
+    assert [call["values"] for call in calls_of(calls, "summary")] == [
         {"state": "completed", **ROW},
         {"state": "diverged"},
         {"state": "killed"},
@@ -111,8 +103,8 @@ def test_a_run_under_way_is_called_running(tmp_path, calls):
     write_manifest(study, "d16-live")
     with folder.locked():
         assert push.main(["study=tunnel", "mode=offline"]) == 0
-    assert of_kind(calls, "summary")[0]["values"] == {"state": "running"}
-    assert of_kind(calls, "finish")[0]["named"] == {"exit_code": 0}
+    assert calls_of(calls, "summary")[0]["values"] == {"state": "running"}
+    assert calls_of(calls, "finish")[0]["named"] == {"exit_code": 0}
 
 
 def test_an_offline_record_is_replaced_and_no_attempt_s(study, calls):
@@ -127,7 +119,7 @@ def test_an_offline_record_is_replaced_and_no_attempt_s(study, calls):
 
 def test_auto_without_a_key_is_offline_for_the_rest_and_says_so_once(study, calls, capsys):
     assert push.main(["study=tunnel"]) == 0
-    modes = [call["words"]["mode"] for call in of_kind(calls, "init")]
+    modes = [call["words"]["mode"] for call in calls_of(calls, "init")]
     assert modes == ["online", "offline", "offline", "offline"]
     assert capsys.readouterr().err.count("warning: W&B: ValueError: No API key configured") == 1
 
@@ -136,7 +128,7 @@ def test_online_without_a_key_is_an_error_and_nothing_is_written(study, calls, c
     assert push.main(["study=tunnel", "mode=online"]) == 75
     said = capsys.readouterr().err
     assert "error: W&B: ValueError: No API key configured; pushed so far: nothing" in said
-    assert len(of_kind(calls, "init")) == 1
+    assert len(calls_of(calls, "init")) == 1
 
 
 def test_an_offline_record_that_cannot_be_written_is_an_error(study, calls, monkeypatch, capsys):
@@ -151,7 +143,7 @@ def test_a_damaged_record_is_named_and_the_other_runs_are_pushed(study, calls, c
     said = capsys.readouterr().err
     assert "1 damaged, 2 offline, 2 without rows" in said
     assert "d16-done/metrics.jsonl:1: not JSON" in said
-    assert len(of_kind(calls, "init")) == 2
+    assert len(calls_of(calls, "init")) == 2
 
 
 def test_a_run_id_that_leads_out_of_the_study_is_refused(tmp_path, calls, capsys):
@@ -173,6 +165,13 @@ def test_a_run_id_that_leads_out_of_the_study_is_refused(tmp_path, calls, capsys
 def test_a_wrong_word_is_named_with_what_was_meant(study, capsys, words, message):
     assert push.main(words) == 2
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_the_push_is_a_command():
+    command = [sys.executable, "-m", "train.tracking.push"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "python -m train.tracking.push study=NAME" in done.stderr
 
 
 def test_wandb_disabled_by_the_environment_is_refused(study, monkeypatch, capsys):

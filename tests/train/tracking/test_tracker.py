@@ -1,34 +1,30 @@
-"""The trainer's side of the mirror: it never raises, never waits for long, and says what happened.
+"""The trainer's side of the mirror never raises, never waits long, and warns of what failed.
 
-A fake wandb stands first on the process's path (fake_wandb/).
+The mirror process imports a fake wandb (tests/train/fake_wandb).
 """
 
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.train.mirror_requests import calls_of, use_fake
 from train.config.runtime import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
 from train.storage.records import append_jsonl
 from train.tracking import tracker as module
 from train.tracking.tracker import NullTracker, build_tracker, require_tracker, resolve_mode
 
-FAKE = Path(__file__).parents[1] / "fake_wandb"
 NONE = TrackerConfig(kind=TrackerKind.none)
 OFFLINE = TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.offline, project="p", entity="e")
 
 
 @pytest.fixture(autouse=True)
 def calls(tmp_path, monkeypatch):
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
 def build(folder, config=OFFLINE, **changes):
@@ -41,11 +37,6 @@ def build(folder, config=OFFLINE, **changes):
         "folder": folder,
     }
     return build_tracker(config, **{**words, **changes})
-
-
-def calls_of(path, kind):
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
 
 
 def test_an_attempt_is_mirrored_under_its_own_id(tmp_path, calls):

@@ -1,7 +1,6 @@
-"""The mirror's process: what it mirrors, how it goes offline, and that it always answers in time.
+"""The mirror process: what it mirrors, how it goes offline, and that it always answers in time.
 
-A fake wandb that raises, hangs, dies or stops at a named call stands first on the path; what the
-real one writes is in test_wandb_sdk.py.
+A fake wandb raises, hangs, dies or stops at a named call; test_wandb_sdk.py runs the real one.
 """
 
 import json
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from tests.train.mirror_requests import ENDING, FAKE, request
+from tests.train.mirror_requests import ENDING, FAKE, calls_of, request, use_fake
 from train.storage.records import append_jsonl
 from train.tracking import wandb_mirror
 from train.tracking.wandb_mirror import Mirror, Trainer
@@ -19,33 +18,23 @@ from train.tracking.wandb_mirror import Mirror, Trainer
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.syspath_prepend(FAKE)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def trainer():
-    """The mirror's view of a trainer that is this very test, and where the test writes."""
+    """This test as the mirror's trainer, and the file descriptor to which it writes."""
     read, write = os.pipe()
     yield Trainer(read), write
     os.close(read)
     os.close(write)
 
 
-def calls_of(path, kind):
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
-
-
 def keep(trainer, folder, *, ending=True, **changes):
-    """Run the supervisor in this process; its worker is forked from it."""
+    """Run the mirror in this process, which forks the worker."""
     ours, write = trainer
     spare = os.open(os.devnull, os.O_RDONLY)
     if ending:

@@ -1,4 +1,4 @@
-"""The mirror's process from its first line to its end: rows as they come, and trainers that die."""
+"""The mirror process from start to end: rows mirrored as they are written, trainers that die."""
 
 import json
 import os
@@ -10,24 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.mirror_requests import ENDING, FAKE, request
+from tests.train.mirror_requests import ENDING, calls_of, request, use_fake, wait_for
 from train.storage.records import append_jsonl
 from train.tracking import wandb_mirror
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
-
-
-def calls_of(path, kind):
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
+    return use_fake(tmp_path, monkeypatch)
 
 
 def write_rows(folder, *steps):
@@ -46,13 +36,6 @@ def start_process(folder):
 def as_line(value):
     content = value if isinstance(value, dict) else vars(value)
     return json.dumps(content).encode() + b"\n"
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(tmp_path, fake):

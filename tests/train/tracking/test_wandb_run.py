@@ -43,7 +43,7 @@ REQUEST = MirrorRequest(
 
 
 class FakeRun:
-    """Remembers what it was told."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []
