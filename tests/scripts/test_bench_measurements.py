@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
-from bench import measure_stacks, measure_start, measure_study, measure_trunks, train_command
+from bench import measure_start, measure_study, measure_trunks, train_command
 from bench.measure_study import Grid, Sampled
 from bench.measurement import Effort, LeftOutError
 from bench.sizes import TINY
@@ -169,36 +169,8 @@ def test_the_first_step_is_timed_in_a_new_process(effort):
     assert whole.cpu > 0
 
 
-def test_the_gain_of_a_stack_counts_every_replica(effort, monkeypatch):
-    built = []
-    monkeypatch.setattr(
-        measure_stacks, "build_step", lambda *given, replicas=1, **_: built.append(replicas)
-    )
-
-    class HalfAsFast:
-        def ratio(self, baseline, name):
-            assert (baseline, name) == ("alone", "stacked")
-            return 0.5
-
-    monkeypatch.setattr(measure_stacks, "time_in_turn", lambda contenders, **_: HalfAsFast())
-    assert measure_stacks.gain(TINY, 8, effort) == 4.0
-    assert built == [1, 8]
-    # a stack of one is not timed
-    monkeypatch.setattr(measure_stacks, "best_stack", lambda run, count: 1)
-    replicas, rate = measure_stacks.measure_choice(TINY, effort)
-    assert (replicas.value, rate.value, rate.goal) == (1, 1.0, 0.95)
-    assert built == [1, 8]
-
-
 def test_a_command_that_fails_is_left_out_with_its_error(tmp_path):
     with pytest.raises(LeftOutError) as left_out:
         train_command.train(["model.d_modle=3"], folder=tmp_path, cache=tmp_path / "cache")
     for words in ("-m train model.d_modle=3", "exit 2", "did you mean"):
         assert words in str(left_out.value)
-
-
-def test_a_command_gets_its_own_cache_of_compiled_code(tmp_path, monkeypatch):
-    monkeypatch.setenv(train_command.TORCH_CACHE, "/elsewhere")
-    env = train_command.environment(tmp_path)
-    assert train_command.TORCH_CACHE not in env
-    assert env["WINDTUNNEL_CACHE"] == str(tmp_path)

@@ -1,4 +1,4 @@
-"""scripts/environment.sh: which Python it takes, and what it says when there is none."""
+"""scripts/environment.sh: which Python it chooses, and its error without one."""
 
 import subprocess
 import sys
@@ -26,7 +26,8 @@ def test_without_a_python_it_says_what_it_needs():
 
 def test_a_python_out_of_range_is_passed_over(tmp_path):
     old = tmp_path / "python3"
-    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what the version check says of 3.10
+    # fails the version check, as 3.10 does
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     old.chmod(0o755)
     assert shell(f"PATH={tmp_path} find_python").returncode == 2
     found = shell(f"PATH={tmp_path} PYTHON_BIN={sys.executable} find_python")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import huggingface_peer
-from bench.paired_timing import Paired, repeated, steps_for, time_in_turn
+from bench.paired_timing import Paired, steps_for, time_in_turn
 from train.config.experiment import ModelConfig
 from train.plan.shape import model_shape
 
@@ -70,12 +70,6 @@ def test_a_disturbance_in_one_round_does_not_reach_the_ratio():
     assert paired.ratio("slow", "fast") == 2.0
 
 
-def test_calls_of_a_function_are_steps():
-    calls = []
-    repeated(lambda: calls.append(1))(3)
-    assert calls == [1, 1, 1]
-
-
 def fake_transformers(bench, given):
     """The part of the package that is used; Trainer's steps take 1 s."""
 
@@ -133,11 +127,6 @@ def test_blocks_of_trainer_and_of_the_others_alternate(monkeypatch, tokens):
     windows = huggingface_peer.Windows(tokens, 8)
     assert len(windows) == 3
     assert torch.equal(windows[2]["input_ids"], torch.arange(16, 24))
-
-
-def test_missing_packages_of_trainer_are_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert huggingface_peer.missing_packages() == ["transformers", "accelerate"]
 
 
 def test_the_real_trainer_trains_in_turn(tokens):

@@ -1,4 +1,4 @@
-"""S7: scripts/slurm_job.sh with stand-ins for Python and scontrol; test_slurm.py has both."""
+"""S7: scripts/slurm_job.sh with fake python and scontrol; tests/faults/test_slurm.py runs Slurm."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm_job.sh"
 
 TRAINS = """#!/bin/bash
-# stands in for `python -m train`: waits, and ends with 75 when it is asked to stop
+# a fake `python -m train`: waits, and exits with 75 on a signal
 printf '%s\\n' "$@" >words
 trap 'echo USR2 >>signals; sleep 0.1; exit 75' USR2
 trap 'echo TERM >>signals; sleep 0.1; exit 75' TERM
@@ -24,7 +24,7 @@ while :; do sleep 0.02; done
 
 @pytest.fixture
 def start(tmp_path):
-    """Return what starts the script in an empty folder, with a program in Python's place."""
+    """Start the script in an empty folder, with a given program as python."""
     processes = []
     binaries = tmp_path / "bin"
     binaries.mkdir()
@@ -79,8 +79,10 @@ def test_s7_the_directives_ask_for_a_signal_a_requeue_and_one_log():
         "--signal=B:USR2@300",
     ]
     code = text[text.index("set -uo pipefail") :]
-    assert "runs=" not in code  # where runs are, the config says, for every attempt alike
-    assert text.index("#SBATCH --signal") < text.index("set -uo pipefail")  # else Slurm ignores it
+    # the config says where runs are, so that every attempt finds them
+    assert "runs=" not in code
+    # Slurm ignores directives after the first command
+    assert text.index("#SBATCH --signal") < text.index("set -uo pipefail")
 
 
 def test_s7_the_words_reach_python_as_they_are(start, tmp_path):
@@ -101,7 +103,8 @@ def test_s7_a_signal_is_passed_on_and_only_the_time_limits_one_requeues(
     wait_for(tmp_path / "ready")
     job.send_signal(number)
     job.send_signal(number)
-    assert job.wait(timeout=20) == 75  # it waited for the save
+    # it waited for the save
+    assert job.wait(timeout=20) == 75
     assert set((tmp_path / "signals").read_text(encoding="utf-8").split()) == {number.name[3:]}
     assert requeued(tmp_path) == jobs
 
@@ -117,7 +120,8 @@ def test_s7_a_cancel_after_the_time_limits_signal_does_not_stop_the_requeue(star
 
 
 def test_s7_a_signal_while_python_starts_requeues_too(start, tmp_path):
-    job = start("#!/bin/bash\ntouch ready\nexec sleep 60\n")  # no handler yet
+    # no signal handler yet
+    job = start("#!/bin/bash\ntouch ready\nexec sleep 60\n")
     wait_for(tmp_path / "ready")
     job.send_signal(signal.SIGUSR2)
     assert job.wait(timeout=20) == 140

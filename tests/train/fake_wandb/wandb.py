@@ -1,7 +1,7 @@
 """A fake wandb for the mirror process, found first on its PYTHONPATH.
 
-Each call is appended to $FAKE_WANDB_CALLS as a line of JSON. The JSON object $FAKE_WANDB_FAULTS maps
-the n-th call of a kind ("init online", "log 3", "finish 1") to a fault: raise, hang, die or stop.
+Each call is appended to $FAKE_WANDB_CALLS as a JSON line. $FAKE_WANDB_FAULTS, also JSON, maps the
+n-th call of a kind ("init online", "log 3", "finish 1") to a fault: raise, hang, die or stop.
 """
 
 import json

@@ -7,6 +7,9 @@ client against a loopback server. tests/faults/test_wandb_attempts.py pushes a k
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
