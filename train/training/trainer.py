@@ -313,7 +313,9 @@ def _train_stack(
         return half
 
 
-def load_engine(runs: list[RunState], clock: RunClock, max_micro_batch_seqs: int | None) -> Engine:
+def load_engine(
+    runs: list[RunState], clock: RunClock, max_micro_batch_seqs: int | None = None
+) -> Engine:
     """Build the engine and load each run's checkpoint into its replica, on every rank.
 
     Raises:
