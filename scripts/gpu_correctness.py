@@ -19,7 +19,7 @@ from train.data.prepare import prepare
 from train.data.shards import open_dataset
 from train.engine import batches as batches_module
 from train.engine.batches import Batches
-from train.engine.compute_policy import Arithmetic
+from train.engine.compute_policy import ComputePolicy
 from train.engine.engine import Engine, Replica, Segment
 from train.engine.evaluate import evaluate
 from train.plan.schedule import ScheduleShape
@@ -66,16 +66,14 @@ class Bench:
             batches = self._batches(runs)
         finally:
             batches_module.RESIDENT_SHARE = share
-        arithmetic = Arithmetic(
+        policy = ComputePolicy(
             dtype=dtype,
             attention=AttentionKernel.sdpa,
             compiled=is_compiled and not self.setting.is_tiny,
             micro_batch_seqs=BATCH_SEQS,
             eval_seqs=BATCH_SEQS,
         )
-        return Engine(
-            self.shape, runs, self.setting.compute, batches, arithmetic, may_graph=may_graph
-        )
+        return Engine(self.shape, runs, self.setting.compute, batches, policy, may_graph=may_graph)
 
     def _batches(self, runs: Sequence[Replica]) -> Batches:
         return Batches(

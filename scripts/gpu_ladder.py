@@ -157,7 +157,7 @@ def sample(d_model: int, n_layers: int, setting: Setting) -> Rung:
         params=each[0].params.kaplan,
         stacked_steps=longest + cooldowns,
         single_steps=LEARNING_RATES * sum(plan.steps for plan in each),
-        is_compiled=stack.arithmetic.compiled,
+        is_compiled=stack.policy.compiled,
         stacked_step=seconds_a_step(stack, setting.seconds(SAMPLE_SECONDS)),
         single_step=seconds_a_step(alone, setting.seconds(SAMPLE_SECONDS)),
         first_steps=first_steps,
@@ -168,7 +168,7 @@ def sample(d_model: int, n_layers: int, setting: Setting) -> Rung:
 
 def _evaluation_seconds(engine: Engine, setting: Setting) -> float:
     """Seconds of an evaluation of every replica on EVAL_TOKENS, as the loop makes it."""
-    seqs = engine.arithmetic.eval_seqs
+    seqs = engine.policy.eval_seqs
     starts_RB = torch.arange(seqs, device=setting.compute.device)[None]
     windows_BT = engine.batches.resident_windows(starts_RB)[0]
     batches = [windows_BT] * (1 if setting.is_tiny else EVAL_TOKENS // (seqs * SEQ_LEN))

@@ -13,7 +13,7 @@ from benchmark_figures import Figure
 from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, ScheduleShape
 from train.config.runtime import Compile, Device, Dtype, MachineConfig
 from train.engine.compile import can_compile
-from train.engine.compute_policy import choose_arithmetic
+from train.engine.compute_policy import choose_policy
 from train.engine.cuda_graph import STEPS_A_REPLAY
 from train.engine.device import ComputeDevice, select_device
 from train.engine.engine import Engine, Replica
@@ -110,7 +110,7 @@ def timed_engine(
     machine.micro_batch_seqs = micro_batch_seqs or batch_seqs
     if not setting.is_tiny:
         machine.dtype = Dtype.bf16
-    arithmetic = choose_arithmetic(
+    policy = choose_policy(
         shape,
         machine,
         setting.compute,
@@ -120,7 +120,7 @@ def timed_engine(
     )
     windows = RandomWindows(shape, setting.compute, n_replicas=n_replicas, batch_seqs=batch_seqs)
     each = replicas(n_replicas)
-    return Engine(shape, each, setting.compute, windows, arithmetic, may_graph=may_graph)
+    return Engine(shape, each, setting.compute, windows, policy, may_graph=may_graph)
 
 
 def seconds_a_step(engine: Engine, seconds: float) -> float:

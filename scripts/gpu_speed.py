@@ -106,7 +106,7 @@ def take_speed(name: str, setting: Setting, tell: Tell) -> None:
     tell(Figure(f"{say}: share of the peak", flops / seconds / peak, "ratio", speed.share))
     tell(Figure(f"{say}: rate", tokens / seconds, "tokens/s", speed.tokens_per_second))
     tell(Figure(f"{say}: step", 1e3 * seconds, "ms"))
-    tell(Figure(f"{say}: compiled", engine.arithmetic.compiled, "1 is yes"))
+    tell(Figure(f"{say}: compiled", engine.policy.compiled, "1 is yes"))
     tell(Figure(f"{say}: model FLOPs", flops / seconds / 1e12, "TFLOP/s"))
     tell(Figure(f"{say}: peak of a matrix product", peak / 1e12, "TFLOP/s"))
     tell(Figure(f"{say}: parameters of the blocks", params.kaplan, "parameters"))

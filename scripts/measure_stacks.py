@@ -1,7 +1,7 @@
 """Eight stacked replicas against eight runs of our own step, one after the other.
 
 What is judged is the step that such runs take: not compiled, as they are by far too short for it
-(arithmetic.COMPILE_FROM_FLOPS). What compiling both would leave of the gain stands beside it.
+(COMPILE_FROM_FLOPS of engine). What compiling both would leave of the gain stands beside it.
 """
 
 from functools import partial

@@ -9,7 +9,7 @@ from train.config.runtime import Compile
 from train.data.prepare import prepare
 from train.data.shards import open_dataset
 from train.engine.batches import Batches
-from train.engine.compute_policy import choose_arithmetic
+from train.engine.compute_policy import choose_policy
 from train.engine.device import select_device
 from train.engine.engine import Engine, Replica
 from train.plan.planning import PlannedRun
@@ -28,7 +28,7 @@ def build_step(run: PlannedRun, data: Path, *, replicas: int = 1, is_compiled: b
     machine = replace(config.machine, compile=Compile.always if is_compiled else Compile.never)
     compute = select_device(machine)
     batch_seqs = plan.batch_tokens // config.data.seq_len
-    arithmetic = choose_arithmetic(
+    policy = choose_policy(
         plan.shape,
         machine,
         compute,
@@ -47,7 +47,7 @@ def build_step(run: PlannedRun, data: Path, *, replicas: int = 1, is_compiled: b
         batch_seqs=batch_seqs,
         seq_len=config.data.seq_len,
     )
-    return Engine(plan.shape, each, compute, batches, arithmetic).advance
+    return Engine(plan.shape, each, compute, batches, policy).advance
 
 
 def shard(run: PlannedRun, data: Path) -> Path:
