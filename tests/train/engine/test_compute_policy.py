@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.small_engines import CPU, arithmetic, shape_of
+from tests.train.small_engines import CPU, policy, shape_of
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine import compute_policy as module
 from train.engine.compute_policy import (
@@ -21,7 +21,7 @@ from train.engine.compute_policy import (
 from train.engine.device import ComputeDevice
 
 CUDA = ComputeDevice(torch.device("cuda", 0), "pretended")
-CHOICES = arithmetic(
+CHOICES = policy(
     dtype=Dtype.bf16, attention=AttentionKernel.plain, micro_batch_seqs=4, eval_seqs=32
 )
 
@@ -182,7 +182,7 @@ def test_damaged_facts_are_none(facts: Any) -> None:
         ({"compile": Compile.always}, 8, False),
     ],
 )
-def test_a_restart_keeps_the_arithmetic_unless_another_is_asked_for(
+def test_a_restart_keeps_the_policy_unless_another_is_asked_for(
     asked: dict[str, Any], batch_seqs: int, is_allowed: bool
 ) -> None:
     assert CHOICES.allows(MachineConfig(**asked), batch_seqs) is is_allowed

@@ -68,7 +68,7 @@ def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float
     )
     batch_seqs = setting.batch_tokens // SEQ_LEN
     batches = Batches(dataset, CPU, seeds=SEEDS, batch_seqs=batch_seqs, seq_len=SEQ_LEN)
-    arithmetic = ComputePolicy(
+    policy = ComputePolicy(
         dtype=dtype,
         attention=AttentionKernel.plain,
         compiled=False,
@@ -79,7 +79,7 @@ def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float
         Replica(seed=seed, lr=setting.lr, schedule=schedule, optimizer=OptimizerConfig())
         for seed in SEEDS
     ]
-    engine = Engine(shape, replicas, CPU, batches, arithmetic)
+    engine = Engine(shape, replicas, CPU, batches, policy)
     engine.advance(setting.steps)
     batches.load_validation(131_072, max_seqs=64)
     return [measured.loss for measured in evaluate(engine)]

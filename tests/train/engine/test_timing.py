@@ -1,4 +1,4 @@
-"""Timed steps: on which tokens, of which arithmetic, and what is taken for a step's time."""
+"""Timed steps: on which tokens, with which policy, and what is taken for a step's time."""
 
 import itertools
 from typing import Any
@@ -59,7 +59,7 @@ def test_the_fastest_step_after_the_first_counts(monkeypatch: pytest.MonkeyPatch
     assert steps == [1] * 8
 
 
-def test_it_is_the_arithmetic_of_the_machine_but_never_compiled(
+def test_it_is_the_policy_of_the_machine_but_never_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[tuple[ComputePolicy, int]] = []
@@ -77,10 +77,10 @@ def test_it_is_the_arithmetic_of_the_machine_but_never_compiled(
         micro_batch_seqs=2,
     )
     seconds(machine, n_replicas=3)
-    ((arithmetic, n_replicas),) = built
-    assert not arithmetic.compiled
-    assert (arithmetic.attention, arithmetic.dtype) == (AttentionKernel.plain, Dtype.fp32)
-    assert (arithmetic.micro_batch_seqs, n_replicas) == (2, 3)
+    ((policy, n_replicas),) = built
+    assert not policy.compiled
+    assert (policy.attention, policy.dtype) == (AttentionKernel.plain, Dtype.fp32)
+    assert (policy.micro_batch_seqs, n_replicas) == (2, 3)
 
 
 @pytest.mark.gpu
