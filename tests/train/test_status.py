@@ -44,7 +44,6 @@ def test_a_study_that_was_not_planned_has_no_runs(tmp_path):
 def run_status(state, *, step, flops, seconds, attempts=1, stops=None):
     return RunStatus(
         run_id="r",
-        rung="d8l2",
         state=state,
         reason="",
         step=step,

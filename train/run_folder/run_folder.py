@@ -21,66 +21,44 @@ ARCHIVE = "archive"
 """Folder of a run's files from before restart=true."""
 
 
+class _File:
+    """Attribute of RunFolder: the path of a file in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """`runs/<study>/<run_id>/`, DESIGN section 7."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.yaml"
-
-    @property
-    def run(self) -> Path:
-        """Facts: counts, hashes, versions, device."""
-        return self.path / "run.json"
-
-    @property
-    def status(self) -> Path:
-        """State, reason, step."""
-        return self.path / "status.json"
-
-    @property
-    def attempts(self) -> Path:
-        """One row per start and end of a training process."""
-        return self.path / "attempts.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """One row per logged step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evals(self) -> Path:
-        """One row per evaluation."""
-        return self.path / "evals.jsonl"
-
-    @property
-    def replayed(self) -> Path:
-        """Rows after the checkpoint, which a resumed run computes again."""
-        return self.path / "replayed.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def result(self) -> Path:
-        """Written once, at completion; holds the row of the runs table."""
-        return self.path / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """Lock held by the process that trains the run; names it."""
-        return self.path / "run.lock"
-
-    @property
-    def log(self) -> Path:
-        """Output of a job that a study launched."""
-        return self.path / "job.log"
+    config = _File("config.yaml")
+    """The resolved config."""
+    run = _File("run.json")
+    """Facts that do not change: counts, hashes, versions, device."""
+    status = _File("status.json")
+    """State, reason, step, cost."""
+    attempts = _File("attempts.jsonl")
+    """One row per start and end of a training process."""
+    metrics = _File("metrics.jsonl")
+    """One row per logged step."""
+    evals = _File("evals.jsonl")
+    """One row per evaluation and split."""
+    replayed = _File("replayed.jsonl")
+    """Rows after the checkpoint, which a resumed run computes again."""
+    checkpoints = _File("checkpoints")
+    """Folder of the checkpoints."""
+    result = _File("result.json")
+    """Written once, at completion; holds the row of the runs table."""
+    lock = _File("run.lock")
+    """Held by the process that trains the run; names it."""
+    log = _File("job.log")
+    """Output of a job that a study launched."""
 
     def state(self) -> str:
         """The recorded state; `planned` before the first start."""

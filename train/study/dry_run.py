@@ -23,27 +23,9 @@ from train.plan.planning import PlannedRun
 from train.plan.schedule import evaluation_steps
 from train.plan.shape import ModelShape
 from train.run_folder.run_folder import folder_of
-from train.study.preflight import check_data, checkpoint_bytes
+from train.study.preflight import byte_count, check_data, checkpoint_bytes
 from train.study.slots import job_slots, parallel_slots
 from train.tracking.tracker import require_tracker
-
-COLUMNS = (
-    "run",
-    "state",
-    "N kaplan",
-    "N standard",
-    "N total",
-    "tokens",
-    "D/N",
-    "steps",
-    "rounding",
-    "C 6ND",
-    "C exact",
-    "lr",
-    "memory",
-    "disk",
-    "time",
-)
 
 
 def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
@@ -63,10 +45,11 @@ def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
         require_tracker(run.config.tracker)
     seconds = seconds_per_run(runs)
     table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
+    rows = [_cells(run, seconds[run.plan.run_id]) for run in runs]
+    for name in rows[0]:
         table.add_column(name, justify="left" if name in ("run", "state") else "right")
-    for run in runs:
-        table.add_row(*_cells(run, folder_of(run).state(), seconds[run.plan.run_id]))
+    for cells in rows:
+        table.add_row(*cells.values())
     console.print(table)
     plans = [run.plan for run in runs]
     left = [_seconds_of(group, seconds) for group in groups]
@@ -81,7 +64,7 @@ def print_plan(runs: Sequence[PlannedRun], groups: Sequence[RunGroup]) -> None:
         f"{_duration(sum(left))} of work to do "
         f"({_duration(sum(seconds.values()))} for all, each alone), "
         f"at least {_duration(clock)} on the clock; "
-        f"{_bytes(sum(map(disk_bytes, runs)))} of disk at most",
+        f"{byte_count(sum(map(disk_bytes, runs)))} of disk at most",
         *job_lines(groups),
         *check_data(runs, may_prepare=False),
     ]
@@ -116,32 +99,26 @@ def _seconds_of(group: RunGroup, seconds: dict[str, float]) -> float:
     return alone * group.shared_flops / group.own_flops
 
 
-def _cells(run: PlannedRun, state: str, seconds: float) -> list[str]:
+def _cells(run: PlannedRun, seconds: float) -> dict[str, str]:
+    """A run's row of the table, by column."""
     plan = run.plan
-    return [
-        plan.run_id,
-        state,
-        str(plan.params.kaplan),
-        str(plan.params.standard),
-        str(plan.params.total),
-        str(plan.tokens),
-        f"{plan.tokens / plan.params.standard:.1f}",
-        str(plan.steps),
-        f"{plan.rounding:+.3%}",
-        f"{6 * plan.params.standard * plan.tokens:.4g}",
-        f"{plan.flops_exact:.4g}",
-        f"{plan.lr:.3g}",
-        _bytes(memory_bytes(run)),
-        _bytes(disk_bytes(run)),
-        _duration(seconds),
-    ]
-
-
-def _bytes(count: float) -> str:
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
+    return {
+        "run": plan.run_id,
+        "state": folder_of(run).state(),
+        "N kaplan": str(plan.params.kaplan),
+        "N standard": str(plan.params.standard),
+        "N total": str(plan.params.total),
+        "tokens": str(plan.tokens),
+        "D/N": f"{plan.tokens / plan.params.standard:.1f}",
+        "steps": str(plan.steps),
+        "rounding": f"{plan.rounding:+.3%}",
+        "C 6ND": f"{6 * plan.params.standard * plan.tokens:.4g}",
+        "C exact": f"{plan.flops_exact:.4g}",
+        "lr": f"{plan.lr:.3g}",
+        "memory": byte_count(memory_bytes(run)),
+        "disk": byte_count(disk_bytes(run)),
+        "time": _duration(seconds),
+    }
 
 
 def _duration(seconds: float) -> str:

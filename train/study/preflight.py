@@ -151,14 +151,18 @@ def _refusal(unfinished: Sequence[PlannedRun], place: Path, *, needed: int, free
         whose, each = f"{len(unfinished)} unfinished runs", " of each run"
         spare = f"one more of each of the {slots} at a time"
     there = sum(_bytes_there(folder_of(run)) for run in unfinished)
-    besides = f", besides the {_size(there)} that are there" if there else ""
+    besides = f", besides the {byte_count(there)} that are there" if there else ""
     return (
-        f"paths.runs={config.paths.runs}: needs {_size(needed)} for {count} checkpoints of "
+        f"paths.runs={config.paths.runs}: needs {byte_count(needed)} for {count} checkpoints of "
         f"{CHECKPOINT_BYTES} bytes a parameter of {whose} (machine.checkpoint_keep={keep}{each}, "
-        f"and {spare}){besides}; {_size(free)} are free in {place}; free some, or use another "
+        f"and {spare}){besides}; {byte_count(free)} are free in {place}; free some, or use another "
         f"paths.runs"
     )
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+def byte_count(count: float) -> str:
+    """`7.25 GB`: three digits and a unit."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

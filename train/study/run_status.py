@@ -24,7 +24,6 @@ class RunStatus:
     """Row of `python -m train.status`."""
 
     run_id: str
-    rung: str
     state: str
     """One of records.STATES, or `stale`: recorded as running, but no process holds its lock."""
     reason: str
@@ -93,7 +92,6 @@ def run_status(study_folder: Path, entry: Mapping[str, Any]) -> RunStatus:
     loss = evals[-1].get("loss") if evals else None
     return RunStatus(
         run_id=entry["run_id"],
-        rung=str(entry["plan"]["rung"]),
         state=state,
         reason=_printable("; ".join(note for note in notes if note)),
         step=int(_number(status.get("step")) or 0),

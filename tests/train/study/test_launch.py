@@ -76,40 +76,70 @@ def one_job(jobs):
     return Job(runs=tuple(run for job in jobs for run in job.runs))
 
 
+def acts_of(root, **acts):
+    """What runs of a job do before their job ends."""
+    for name, act in acts.items():
+        (root / "s" / f"{name}.act").write_text(act, encoding="utf-8")
+
+
 def started(root):
     path = root / "s" / STARTED
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
+def causes(ends):
+    return {name: end.cause for name, end in ends.items()}
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def all_running(work):
+    return all(folder_of(job).state() == "running" for job in work)
+
+
 @contextlib.contextmanager
 def meanwhile(*steps):
-    """In a thread: call each step, waiting until it returns something true."""
-
-    def do():
-        deadline = time.monotonic() + 30
-        for step in steps:
-            assert callable(step)
-            while not step() and time.monotonic() < deadline:
-                time.sleep(0.01)
-
-    thread = threading.Thread(target=do)
+    """In a thread: do each step, one after the other."""
+    thread = threading.Thread(target=lambda: [step() for step in steps])
     thread.start()
     yield
     thread.join()
 
 
+@contextlib.contextmanager
+def held_elsewhere(folder, until, *, state=None):
+    """Another thread holds a run's lock until a condition is true, and may complete the run."""
+    entered = threading.Event()
+
+    def hold():
+        with folder.locked():
+            entered.set()
+            wait_until(until)
+            if state:
+                time.sleep(0.3)
+                folder.write_status(state, step=10)
+
+    with meanwhile(hold):
+        entered.wait()
+        yield
+
+
+def stop(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
 def test_every_job_ends_and_its_end_is_told(tmp_path):
     work = jobs(tmp_path, a="completed", b="diverged", c="raised", d="completed")
-    ends = launch_local(work, config(tmp_path))
-    assert ends == {
+    assert launch_local(work, config(tmp_path)) == {
         "a": DONE,
         "b": JobEnd(cause="diverged", exit_code=5),
         "c": JobEnd(cause="bug", exit_code=1),
         "d": DONE,
     }
-
-
-def test_no_jobs_are_no_work(tmp_path):
     assert launch_local([], config(tmp_path)) == {}
 
 
@@ -137,22 +167,25 @@ def test_no_more_jobs_run_at_once_than_there_are_slots(tmp_path, gate):
     seen = []
 
     def look():
-        seen.append(started(tmp_path))
+        wait_until(lambda: all_running(work[:2]))
+        time.sleep(0.3)
+        seen.extend(started(tmp_path))
         gate.unlink()
-        return True
 
-    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
-    with meanwhile(both, lambda: time.sleep(0.3) or True, look):
+    with meanwhile(look):
         ends = launch_local(work, config(tmp_path, workers=2))
-    assert sorted(line.split()[0] for line in seen[0]) == ["a", "b"]
-    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+    assert sorted(line.split()[0] for line in seen) == ["a", "b"]
+    assert ends == dict.fromkeys("abc", DONE)
+
+
+# retries
 
 
 def test_a_job_that_is_tried_again_waits_for_its_turn(tmp_path):
     work = jobs(tmp_path, a="killed,completed", b="completed", c="completed")
     ends = launch_local(work, config(tmp_path, workers=1))
     assert started(tmp_path) == ["a killed", "b completed", "c completed", "a completed"]
-    assert ends == {"a": DONE, "b": DONE, "c": DONE}
+    assert ends == dict.fromkeys("abc", DONE)
 
 
 def test_each_cause_has_its_own_limit_within_a_launch(tmp_path, capfd):
@@ -167,25 +200,63 @@ def test_each_cause_has_its_own_limit_within_a_launch(tmp_path, capfd):
     assert len(started(tmp_path)) == 5 + 1 + RETRIES["killed"]
 
 
-def test_a_run_that_another_process_holds_is_waited_for(tmp_path, capfd):
-    held, free = jobs(tmp_path, held="completed", free="completed")
+def test_a_killed_job_is_started_again_for_what_it_left_unfinished(tmp_path, capfd):
+    job = one_job(jobs(tmp_path, a="killed", b="", c="killed,completed", d=""))
+    acts_of(tmp_path, a="completed", b="diverged")
+    ends = launch_local([job], config(tmp_path))
+    assert started(tmp_path) == ["a killed b c d", "c killed d", "c completed d"]
+    assert ends == {
+        "a": JobEnd(cause=None, exit_code=-9),
+        "b": JobEnd(cause="diverged", exit_code=-9),
+        "c": DONE,
+        "d": DONE,
+    }
+    errors = capfd.readouterr().err
+    for count in (1, 2):
+        line = f"c and 1 more: killed by SIGKILL; starting them again ({count} of 2)"
+        assert line in errors
 
-    def train_elsewhere():
-        with folder_of(held).locked():
-            entered.set()
-            while folder_of(free).state() != "completed":
-                time.sleep(0.01)
-            time.sleep(0.3)
-            folder_of(held).write_status("completed", step=10)
-        return True
 
-    entered = threading.Event()
-    with meanwhile(train_elsewhere):
-        entered.wait()
-        ends = launch_local([held, free], config(tmp_path))
-    assert ends == {"free": DONE}
-    assert started(tmp_path) == ["free completed"]
-    assert folder_of(held).state() == "completed"
+@pytest.mark.parametrize(
+    ("acts", "own", "expected", "n_starts"),
+    [
+        ("completed", {}, [None, None, None], 1),
+        ("completed", {"b": "diverged"}, [None, "diverged", None], 1),
+        ("killed", {}, ["killed"] * 3, 1 + RETRIES["killed"]),
+        ("raised", {}, ["bug"] * 3, 1),
+    ],
+)
+def test_a_job_of_several_runs_is_one_process_and_one_limit(
+    tmp_path, acts, own, expected, n_starts
+):
+    job, other = one_job(jobs(tmp_path, a=acts, b="", c="")), *jobs(tmp_path, d="completed")
+    acts_of(tmp_path, **own)
+    ends = launch_local([job, other], config(tmp_path, workers=1))
+    assert [line for line in started(tmp_path) if line[0] == "a"] == [f"a {acts} b c"] * n_starts
+    assert causes(ends) == {**dict(zip("abc", expected, strict=True)), "d": None}
+
+
+# runs of other processes
+
+
+@pytest.mark.parametrize(
+    ("acts", "starts"),
+    [
+        ({"held": "completed"}, []),
+        ({"a": "completed", "held": "", "c": "completed"}, ["a completed c"]),
+    ],
+)
+def test_a_run_that_another_process_holds_is_waited_for_and_the_others_of_its_job_are_trained(
+    tmp_path, capfd, acts, starts
+):
+    several, (free,) = jobs(tmp_path, **acts), jobs(tmp_path, free="completed")
+    held = RunFolder(tmp_path / "s" / "held")
+    is_free = lambda: folder_of(free).state() == "completed"  # noqa: E731
+    with held_elsewhere(held, is_free, state="completed"):
+        ends = launch_local([one_job(several), free], config(tmp_path))
+    assert started(tmp_path) == ["free completed", *starts]
+    assert ends == dict.fromkeys({*acts, "free"} - {"held"}, DONE)
+    assert held.state() == "completed"
     assert "1 run is trained by other processes" in capfd.readouterr().err
 
 
@@ -200,46 +271,45 @@ def test_a_job_that_is_refused_its_lock_is_waited_for_and_not_counted_as_a_failu
         looks[0] += 1
         return looks[0] > 1 and is_locked(folder)
 
-    def hold_until_refused():
-        with folder_of(job).locked():
-            entered.set()
-            while not started(tmp_path):
-                time.sleep(0.01)
+    def until_refused():
+        if started(tmp_path):
             time.sleep(1.0)  # the job waits half a second for the lock
-        return True
+        return started(tmp_path)
 
     monkeypatch.setattr(RunFolder, "is_locked", blind_at_first)
-    entered = threading.Event()
-    with meanwhile(hold_until_refused):
-        entered.wait()
+    with held_elsewhere(folder_of(job), until_refused):
         ends = launch_local([job], config(tmp_path))
     assert started(tmp_path) == ["held completed"] * 2
     assert ends == {"held": DONE}
+
+
+# stops and errors
 
 
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedByUserError)],
 )
-def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job(tmp_path, gate, number, error):
+def test_a_stop_is_passed_on_starts_nothing_more_and_leaves_no_job_but_a_row(
+    tmp_path, gate, number, error
+):
     work = jobs(tmp_path, a=f"wait:{gate}", b=f"wait:{gate}", c="completed")
-    both = lambda: [folder_of(work[i]).state() for i in (0, 1)] == ["running"] * 2  # noqa: E731
-
-    def stop():
-        os.kill(os.getpid(), number)
-        return True
-
-    with meanwhile(both, stop), pytest.raises(error, match="with jobs under way"):
+    with (
+        meanwhile(lambda: wait_until(lambda: all_running(work[:2])), lambda: stop(number)),
+        pytest.raises(error, match="with jobs under way"),
+    ):
         launch_local(work, config(tmp_path))
     assert not any(job.n_held() for job in work)
-    assert [line.split()[0] for line in started(tmp_path)] in (["a", "b"], ["b", "a"])
+    assert sorted(line.split()[0] for line in started(tmp_path)) == ["a", "b"]
+    (row,) = read_jsonl(tmp_path / "s" / "launch.jsonl")
+    assert (row["jobs"], row["runs"]) == (2, 2)
 
 
 def test_an_error_of_the_launcher_leaves_no_job(tmp_path, gate, monkeypatch):
     work = jobs(tmp_path, a=f"wait:{gate}")
 
     def fail(progress, *, n_elsewhere, now=False):
-        if folder_of(work[0]).state() == "running":
+        if all_running(work):
             raise ZeroDivisionError
 
     monkeypatch.setattr(launch.StudyProgress, "refresh", fail)
@@ -267,81 +337,7 @@ def test_a_machine_that_starts_no_process_leaves_no_job_and_no_traceback(
     assert not first.n_held()
 
 
-def acts_of(root, **acts):
-    """What runs of a job do before their job ends."""
-    for name, act in acts.items():
-        (root / "s" / f"{name}.act").write_text(act, encoding="utf-8")
-
-
-def test_a_job_of_several_runs_is_one_process(tmp_path):
-    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
-    assert launch_local([job], config(tmp_path)) == dict.fromkeys("abc", DONE)
-    assert started(tmp_path) == ["a completed b c"]
-
-
-def test_a_killed_job_is_started_again_for_what_it_left_unfinished(tmp_path, capfd):
-    job = one_job(jobs(tmp_path, a="killed", b="", c="killed,completed", d=""))
-    acts_of(tmp_path, a="completed", b="diverged")
-    ends = launch_local([job], config(tmp_path))
-    assert started(tmp_path) == ["a killed b c d", "c killed d", "c completed d"]
-    assert ends == {
-        "a": JobEnd(cause=None, exit_code=-9),
-        "b": JobEnd(cause="diverged", exit_code=-9),
-        "c": DONE,
-        "d": DONE,
-    }
-    errors = capfd.readouterr().err
-    assert "c and 1 more: killed by SIGKILL; starting them again (1 of 2)" in errors
-    assert "c and 1 more: killed by SIGKILL; starting them again (2 of 2)" in errors
-
-
-def test_the_limit_of_starts_holds_for_every_run_of_a_job(tmp_path):
-    job = one_job(jobs(tmp_path, a="killed", b=""))
-    ends = launch_local([job], config(tmp_path))
-    assert started(tmp_path) == ["a killed b"] * (1 + RETRIES["killed"])
-    assert ends == dict.fromkeys("ab", JobEnd(cause="killed", exit_code=-9))
-
-
-def test_a_diverged_replica_is_not_tried_again(tmp_path):
-    job = one_job(jobs(tmp_path, a="completed", b="", c=""))
-    acts_of(tmp_path, b="diverged")
-    ends = launch_local([job], config(tmp_path))
-    assert started(tmp_path) == ["a completed b c"]
-    assert {name: end.cause for name, end in ends.items()} == {
-        "a": None,
-        "b": "diverged",
-        "c": None,
-    }
-
-
-def test_a_job_that_fails_fails_all_its_runs(tmp_path):
-    job, other = one_job(jobs(tmp_path, a="raised", b="")), *jobs(tmp_path, c="completed")
-    ends = launch_local([job, other], config(tmp_path, workers=1))
-    bug = JobEnd(cause="bug", exit_code=1)
-    assert ends == {"a": bug, "b": bug, "c": DONE}
-
-
-def test_a_job_with_a_run_that_is_held_waits_for_it_and_trains_the_others(tmp_path, capfd):
-    several = jobs(tmp_path, a="completed", b="", c="completed")
-    free = jobs(tmp_path, free="completed")
-    held = folder_of(several[1])
-
-    def train_elsewhere():
-        with held.locked():
-            entered.set()
-            while folder_of(free[0]).state() != "completed":
-                time.sleep(0.01)
-            time.sleep(0.3)
-            held.write_status("completed", step=10)
-        return True
-
-    entered = threading.Event()
-    with meanwhile(train_elsewhere):
-        entered.wait()
-        ends = launch_local([one_job(several), *free], config(tmp_path))
-    assert started(tmp_path) == ["free completed", "a completed c"]
-    assert ends == dict.fromkeys(["free", "a", "c"], DONE)
-    assert "1 run is trained by other processes" in capfd.readouterr().err
+# launch.jsonl
 
 
 def test_the_use_of_the_slots_is_said_and_added_to_the_study(tmp_path, capfd):
@@ -371,24 +367,13 @@ def test_a_launch_without_a_folder_to_write_to_says_so(tmp_path, monkeypatch, ca
     assert "launch.jsonl: not written (No space left on device)" in capfd.readouterr().err
 
 
-def test_a_stopped_launch_leaves_a_row_too(tmp_path, gate):
-    work = jobs(tmp_path, a=f"wait:{gate}", b="completed")
-
-    def stop():
-        os.kill(os.getpid(), signal.SIGTERM)
-        return True
-
-    running = lambda: folder_of(work[0]).state() == "running"  # noqa: E731
-    with meanwhile(running, stop), pytest.raises(PreemptedError):
-        launch_local(work, config(tmp_path, workers=1))
-    (row,) = read_jsonl(tmp_path / "s" / "launch.jsonl")
-    assert (row["jobs"], row["runs"]) == (1, 1)
-
-
 @pytest.mark.parametrize("has_pidfd", [True, False])
 def test_an_end_is_noticed_long_before_the_next_look(monkeypatch, has_pidfd):
     if not has_pidfd:
         monkeypatch.delattr(os, "pidfd_open")
+    began = time.monotonic()
+    wait_for_any([], 0.05)  # without processes, the whole time
+    assert time.monotonic() - began >= (0.049 if has_pidfd else 0.0)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         wait_for_any([process], 0.0)
         assert process.poll() is None
@@ -402,12 +387,6 @@ def test_an_end_is_noticed_long_before_the_next_look(monkeypatch, has_pidfd):
         assert n_waits == 1 or not has_pidfd
         wait_for_any([process], 60.0)  # whose end was looked at already
         assert time.monotonic() - began < 30.0
-
-
-def test_without_processes_the_whole_time_is_waited():
-    began = time.monotonic()
-    wait_for_any([], 0.05)
-    assert time.monotonic() - began >= 0.049
 
 
 def test_hydra_s_own_way_in_is_refused(monkeypatch):

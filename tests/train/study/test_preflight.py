@@ -162,7 +162,7 @@ def test_what_an_interrupted_run_has_on_disk_is_not_needed_again(make_config, di
     (root / "step_00000014" / "optim.pt").write_bytes(bytes(9 * ONE))
     assert bytes_to_write([run]) == ONE  # the one being written still comes on top
     disk.free = ONE - 1
-    with pytest.raises(StorageError, match=r"\), besides the \S+ MB that are there; \S+ MB are"):
+    with pytest.raises(StorageError, match=r"\), besides the \S+ MB that are there; \S+ kB are"):
         refuse_full_disk([run])
     folder_of(run).write_status("diverged")
     archived = planned(make_config(restart=True))
@@ -215,7 +215,7 @@ def test_the_message_says_what_is_needed_for_what_and_what_is_free(make_config, 
     message = (
         f"paths.runs={tmp_path / 'runs'}: needs {3 * ONE / 1e6:.3g} MB for 3 checkpoints of 12 "
         f"bytes a parameter of {run.plan.run_id} (machine.checkpoint_keep=2, and one more while it "
-        f"is written); 0.123 MB are free in {tmp_path}; free some, or use another paths.runs"
+        f"is written); 123 kB are free in {tmp_path}; free some, or use another paths.runs"
     )
     with pytest.raises(StorageError, match=f"^{re.escape(message)}$"):
         refuse_full_disk([run])

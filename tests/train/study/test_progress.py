@@ -13,7 +13,6 @@ from train.study.run_status import RunStatus
 def run(state, step):
     return RunStatus(
         run_id="r",
-        rung="d8l2",
         state=state,
         reason="",
         step=step,

@@ -43,7 +43,6 @@ def beat(folder, *, seconds_ago, **facts):
 def test_a_run_without_a_folder_is_planned(tmp_path):
     assert run_status(tmp_path, ENTRY) == RunStatus(
         run_id="d8l2-a",
-        rung="d8l2",
         state="planned",
         reason="",
         step=0,
