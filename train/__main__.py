@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from train.config.compose import (
@@ -17,14 +18,18 @@ from train.config.compose import (
     explain,
     is_config_failure,
     known_keys,
-    refuse_text_words,
     register_schema,
     to_config,
 )
-from train.config.hydra_node import guarded, refuse_hydra_options
 from train.config.schema import Config
 from train.distributed import join_world, this_world
-from train.errors import DivergedError, StorageError, WindTunnelError, as_storage_error
+from train.errors import (
+    DivergedError,
+    InterruptedByUserError,
+    StorageError,
+    WindTunnelError,
+    as_storage_error,
+)
 from train.plan.planning import PlannedRun
 from train.plan.validate import check_batch_split, validate
 from train.run_folder.accounting import process_seconds
@@ -41,26 +46,31 @@ from train.study.preflight import preflight
 from train.study.study import refuse_over_max_flops
 from train.training.trainer import follow_rank_0, train_runs
 
-_refused: list[WindTunnelError] = []
-"""The job's own error, kept here: Hydra prints the whole command before it lets one through."""
+_errors: list[WindTunnelError] = []
+"""Errors of jobs in this process. Hydra would print the whole command before it let one through."""
+
+_command_pid = os.getpid()
+"""Another launcher's worker has its own process, whose errors can only be raised."""
 
 
 @hydra.main(config_path=str(CONFIG_ROOT), config_name="train", version_base="1.3")
-def job(tree: DictConfig) -> None:
-    """Run one job; a user's mistake is kept for main."""
+def job(tree: DictConfig) -> float | None:
+    """Run one job; return its validation loss, which another sweeper may minimise."""
     try:
-        run_job(tree)
-    except WindTunnelError as error:
-        _refused.append(error)
-    except OSError as error:
-        storage = as_storage_error(error)
-        if storage is None:
+        return run_job(tree)
+    except (WindTunnelError, OSError) as problem:
+        error = as_storage_error(problem) if isinstance(problem, OSError) else problem
+        if error is None or os.getpid() != _command_pid:
             raise
-        _refused.append(storage)
+        _errors.append(error)
+        return None
 
 
-def run_job(tree: DictConfig) -> None:
+def run_job(tree: DictConfig) -> float | None:
     """Validate one job's config and train its runs, or print their plan.
+
+    Returns:
+        Validation loss of the job's first run, nats per token.
 
     Raises:
         DivergedError: Any of the runs diverged; the others are done.
@@ -70,14 +80,17 @@ def run_job(tree: DictConfig) -> None:
     runs = [first, *plan_together(first)]
     for run in runs:
         check_batch_split(run.config, this_world().size)
-    config.together = []  # a run's records are the same in whatever company it is trained
+    # records must not depend on which runs share the job
+    config.together = []
     if config.dry_run:
         print_plan(runs, plan_jobs(runs))
         refuse_over_max_flops(runs)
-        return
+        return None
     refuse_over_max_flops(runs)
     preflight(runs)
-    register_runs(folder_of(first).path.parent, config.study.name, runs, extend=config.study.extend)
+    # another sweeper starts jobs of a study that was never planned as one grid
+    may_extend = config.study.extend or HydraConfig.get().mode is RunMode.MULTIRUN
+    register_runs(folder_of(first).path.parent, config.study.name, runs, extend=may_extend)
     if os.environ.get(STUDY_JOB):
         _write_to(folder_of(first).log)
         for run in runs[1:]:
@@ -86,9 +99,9 @@ def run_job(tree: DictConfig) -> None:
         train_runs(runs, startup=process_seconds())
     except DivergedError:
         if len(runs) > 1:
-            _say_how_they_ended(runs)
+            _print_ends(runs)
         raise
-    _say_how_they_ended(runs)
+    return _print_ends(runs)[0]
 
 
 def main() -> int:
@@ -109,18 +122,28 @@ def main() -> int:
 
 def command() -> int:
     """Run Hydra and turn every user's mistake into a message and an exit code."""
-    _refused.clear()
+    global _command_pid
+    _command_pid = os.getpid()
+    _errors.clear()
     register_schema()
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's exit 1
+    # errors come here, instead of Hydra's exit 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        refuse_words(sys.argv[1:])
-        with stops_at_once(), guarded():
+        # before Hydra, because W&B and the manifest keep the command's words
+        refuse_secret_words(sys.argv[1:], set(known_keys(Config)))
+        with stops_at_once():
             job()
+            sys.stdout.flush()
     except WindTunnelError as error:
         return _fail(error)
-    except KeyboardInterrupt:  # before anything listens
-        return 130
+    except KeyboardInterrupt:
+        # before a handler is installed
+        return InterruptedByUserError.exit_code
+    except BrokenPipeError:
+        # such as `--help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         storage = as_storage_error(error) if isinstance(error, OSError) else None
         if storage is not None:
@@ -129,18 +152,7 @@ def command() -> int:
             sys.stderr.write(mask(traceback.format_exc()))
             return WindTunnelError.exit_code
         return _fail(explain(error))
-    return _fail(_refused[0]) if _refused else 0
-
-
-def refuse_words(words: list[str]) -> None:
-    """Refuse a command line before Hydra reads it: wandb and the manifest keep its words.
-
-    Raises:
-        ConfigError: A secret, an option that loads a pickle, or text for a number.
-    """
-    refuse_hydra_options(words)
-    refuse_secret_words(words, set(known_keys(Config)))
-    refuse_text_words(word for word in words if not word.startswith("-"))
+    return _fail(_errors[0]) if _errors else 0
 
 
 def _fail(error: WindTunnelError) -> int:
@@ -156,22 +168,22 @@ def _own_words() -> list[str]:
     return [word for word in words if not word.startswith("together=")]
 
 
-def _say_how_they_ended(runs: Sequence[PlannedRun]) -> None:
-    for run in runs:
-        _say_how_it_ended(folder_of(run))
+def _print_ends(runs: Sequence[PlannedRun]) -> list[float | None]:
+    return [_print_end(folder_of(run)) for run in runs]
 
 
-def _say_how_it_ended(folder: RunFolder) -> None:
-    """One line on standard output, also for a run that was finished before.
+def _print_end(folder: RunFolder) -> float | None:
+    """Print one line, also for a run that was finished before; return its validation loss.
 
     Raises:
         StorageError: Its result is damaged.
     """
-    line = f"{folder.path}: {folder.state()}"
+    line, loss = f"{folder.path}: {folder.state()}", None
     if folder.result.exists():
         try:
             row = read_json(folder.result)["row"]
-            line += f", validation loss {row['loss']:.4f} nats per token"
+            loss = float(row["loss"])
+            line += f", validation loss {loss:.4f} nats per token"
             line += f" ({row['bits_per_byte']:.4f} bits per byte)"
         except (ValueError, LookupError, TypeError) as error:
             raise StorageError(
@@ -179,6 +191,7 @@ def _say_how_it_ended(folder: RunFolder) -> None:
                 f"and status.json, and the same command writes both anew from the last checkpoint"
             ) from None
     sys.stdout.write(line + "\n")
+    return loss
 
 
 def _write_to(log: Path) -> None:

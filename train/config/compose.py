@@ -4,15 +4,17 @@ Hydra accepts `+model.d_modle=32` and its own message for the typo recommends it
 tree is compared with the dataclasses here, and every refusal names the nearest key.
 """
 
+import copy
 import dataclasses
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,18 +23,13 @@ from train.config.schema import Config
 from train.errors import ConfigError, did_you_mean
 from train.secrets import mask, refuse_secrets
 
+Compose = Callable[[list[str]], DictConfig]
+"""Hydra's composition of a tree from overrides."""
+
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
-
-
-DEEPEST = 20
-"""Levels of a config, those of a study's grid included."""
 
 SWEEP_ALONE = re.compile(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires")
 """How Hydra says that a comma sweep needs -m."""
-
-
-GRID_BLOCK = re.compile(r"study\.grid(\.\d+)?")
-"""Where a grid must have a list and a mapping."""
 
 ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
 """How Hydra says that + is for new keys, which we have none of."""
@@ -57,31 +54,9 @@ def to_config(tree: DictConfig) -> Config:
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise explain(error) from None
-    except RecursionError:
-        raise ConfigError("the config is nested too deeply") from None
     assert isinstance(config, Config)
-    refuse_secrets(values_of(dataclasses.asdict(config)))
+    refuse_secrets(_values(dataclasses.asdict(config)))
     return config
-
-
-def values_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """Dotted names and values of everything in a plain tree; keys of a grid are values as well.
-
-    Raises:
-        ConfigError: It is nested more than DEEPEST levels.
-    """
-    if path.count(".") > DEEPEST:
-        raise ConfigError(f"{path.split('.')[0]}: nested more than {DEEPEST} levels deep")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            name = f"{path}.{key}" if path else str(key)
-            yield f"a key of {path}" if path else "a key", key
-            yield from values_of(item, name)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from values_of(item, f"{path}.{number}")
-    else:
-        yield path, value
 
 
 def reject_unknown_keys(tree: DictConfig) -> None:
@@ -127,81 +102,13 @@ def explain(error: Exception) -> ConfigError:
             key = link.full_key or ""
             first_line = str(link.msg or link).split("\n", 1)[0]
             if re.search(r"not in '\w+'|is not in struct", first_line):
+                if key.startswith("hydra."):
+                    return ConfigError(f"{key}: not a key of Hydra's; to add one, write +{key}=...")
                 return _unknown(key, set(known_keys(Config)))
             if NO_LIST.search(first_line):
                 return ConfigError(f"{key}: a list belongs here; write {key}=[VALUE,...]")
             return ConfigError(mask(f"{key}: {first_line}" if key else first_line))
     return ConfigError(mask(str(error).split("\nSee https", 1)[0].strip()))
-
-
-def refuse_text_words(words: Iterable[str]) -> None:
-    """Refuse overrides without a key, deletions, and text where a number or true/false belongs.
-
-    Raises:
-        ConfigError: Names the key, the value and what to write.
-    """
-    parser = OverridesParser.create()
-    for word in words:
-        try:
-            override = parser.parse_override(word)
-        except HydraException:
-            continue  # Hydra refuses it, and explain() says it in our words
-        key = override.get_key_element().lstrip("+~")
-        if not key:
-            raise ConfigError(f"{word}: no key; write key=value, such as seed=1")
-        if override.is_delete():
-            raise ConfigError(f"{word}: settings cannot be deleted; set {key} to another value")
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            continue
-        is_sweep = override.is_sweep_override()
-        values = list(override.sweep_iterator()) if is_sweep else [override.value()]
-        for value in values:
-            _refuse_text(key, getattr(value, "text", value), "")  # a quoted one of a sweep
-
-
-def refuse_wrong_kinds(values: Mapping[str, Any], package: str, where: str) -> None:
-    """The same for a file's values, whose keys stand below `package`, and its groups and blocks.
-
-    Raises:
-        ConfigError: Names the file, the key, the value and what to write.
-    """
-    groups = {key.rpartition(".")[0] for key in _kinds()}
-    for key, value in values_of(dict(values)):
-        if f"{package}{key}" in groups and value is not None and value != {}:
-            raise ConfigError(f"{where}: {package}{key}={value}: must hold keys and their values")
-        if GRID_BLOCK.fullmatch(f"{package}{key}"):
-            raise ConfigError(
-                f"{where}: study.grid holds {value!r}; each block maps keys to lists of values"
-            )
-        _refuse_text(f"{package}{key}", value, f"{where}: ")
-
-
-def _refuse_text(key: str, value: Any, where: str) -> None:  # noqa: ANN401
-    """OmegaConf would take "32" for 32, "yes" for true, and 1 for true."""
-    kind = _kinds().get(key)
-    is_text = isinstance(value, str) and "${" not in value and value != "???"
-    if kind is bool and not isinstance(value, bool) and (is_text or isinstance(value, int)):
-        raise ConfigError(f"{where}{key}={value}: must be true or false")
-    if kind in (int, float) and is_text:
-        assert kind is not None
-        try:
-            kind(value)
-        except ValueError:
-            return  # OmegaConf says that it is no number
-        raise ConfigError(f"{where}{key}='{value}': is text; write {value} without quotes")
-
-
-def _kinds(cls: type = Config, prefix: str = "") -> dict[str, type]:
-    """The plain type of every field, by dotted name; Optional is left away."""
-    kinds: dict[str, type] = {}
-    for name, kind in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            assert isinstance(kind, type)
-            kinds.update(_kinds(kind, f"{prefix}{name}."))
-            continue
-        plain = [part for part in typing.get_args(kind) or (kind,) if part is not type(None)]
-        kinds[prefix + name] = plain[0]
-    return kinds
 
 
 def _unreadable(override: str) -> str:
@@ -246,3 +153,49 @@ def _tree_keys(node: Any, cls: Any, prefix: str = "") -> Iterator[str]:  # noqa:
         kind = hints.get(key)
         if dataclasses.is_dataclass(kind):
             yield from _tree_keys(node[key], kind, f"{prefix}{key}.")
+
+
+def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Dotted names and values of everything in a plain tree; keys of a grid are values as well."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"a key of {path}", key
+            yield from _values(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _values(item, f"{path}.{number}")
+    else:
+        yield path, value
+
+
+def composed_once(compose: Compose) -> Compose:
+    """Wrap Hydra's composition; the trees that come out are equal to those of `compose`.
+
+    A dotted key that is neither added nor deleted is a value; groups have no dot in their names.
+    Everything else, such as `model=d64` or `seed=1`, goes to `compose`.
+    """
+    parser = OverridesParser.create()
+    trees: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose_point(words: list[str]) -> DictConfig:
+        overrides = parser.parse_overrides(words)
+        values = [override for override in overrides if _is_value(override)]
+        choices = tuple(o.input_line or "" for o in overrides if not _is_value(o))
+        if choices not in trees:
+            trees[choices] = compose(list(choices))
+        tree = copy.deepcopy(trees[choices])
+        _set(tree, values)
+        return tree
+
+    return compose_point
+
+
+def _is_value(override: Override) -> bool:
+    key = override.key_or_group
+    is_plain = not (override.is_add() or override.is_force_add() or override.is_delete())
+    return is_plain and "." in key and "/" not in key and not key.startswith("hydra.")
+
+
+def _set(tree: DictConfig, values: Sequence[Override]) -> None:
+    for override in values:
+        OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)

@@ -18,7 +18,12 @@ AXIS_KEY = re.compile(r"\+{0,2}[a-zA-Z_][a-zA-Z0-9_./@]*")
 PLAIN_WORD = re.compile(r"[a-zA-Z0-9_./:+-]+")
 
 
-def expand_grid(arguments: Sequence[str], blocks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def expand_grid(
+    arguments: Sequence[str],
+    blocks: Sequence[Mapping[str, Any]],
+    *,
+    parser: OverridesParser | None = None,
+) -> list[list[str]]:
     """Return one list of overrides per run.
 
     Each block is the product of its axes; the study is the union of its blocks. A word on the
@@ -27,12 +32,13 @@ def expand_grid(arguments: Sequence[str], blocks: Sequence[Mapping[str, Any]]) -
     Args:
         arguments: Hydra overrides, such as `study=quickstart` and `seed=0,1`.
         blocks: Axes by config key, each with a list of values.
+        parser: Hydra's, with its config loader, which `glob()` needs.
 
     Raises:
         ConfigError: An axis is empty, no list or no config key, a sweep is not a list of choices,
             or the grid has more than MOST_RUNS points.
     """
-    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    overrides = (parser or OverridesParser.create()).parse_overrides(list(arguments))
     words = {override.get_key_element(): _choices(override) for override in overrides}
     grid, points = [], 0
     for block in blocks or [{}]:

@@ -33,6 +33,9 @@ STUDY_JOB = "WINDTUNNEL_STUDY_JOB"
 
 JOB_COMMAND = (sys.executable, "-m", "train")
 
+CONFIG_NAME = "train"
+"""The root config that `python -m train` takes by itself."""
+
 POLL_SECONDS = 0.2
 """Interval of looks at signals and other processes' locks; a job's end is noticed at once."""
 END_POLL_SECONDS = 0.02
@@ -63,7 +66,7 @@ def launch_local(jobs: Sequence[Job], config: DictConfig) -> dict[str, JobEnd]:
     assert isinstance(machine, MachineConfig)
     study_folder = Path(config.paths.runs) / config.study.name
     with stop_requests() as stop, StudyProgress(study_folder) as progress:
-        launch = _Launch(jobs, job_slots(machine), _config_dir_words(config), progress)
+        launch = _Launch(jobs, job_slots(machine), _hydra_words(config), progress)
         try:
             while launch.is_open():
                 launch.advance(may_start=not stop)
@@ -256,9 +259,14 @@ def wait_for_any(processes: Collection[subprocess.Popen[bytes]], seconds: float)
             os.close(end)
 
 
-def _config_dir_words(config: DictConfig) -> list[str]:
-    """--config-dir of this command, which jobs need to find the user's own configs."""
+def _hydra_words(config: DictConfig) -> list[str]:
+    """Hydra's own options and overrides that a job composes its config with."""
+    words = []
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
-            return ["--config-dir", source.path]
-    return []
+            words += ["--config-dir", source.path]
+    name = config.hydra.job.config_name
+    if name != CONFIG_NAME:
+        words += ["--config-name", name]
+    own = ("hydra.mode", "hydra.sweep", "hydra/launcher", "hydra.launcher", "hydra/sweeper")
+    return words + [word for word in config.hydra.overrides.hydra if not word.startswith(own)]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from train.config.compose import explain, is_config_failure, to_config
+from train.config.compose import Compose, explain, is_config_failure, to_config
 from train.config.runtime import SCRATCH
 from train.distributed import this_world
 from train.errors import ConfigError, InterruptedByUserError, PreemptedError, WindTunnelError
@@ -30,14 +31,20 @@ from train.study.packing import plan_jobs
 from train.study.preflight import preflight
 from train.study.run_status import RunStatus, name_stops, run_status
 
-Compose = Callable[[list[str]], DictConfig]
 Launch = Callable[[Sequence[Job]], Mapping[str, JobEnd]]
 
 TASK = "is running this study"
 """What the holder of a study's lock does, for the message to others."""
 
 
-def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, launch: Launch) -> None:
+def run_study(
+    arguments: list[str],
+    *,
+    study: DictConfig,
+    compose: Compose,
+    launch: Launch,
+    parser: OverridesParser | None = None,
+) -> None:
     """Plan the study's grid and launch its unfinished runs.
 
     Args:
@@ -45,6 +52,7 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         study: The composed `study` node.
         compose: Composes the config of one run from its overrides.
         launch: Runs jobs to their ends; returns how they ended, by run_id.
+        parser: Hydra's, which knows the configs that a `glob()` can name.
 
     Raises:
         ConfigError, DataError: A run of the grid is refused, or this is one of several ranks;
@@ -59,7 +67,7 @@ def run_study(arguments: list[str], *, study: DictConfig, compose: Compose, laun
         )
     blocks = OmegaConf.to_container(study.grid, resolve=True)
     assert isinstance(blocks, list)
-    grid = expand_grid(arguments, blocks)
+    grid = expand_grid(arguments, blocks, parser=parser)
     if len(grid) > study.max_runs:
         raise ConfigError(
             f"the grid has {len(grid)} runs, more than study.max_runs={study.max_runs}"

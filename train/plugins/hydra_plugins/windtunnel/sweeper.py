@@ -1,15 +1,17 @@
-"""Hydra's door to train.study.study: expand the grid, plan it, launch what is not done."""
+"""hydra/sweeper=study: Hydra's interface to train/study/study.py."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from train.config.compose_cache import composed_once
+from train.config.compose import composed_once
 from train.study.job import Job, JobEnd, JobLauncher
 from train.study.study import run_study
 
@@ -26,7 +28,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="study", node=StudySwee
 
 
 class StudySweeper(Sweeper):
-    """A study's blocks and plain comma sweeps, as one planned grid."""
+    """A study's blocks and plain sweeps, as one planned grid."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = dict(params or {})
@@ -56,6 +58,10 @@ class StudySweeper(Sweeper):
         def launch(jobs: Sequence[Job]) -> Mapping[str, JobEnd]:
             if isinstance(launcher, JobLauncher):
                 return launcher.launch_jobs(jobs)
+            sys.stderr.write(
+                f"note: {type(launcher).__name__} starts every job once; hydra/launcher=local also "
+                f"retries jobs that are killed and shows the progress of the study\n"
+            )
             launcher.launch([job.words for job in jobs], initial_job_idx=0)
             return {}
 
@@ -64,4 +70,5 @@ class StudySweeper(Sweeper):
             study=master.study,
             compose=composed_once(compose),
             launch=launch,
+            parser=OverridesParser.create(config_loader=context.config_loader),
         )
