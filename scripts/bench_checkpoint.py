@@ -62,9 +62,9 @@ def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Meas
     from train.plan.planning import PlannedRun
     from train.plan.validate import validate
     from train.run_folder.accounting import RunClock
+    from train.training.opening import load_engine
     from train.training.recording import describe, open_records, save
     from train.training.resume import open_run
-    from train.training.trainer import load_engine
 
     config = make_config(width, folder)
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))

@@ -44,7 +44,8 @@ from train.study.launch import STUDY_JOB
 from train.study.packing import plan_jobs
 from train.study.preflight import preflight
 from train.study.study import refuse_over_max_flops
-from train.training.trainer import follow_rank_0, train_runs
+from train.training.ranks import follow_rank_0
+from train.training.trainer import train_runs
 
 _errors: list[WindTunnelError] = []
 """Errors of jobs in this process. Hydra would print the whole command before it let one through."""
@@ -111,7 +112,7 @@ def main() -> int:
     except WindTunnelError as error:
         return _fail(error)
     if world.rank > 0:
-        return follow_rank_0(world)
+        return follow_rank_0(world, lambda: train_runs(()))
     exit_code = WindTunnelError.exit_code
     try:
         exit_code = command()

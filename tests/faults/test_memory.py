@@ -189,7 +189,7 @@ def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
 
-    monkeypatch.setattr("train.training.trainer.recorded_policy", lambda run, compute: None)
+    monkeypatch.setattr("train.training.opening.recorded_policy", lambda run, compute: None)
     folder, messages = run_halving(config)
     assert micro_batches(folder) == [8, 4, 8]
     assert "rows that were computed twice differ" in messages

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from train.engine.engine import Engine
@@ -152,6 +152,29 @@ def record_end(
             folder = folder_of(run)
             number = folder.attempt_number() + 1
             folder.log_attempt("end", attempt=number, state=state, cause=cause)
+
+
+def record_interruption(
+    runs: Sequence[PlannedRun | RunState],
+    error: BaseException,
+    cost: Callable[[RunState], RunCost] | None = None,
+    *,
+    state: str | None = None,
+) -> BaseException:
+    """Write down what ended runs that were being trained; return it in the user's terms."""
+    known = error
+    for run in runs:
+        known = user_error(error, run.plan)
+        cause = known.cause if isinstance(known, WindTunnelError) else "bug"
+        record_end(
+            run,
+            # whether one window fits is not known yet when the micro-batch is halved
+            known if state is None else error,
+            cause,
+            state=state or STATE_AFTER.get(cause, "failed"),
+            cost=cost(run) if cost is not None and isinstance(run, RunState) else None,
+        )
+    return known
 
 
 def close_attempt(

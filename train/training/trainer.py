@@ -7,49 +7,33 @@ job runs this code; rank 0 alone reads and writes run folders.
 """
 
 import contextlib
-import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from train.config.schema import Config
-from train.distributed import ReleasedError, World, this_world
-from train.engine.build import build_engine
-from train.engine.device import release_memory, select_device
+from train.distributed import ReleasedError, this_world
+from train.engine.device import release_memory
 from train.engine.engine import Engine
 from train.engine.memory import half_micro_batch
 from train.errors import (
-    CheckpointError,
-    DataError,
     DivergedError,
-    InterruptedByUserError,
     LockedError,
-    PreemptedError,
-    RecordsError,
     WindTunnelError,
     is_out_of_memory,
 )
 from train.plan.planning import PlannedRun, RunPlan
-from train.plan.validate import validate
-from train.run_folder.accounting import RunClock, RunCost, TimeKind
+from train.run_folder.accounting import RunClock, TimeKind
 from train.run_folder.run_folder import folder_of
-from train.secrets import mask
 from train.signals import StopRequest, stop_requests
 from train.storage.records import FINISHED_STATES
-from train.training.branches import find_branches
-from train.training.completion import STATE_AFTER, record_end, user_error
-from train.training.divergence import LossWatch
+from train.training.completion import record_interruption
 from train.training.loop import train_to_last_step
-from train.training.recording import cost_of, describe, open_records, write_status
-from train.training.resume import align, open_data, open_run, recorded_policy
-from train.training.run_state import Branch, RunState, active
-
-SAME_ON_ALL_RANKS = (DivergedError, PreemptedError, InterruptedByUserError)
-"""Errors that every rank raises at the same point, and rank 0 reports."""
+from train.training.opening import load_engine, open_stacks
+from train.training.ranks import same_on_all_ranks, select_runs
+from train.training.recording import cost_of, open_records, write_status
+from train.training.run_state import RunState, active
 
 
 def train_run(config: Config, plan: RunPlan) -> None:
@@ -81,7 +65,7 @@ def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
         DivergedError: The loss stopped being finite, or ended above its start; recorded as such.
     """
     world = this_world()
-    runs = _same_on_all_ranks(world, planned)
+    runs = same_on_all_ranks(world, planned)
     errors: list[WindTunnelError] = []
     with stop_requests() as stop, contextlib.ExitStack() as locks:
 
@@ -90,67 +74,16 @@ def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
                 locks.enter_context(folder_of(run).locked())
 
         world.on_rank_0(lock)
-        left = _select(world, runs, _is_unfinished)
+        left = select_runs(world, runs, _is_unfinished)
         while left:
             steps = max(run.plan.steps for run in left)
             longest = [run for run in left if run.plan.steps == steps]
             shorter = [run for run in left if run.plan.steps < steps]
             errors += _train_longest(longest, shorter, stop, startup=startup)
-            left = _select(world, shorter, lambda run: not _is_finished(run))
+            left = select_runs(world, shorter, lambda run: not _is_finished(run))
             startup = 0.0
     if errors:
         raise min(errors, key=lambda error: isinstance(error, DivergedError))
-
-
-def follow_rank_0(world: World) -> int:
-    """Train what rank 0 trains, on another rank, and return this rank's exit code.
-
-    It is 0 whenever rank 0 reports the end, so that the job's exit code is rank 0's.
-    """
-    code = 0
-    try:
-        train_runs(())
-        world.wait_for_release()
-    except ReleasedError:
-        pass
-    except SAME_ON_ALL_RANKS:
-        world.wait_for_release()
-    except BaseException as error:
-        is_first = not world.has_failed()
-        world.is_broken = True
-        world.report(error)
-        code = error.exit_code if isinstance(error, WindTunnelError) else 1
-        if not isinstance(error, WindTunnelError):
-            sys.excepthook(type(error), error, error.__traceback__)
-        elif is_first:
-            sys.stderr.write(mask(f"error: rank {world.rank}: {error}\n"))
-    world.shutdown(code)
-    return code
-
-
-def _same_on_all_ranks(world: World, planned: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Rank 0's runs, on every rank."""
-    if world.size == 1:
-        return list(planned)
-
-    def configs() -> list[Any]:
-        structured = (OmegaConf.structured(run.config) for run in planned)
-        return [OmegaConf.to_container(config, enum_to_str=True) for config in structured]
-
-    runs = []
-    for content in world.on_rank_0(configs):
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))
-        assert isinstance(config, Config)
-        runs.append(PlannedRun(overrides=[], config=config, plan=validate(config)))
-    return runs
-
-
-def _select(
-    world: World, runs: Sequence[PlannedRun], test: Callable[[PlannedRun], bool]
-) -> list[PlannedRun]:
-    """The runs that pass a test of their folders, which rank 0 reads."""
-    names = world.on_rank_0(lambda: [run.plan.run_id for run in runs if test(run)])
-    return [run for run in runs if run.plan.run_id in names]
 
 
 def _is_finished(planned: PlannedRun) -> bool:
@@ -198,7 +131,7 @@ def _train_longest(
     while left:
         began = time.perf_counter() - startup
         half = None
-        stacks = _open(world, left, shorter, errors)
+        stacks = open_stacks(world, left, shorter, errors)
         for runs in stacks:
             clock = RunClock(
                 runs[0].step,
@@ -217,68 +150,8 @@ def _train_longest(
         startup, max_micro_batch_seqs = 0.0, half
         opened = {run.run_id for runs in stacks for run in runs}
         is_left = [run for run in left if half is not None and run.plan.run_id in opened]
-        left = _select(world, is_left, lambda run: not _is_finished(run))
+        left = select_runs(world, is_left, lambda run: not _is_finished(run))
     return errors
-
-
-def _open(
-    world: World,
-    planned: Sequence[PlannedRun],
-    shorter: Sequence[PlannedRun],
-    errors: list[WindTunnelError],
-) -> list[list[RunState]]:
-    """Open runs and stack them by the step they resume from, the same on every rank."""
-    stacks: list[list[RunState]] = []
-
-    def open_stacks() -> list[Any]:
-        opened = [run for each in planned if (run := _open_run(each, errors)) is not None]
-        stacks.extend(align(opened))
-        for runs in stacks:
-            find_branches(runs, shorter)
-        return [
-            [(run.run_id, run.step, [branch.run_id for branch in run.branches]) for run in runs]
-            for runs in stacks
-        ]
-
-    described = world.on_rank_0(open_stacks)
-    if world.rank == 0:
-        return stacks
-    by_id = {each.plan.run_id: each for each in (*planned, *shorter)}
-    dataset = open_data(planned[0])
-    for runs in described:
-        states = []
-        for run_id, step, branches in runs:
-            losses = LossWatch(total_steps=by_id[run_id].plan.steps)
-            state = RunState(planned=by_id[run_id], dataset=dataset, losses=losses, step=step)
-            state.branches = [Branch.new(by_id[name]) for name in branches]
-            states.append(state)
-        stacks.append(states)
-    return stacks
-
-
-def _open_run(planned: PlannedRun, errors: list[WindTunnelError]) -> RunState | None:
-    """Open a run; None, with the error noted, when its own files are damaged."""
-    try:
-        folder_of(planned).refuse_other_holder()
-    except LockedError as error:
-        errors.append(error)
-        return None
-    while True:
-        try:
-            run = open_run(planned)
-            describe(run, select_device(planned.config.machine).name)
-            return run
-        except (CheckpointError, RecordsError) as error:
-            if planned.config.restart and folder_of(planned).checkpoints.exists():
-                folder_of(planned).archive()
-                continue
-            record_end(planned, error, error.cause, state="failed")
-            errors.append(error)
-            return None
-        except LockedError:
-            raise
-        except BaseException as error:
-            raise _record([planned], error) from None
 
 
 def _train_stack(
@@ -308,45 +181,9 @@ def _train_stack(
         half = _smaller_micro_batch(runs, engine, error)
         cost = partial(cost_of, engine=engine, clock=clock) if engine is not None else None
         if half is None:
-            raise _record(active(runs), error, cost) from None
-        _record(active(runs), error, cost, state="preempted")
+            raise record_interruption(active(runs), error, cost) from None
+        record_interruption(active(runs), error, cost, state="preempted")
         return half
-
-
-def load_engine(
-    runs: list[RunState], clock: RunClock, max_micro_batch_seqs: int | None = None
-) -> Engine:
-    """Build the engine and load each run's checkpoint into its replica, on every rank.
-
-    Raises:
-        ConfigError: The device is not there.
-        DataError: The data of this rank is not rank 0's.
-    """
-    first, world = runs[0], this_world()
-    compute = select_device(first.config.machine, index=world.local_rank)
-    sha256 = world.on_rank_0(lambda: first.dataset.sha256)
-    if first.dataset.sha256 != sha256:
-        raise DataError(f"{first.dataset.folder}: its tokens are not those that rank 0 trains on")
-    begun = recorded_policy(first, compute) if world.rank == 0 else None
-    engine = build_engine(
-        [run.planned for run in runs],
-        first.dataset,
-        compute,
-        world=world,
-        begun=begun,
-        max_micro_batch_seqs=max_micro_batch_seqs,
-    )
-    for replica, run in enumerate(runs):
-        run.replica = replica
-        if run.checkpoint is not None:
-            engine.load_replica(replica, run.checkpoint.model, run.checkpoint.optimizer)
-            # its tensors are in the engine now
-            run.checkpoint = None
-    engine.step = first.step
-    for tensor in engine.state():
-        world.broadcast(tensor)
-    engine.waiting_for_data = lambda: clock.spending(TimeKind.data)
-    return engine
 
 
 def _smaller_micro_batch(
@@ -364,26 +201,3 @@ def _smaller_micro_batch(
             stacklevel=2,
         )
     return half
-
-
-def _record(
-    runs: Sequence[PlannedRun | RunState],
-    error: BaseException,
-    cost: Callable[[RunState], RunCost] | None = None,
-    *,
-    state: str | None = None,
-) -> BaseException:
-    """Write down what ended runs that were being trained; return it in the user's terms."""
-    known = error
-    for run in runs:
-        known = user_error(error, run.plan)
-        cause = known.cause if isinstance(known, WindTunnelError) else "bug"
-        record_end(
-            run,
-            # whether one window fits is not known yet when the micro-batch is halved
-            known if state is None else error,
-            cause,
-            state=state or STATE_AFTER.get(cause, "failed"),
-            cost=cost(run) if cost is not None and isinstance(run, RunState) else None,
-        )
-    return known

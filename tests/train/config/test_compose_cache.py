@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
+from train.config.compose_cache import composed_once
 
 from train.config.compose import CONFIG_ROOT, explain, register_schema, to_config
-from train.config.compose_cache import composed_once
 
 
 class Hydra:

@@ -20,6 +20,7 @@ from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
+from train.training.opening import load_engine
 from train.training.recording import (
     describe,
     log_evaluation,
@@ -30,7 +31,6 @@ from train.training.recording import (
 )
 from train.training.resume import checkpoint_state, find_checkpoint, identity_facts, open_run
 from train.training.run_state import RunState
-from train.training.trainer import load_engine
 
 
 @pytest.fixture(autouse=True)
@@ -303,7 +303,7 @@ def test_on_another_device_a_run_is_computed_in_that_device_s_way(
     kept = opened(config)  # the config asks for nothing: what the run began with stays
     assert kept.engine.policy == stopped.engine.policy
     elsewhere = dataclasses.replace(kept.engine.compute, name="another machine")
-    monkeypatch.setattr("train.training.trainer.select_device", lambda machine, index=0: elsewhere)
+    monkeypatch.setattr("train.training.opening.select_device", lambda machine, index=0: elsewhere)
     monkeypatch.setattr("train.engine.compute_policy.has_native_bf16", lambda compute: True)
     chosen = opened(config)
     assert chosen.run.step == 4

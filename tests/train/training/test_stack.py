@@ -29,7 +29,8 @@ from train.engine.peak_flops import PeakFlops
 from train.errors import DivergedError
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
-from train.training.trainer import load_engine, train_runs
+from train.training.opening import load_engine
+from train.training.trainer import train_runs
 
 Make = Callable[..., Config]
 
