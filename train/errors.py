@@ -1,7 +1,6 @@
-"""Every error a user can cause, each with the exit code its command ends with.
+"""Errors that users can cause, each with its exit code. Any other exception is a bug (exit 1).
 
-A message gives the value, the rule and the nearest right value. Anything else that escapes is a bug
-of ours (exit 1, with its traceback).
+A message gives the value, the rule and the nearest valid value.
 """
 
 import difflib
@@ -10,29 +9,29 @@ from collections.abc import Iterable
 
 
 class WindTunnelError(Exception):
-    """Base of all errors that are reported without a traceback."""
+    """Base class: reported as one message, without a traceback."""
 
     exit_code = 1
     cause = "error"
-    """One word for attempts.jsonl, by which retries are counted."""
+    """The word in attempts.jsonl by which retries are counted."""
 
 
 class ConfigError(WindTunnelError):
-    """The request cannot be meant: an unknown key, a broken rule, an impossible budget."""
+    """The config is invalid: an unknown key, a broken rule, an impossible budget."""
 
     exit_code = 2
     cause = "config"
 
 
 class DataError(WindTunnelError):
-    """The text or its token shards are missing, damaged or not what was promised."""
+    """The text or its token shards are missing, damaged, or not those of the manifest."""
 
     exit_code = 2
     cause = "data"
 
 
 class MissingExtraError(WindTunnelError):
-    """An optional package is asked for and not installed."""
+    """An optional package is needed and not installed."""
 
     exit_code = 2
     cause = "config"
@@ -53,7 +52,7 @@ class StorageError(WindTunnelError):
 
 
 class RecordsError(StorageError):
-    """Rows of a run that its checkpoint vouches for are gone or damaged."""
+    """Rows of a run from before its checkpoint are missing or damaged."""
 
 
 STORAGE_ERRNOS = frozenset(
@@ -71,11 +70,11 @@ STORAGE_ERRNOS = frozenset(
         errno.ENAMETOOLONG,
     )
 )
-"""What a disk says that is full, read-only, failing, unmounted, removed or given a long name."""
+"""errno of a disk that is full, read-only, failing, unmounted or removed, or of a name too long."""
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
-    """Say in the user's terms what the disk refused; None when it was not the disk."""
+    """Convert an error of the file system; None when its errno is not in STORAGE_ERRNOS."""
     if error.errno not in STORAGE_ERRNOS:
         return None
     where = error.filename or "a file of the run"
@@ -83,89 +82,89 @@ def as_storage_error(error: OSError) -> StorageError | None:
 
 
 class CheckpointError(WindTunnelError):
-    """Checkpoints exist and none of them can be used."""
+    """Checkpoints exist and none of them is usable."""
 
     exit_code = 4
     cause = "checkpoint"
 
 
 class DivergedError(WindTunnelError):
-    """A loss or gradient stopped being finite. A result, recorded; not fatal to a sweep."""
+    """A loss or gradient was not finite. This is a recorded result, and a sweep goes on."""
 
     exit_code = 5
     cause = "diverged"
 
 
 class DeviceMemoryError(WindTunnelError):
-    """One window at a time does not fit the device's memory."""
+    """The job needs more memory than its device has."""
 
     exit_code = 2
     cause = "out_of_memory"
 
 
 class InfrastructureError(WindTunnelError):
-    """The device or the machine failed, not the run; the same command continues."""
+    """The device or the machine failed, not the run. The same command continues the run."""
 
     exit_code = 75
     cause = "infrastructure"
 
 
 class LockedError(WindTunnelError):
-    """Another live process owns this run or this study."""
+    """Another live process holds the lock of this run or study."""
 
     exit_code = 73
     cause = "locked"
 
 
 class PreemptedError(WindTunnelError):
-    """Stopped by a signal after saving; the same command continues."""
+    """Stopped by a signal, after saving. The same command continues the run."""
 
     exit_code = 75
     cause = "preempted"
 
 
 class InterruptedByUserError(WindTunnelError):
-    """Stopped by Ctrl-C after saving; the same command continues."""
+    """Stopped by Ctrl-C, after saving. The same command continues the run."""
 
     exit_code = 130
     cause = "interrupted"
 
 
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return '; did you mean X?' for the nearest known names, else the list of them."""
+    """Return '; did you mean X?' with the nearest known names, else the list of all."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
     if near:
-        best = _likeness(wrong, near[0])
-        as_near = [name for name in near if _likeness(wrong, name) > best - 0.1]
+        ratios = [difflib.SequenceMatcher(None, wrong, name).ratio() for name in near]
+        as_near = [
+            name for name, ratio in zip(near, ratios, strict=True) if ratio > ratios[0] - 0.1
+        ]
         return f"; did you mean {' or '.join(as_near)}?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
-FULL_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""What the CPU's allocator, the CUDA driver, and cuBLAS and cuDNN say by a plain RuntimeError."""
+OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""In a RuntimeError: the CPU allocator, the CUDA driver, and cuBLAS or cuDNN are out of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; not only torch's own allocator on a GPU says so."""
+    """Whether an allocation failed, in torch's CUDA allocator or elsewhere."""
     if isinstance(error, MemoryError) or _is_named(error, "OutOfMemoryError"):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL_MEMORY)
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in OUT_OF_MEMORY_TEXTS
+    )
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether the device failed, not the program; after it, this process cannot compute."""
+    """Whether the CUDA device failed, rather than the program; this process must then end."""
     is_cuda = _is_named(error, "AcceleratorError") or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
-    is_bug_of_ours = "device-side assert" in str(error)
-    return is_cuda and not is_bug_of_ours and not is_out_of_memory(error)
+    is_bug = "device-side assert" in str(error)
+    return is_cuda and not is_bug and not is_out_of_memory(error)
 
 
 def _is_named(error: BaseException, name: str) -> bool:
-    """Whether it is torch's exception of that name; this module does not import torch."""
+    """Whether the class of `error`, or a base class, has this name: this room is without torch."""
     return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -1,7 +1,7 @@
-"""Signals ask for a stop; the loop grants it at the next step boundary, after saving.
+"""Signals that stop a run: the loop saves and stops at the next step boundary.
 
-Periodic checkpoints are the guarantee: a signal reaches Python only between two of its
-instructions, so one that comes during a long kernel waits, and SIGKILL never comes at all.
+Only periodic checkpoints are a guarantee: Python handles a signal between two of its instructions,
+so a long kernel delays it, and SIGKILL cannot be handled.
 """
 
 import contextlib
@@ -13,21 +13,22 @@ from typing import Any
 from train.errors import InterruptedByUserError, PreemptedError, WindTunnelError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-"""A scheduler's two, Ctrl-C, and a terminal that is closed (unless nohup has them ignored)."""
+"""A scheduler's SIGTERM and SIGUSR2, Ctrl-C, and the closing of a terminal."""
 
 
 class StopRequest:
-    """The signal that asked for a stop, if any."""
+    """The signal that asked for a stop, if one came."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.granted = False
+        """Whether the run was stopped because of it."""
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def error(self, where: str) -> WindTunnelError:
-        """The error to end with, once everything is saved."""
+        """The error to raise once everything is saved."""
         assert self.signal is not None
         self.granted = True
         return _stopped(self.signal, where)
@@ -35,10 +36,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn the signals of STOPPING into a flag; the handlers before it return at the end.
+    """Turn the signals of STOPPING into a flag, and restore the previous handlers at the end.
 
-    When a stop was granted, the handler that was there before is called afterwards: a scheduler's
-    own (submitit's, say) then requeues the job, whose state is saved by now.
+    After a granted stop the previous handler is called: that of a scheduler, such as submitit's,
+    then requeues the job, whose state is saved.
     """
     request = StopRequest()
 
@@ -57,7 +58,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def stops_at_once() -> Iterator[None]:
-    """Before and after the loop, where nothing has to be saved, a signal ends the command itself.
+    """End the command at a signal, before and after the loop, where there is nothing to save.
 
     Raises:
         PreemptedError, InterruptedByUserError: A signal came.
@@ -83,7 +84,7 @@ def _stopped(number: signal.Signals, where: str) -> WindTunnelError:
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Put `handler` in every place but those where the signal is ignored; return what was there."""
+    """Handle all signals that are not ignored (as by nohup); return the previous handlers."""
     return {
         number: signal.signal(number, handler)
         for number in STOPPING
@@ -97,9 +98,9 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 
 
 def _chain(handler: Any, number: signal.Signals) -> None:  # noqa: ANN401
-    """Call a scheduler's handler, also one that stops_at_once stands in for.
+    """Call a scheduler's handler, also one that stops_at_once has replaced.
 
-    Python's own, and ours, would only end the process.
+    Python's default handlers and ours are left out: they would only end the process.
     """
     while (hidden := getattr(handler, "instead_of", None)) is not None:
         handler = hidden.get(number)

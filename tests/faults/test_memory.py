@@ -7,7 +7,6 @@ by the test, at a number of windows per forward pass; on CUDA it is the allocato
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,32 +16,29 @@ from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.small_memory import CPU_FULL, CUDA_FULL, Memory
 from faults.spoil import replace_step
-from train.config.schema import Config
-from train.engine.engine import Engine
-from train.engine.evaluate import Evaluation, evaluate
+from train.engine.evaluate import evaluate
 from train.errors import DeviceMemoryError
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
 TOLERANCE = 1e-5
 """Between the losses of micro-batches and of whole ones, over all 60 steps."""
 
 
-def micro_batches(folder: RunFolder) -> list[int]:
+def micro_batches(folder):
     """What each attempt tried, as attempts.jsonl has it."""
     rows = read_jsonl(folder.attempts)
     return [row["arithmetic"]["micro_batch_seqs"] for row in rows if row["event"] == "start"]
 
 
-def causes(folder: RunFolder) -> list[str | None]:
+def causes(folder):
     return [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
-def losses(folder: RunFolder) -> list[float]:
+def losses(folder):
     return [row["loss"] for row in read_jsonl(folder.metrics)]
 
 
-def run_halving(config: Config) -> tuple[RunFolder, str]:
+def run_halving(config):
     """Train, and return the folder and what was warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -51,8 +47,8 @@ def run_halving(config: Config) -> tuple[RunFolder, str]:
 
 
 def test_o1_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_is_not(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+    tiny, monkeypatch, reference_run
+):
     tried, memory = [8, 4, 2], Memory({1: 3})
     replace_step(monkeypatch, memory)
     folder, messages = run_halving(tiny())
@@ -69,17 +65,13 @@ def test_o1_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_is_not(
 
 
 @pytest.mark.parametrize("error", [CPU_FULL, MemoryError()])
-def test_o1_the_cpu_s_allocator_is_understood_as_well(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
+def test_o1_the_cpu_s_allocator_is_understood_as_well(tiny, monkeypatch, error):
     replace_step(monkeypatch, Memory({1: 4}, error=error))
     folder, _ = run_halving(tiny(budget__tokens=7 * 256))
     assert micro_batches(folder) == [8, 4]
 
 
-def test_o1_control_another_error_of_torch_is_not_taken_for_it(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_o1_control_another_error_of_torch_is_not_taken_for_it(tiny, monkeypatch):
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     replace_step(monkeypatch, Memory({1: 4}, error=error))
     config = tiny()
@@ -88,9 +80,7 @@ def test_o1_control_another_error_of_torch_is_not_taken_for_it(
     assert causes(run_folder(config)) == ["bug"]
 
 
-def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(tiny, monkeypatch):
     """In bits what a run gives that was stopped there and went on with half by request."""
     for windows in (4, 2):
         clean = tiny(study__name="clean", machine__micro_batch_seqs=windows)
@@ -110,9 +100,9 @@ def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
 
 
 def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
-    def limited(engine: Engine) -> list[Evaluation]:
+    tiny, monkeypatch, reference_run
+):
+    def limited(engine):
         if max(len(windows_BT) for windows_BT in engine.batches.validation) > 4:
             raise CUDA_FULL
         return evaluate(engine)
@@ -127,7 +117,7 @@ def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
 class RetriedInPlace(Memory):
     """What is tempting: try the same step again with half, upon the gradients that are there."""
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine):
         """One update."""
         try:
             super().__call__(engine)
@@ -140,8 +130,8 @@ class RetriedInPlace(Memory):
 
 
 def test_o2_control_tried_again_in_place_a_partial_gradient_poisons_the_update(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+    tiny, monkeypatch, reference_run
+):
     replace_step(monkeypatch, RetriedInPlace({1: 4, 30: 2}))
     folder = run_here(tiny(machine__micro_batch_seqs=4))
     assert folder.state() == "completed"
@@ -149,9 +139,7 @@ def test_o2_control_tried_again_in_place_a_partial_gradient_poisons_the_update(
     assert losses(folder)[30:] != pytest.approx(losses(reference_run)[30:], abs=100 * TOLERANCE)
 
 
-def test_o2_below_one_window_the_run_fails_with_advice(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+def test_o2_below_one_window_the_run_fails_with_advice(tiny, monkeypatch, reference_run):
     config = tiny()
     with monkeypatch.context() as patched:
         replace_step(patched, Memory({1: 8, 23: 0}))
@@ -170,9 +158,7 @@ def test_o2_below_one_window_the_run_fails_with_advice(
     assert_same_run(reference_run, folder)
 
 
-def test_o2_a_later_start_keeps_the_micro_batch_that_fitted(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_o2_a_later_start_keeps_the_micro_batch_that_fitted(tiny, monkeypatch):
     """What a device has free at a start must not decide how a run's sums are rounded."""
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
@@ -183,9 +169,7 @@ def test_o2_a_later_start_keeps_the_micro_batch_that_fitted(
     assert_same_run(undisturbed, folder)
 
 
-def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(tiny, monkeypatch):
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
 
@@ -199,10 +183,10 @@ class Interruption(Exception):
     """Some error in the middle of a run."""
 
 
-def interrupt(config: Config, monkeypatch: pytest.MonkeyPatch, memory: Memory) -> None:
+def interrupt(config, monkeypatch, memory):
     """Train on such a device until some error ends it after 30 steps."""
 
-    def step(engine: Engine) -> None:
+    def step(engine):
         if memory.updates == 30:
             raise Interruption
         memory(engine)
@@ -213,7 +197,7 @@ def interrupt(config: Config, monkeypatch: pytest.MonkeyPatch, memory: Memory) -
 
 
 @pytest.fixture
-def little_memory() -> Iterator[None]:
+def little_memory():
     """A fraction of the device, in which the allocator itself runs out."""
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.02)
@@ -222,9 +206,7 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.gpu
-def test_o1_on_a_real_device_the_run_finds_what_fits(
-    tiny: Callable[..., Config], little_memory: None
-) -> None:
+def test_o1_on_a_real_device_the_run_finds_what_fits(tiny, little_memory):
     folder, _ = run_halving(
         tiny(
             machine__micro_batch_seqs=512,

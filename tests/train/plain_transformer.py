@@ -1,25 +1,15 @@
 """The transformer written out for one window at a time: slow, in float64, with nothing folded."""
 
 import math
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from train.config.experiment import Norm, Positions
-from train.plan.shape import ModelShape
 
 EPS = 1e-6
 
 
-def plain_loss(
-    shape: ModelShape,
-    weights: Mapping[str, Tensor],
-    tokens_BT: Tensor,
-    targets_BT: Tensor,
-    *,
-    rotary_base: float = 10_000.0,
-) -> Tensor:
+def plain_loss(shape, weights, tokens_BT, targets_BT, *, rotary_base=10_000.0):
     """Mean surprise of the targets under one replica's weights; a scalar."""
     surprises = []
     for tokens_T, targets_T in zip(tokens_BT, targets_BT, strict=True):
@@ -29,9 +19,7 @@ def plain_loss(
     return torch.stack(surprises).mean()
 
 
-def plain_logits(
-    shape: ModelShape, weights: Mapping[str, Tensor], tokens_T: Tensor, *, rotary_base: float
-) -> Tensor:
+def plain_logits(shape, weights, tokens_T, *, rotary_base):
     x_TD = weights["embedding.weight"][tokens_T]
     if shape.positions is Positions.learned:
         x_TD = x_TD + weights["positions.weight"][: len(tokens_T)]
@@ -49,19 +37,17 @@ def plain_logits(
     return norm(shape, x_TD, weights["final_norm.gain"]) @ head.T
 
 
-def norm(shape: ModelShape, x: Tensor, gain: Tensor) -> Tensor:
+def norm(shape, x, gain):
     if shape.norm is Norm.layer:
         x = x - x.mean(-1, keepdim=True)
     return rms_norm(x, gain)
 
 
-def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+def rms_norm(x, gain):
     return x / torch.sqrt((x**2).mean(-1, keepdim=True) + EPS) * gain
 
 
-def attention(
-    shape: ModelShape, block: Mapping[str, Tensor], x_TD: Tensor, rotary_base: float
-) -> Tensor:
+def attention(shape, block, x_TD, rotary_base):
     parts = (x_TD @ block["attention.qkv.weight"].T).split(shape.d_model, dim=1)
     q, k, v = (part.view(-1, shape.n_heads, shape.head_dim) for part in parts)
     if shape.qk_norm:
@@ -77,7 +63,7 @@ def attention(
     return torch.stack(rows) @ block["attention.out.weight"].T
 
 
-def rotate(x_THK: Tensor, base: float) -> Tensor:
+def rotate(x_THK, base):
     """Turn each pair (k, k + K/2) of position t by t base**(-2k/K), as a complex number."""
     half = x_THK.shape[-1] // 2
     pairs = torch.complex(x_THK[..., :half], x_THK[..., half:])
@@ -89,11 +75,11 @@ def rotate(x_THK: Tensor, base: float) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-def turn(position: int, frequency: float) -> complex:
+def turn(position, frequency):
     return complex(math.cos(position * frequency), math.sin(position * frequency))
 
 
-def feed_forward(shape: ModelShape, block: Mapping[str, Tensor], x_TD: Tensor) -> Tensor:
+def feed_forward(shape, block, x_TD):
     hidden = x_TD @ block["feed_forward.up.weight"].T
     if shape.gated:
         gate, value = hidden[:, : shape.d_ff], hidden[:, shape.d_ff :]

@@ -1,12 +1,7 @@
 """Small engines on tokens in memory, for tests of what a step does."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, ScheduleShape
 from train.config.runtime import AttentionKernel, Dtype
@@ -16,13 +11,13 @@ from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
 from train.engine.engine import Engine, Replica
 from train.plan.schedule import Schedule
-from train.plan.shape import ModelShape, model_shape
+from train.plan.shape import model_shape
 
 CPU = ComputeDevice(torch.device("cpu"), "cpu")
 VOCAB, SEQ_LEN, BATCH_SEQS = 61, 16, 8
 
 
-def shape_of(**model: Any) -> ModelShape:
+def shape_of(**model):
     """Width 32, two layers, two heads, unless `model` says otherwise."""
     sizes = {"vocab_size": VOCAB, "seq_len": SEQ_LEN}
     sizes |= {name: model.pop(name) for name in sizes if name in model}
@@ -32,21 +27,13 @@ def shape_of(**model: Any) -> ModelShape:
 class TokenWindows(Windows):
     """Windows of skewed random tokens, in the order of each replica's seed."""
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        seeds: Sequence[int],
-        *,
-        compute: ComputeDevice = CPU,
-        batch_seqs: int = BATCH_SEQS,
-        is_resident: bool = False,
-    ) -> None:
+    def __init__(self, shape, seeds, *, compute=CPU, batch_seqs=BATCH_SEQS, is_resident=False):
         super().__init__(compute, seeds=seeds, batch_seqs=batch_seqs, seq_len=shape.seq_len)
         self.is_resident = is_resident
         ranks = np.random.default_rng(0).zipf(1.5, 20_000) - 1
         self.tokens = torch.from_numpy(ranks % shape.vocab_size).to(compute.device)
 
-    def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
+    def starts(self, step, n_steps):
         sizes = {"batch_seqs": self.batch_seqs, "seq_len": self.seq_len}
         each = [
             segment_starts(seed=seed, step=step, n_steps=n_steps, n_tokens=20_000, **sizes)
@@ -54,14 +41,14 @@ class TokenWindows(Windows):
         ]
         return np.stack(each, axis=1)
 
-    def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
+    def gather(self, starts_RB, out_RBT):
         out_RBT.copy_(self.resident_windows(torch.from_numpy(starts_RB)))
 
-    def resident_windows(self, starts_RB: Tensor) -> Tensor:
+    def resident_windows(self, starts_RB):
         return self.tokens[starts_RB[..., None] + self.offsets_T]
 
 
-def schedule(total_steps: int = 1_000) -> Schedule:
+def schedule(total_steps=1_000):
     """Five steps of warm-up, then a cosine."""
     return Schedule(
         shape=ScheduleShape.cosine,
@@ -74,15 +61,15 @@ def schedule(total_steps: int = 1_000) -> Schedule:
     )
 
 
-def replica(seed: int = 0, lr: float = 0.01, **optimizer: Any) -> Replica:
+def replica(seed=0, lr=0.01, **optimizer):
     """A run of a stack."""
     settings = OptimizerConfig(**optimizer)
     return Replica(seed=seed, lr=lr, schedule=schedule(), optimizer=settings)
 
 
-def policy(**changes: Any) -> ComputePolicy:
+def policy(**changes):
     """float32, fused attention, the whole batch at once, unless `changes` say otherwise."""
-    choices: dict[str, Any] = {
+    choices = {
         "dtype": Dtype.fp32,
         "attention": AttentionKernel.sdpa,
         "compiled": False,
@@ -92,16 +79,19 @@ def policy(**changes: Any) -> ComputePolicy:
     return ComputePolicy(**{**choices, **changes})
 
 
+ONE = (replica(),)
+
+
 def make_engine(
-    replicas: Sequence[Replica] = (replica(),),
+    replicas=ONE,
     *,
-    shape: ModelShape | None = None,
-    compute: ComputeDevice = CPU,
-    batch_seqs: int = BATCH_SEQS,
-    is_resident: bool = False,
-    may_graph: bool = True,
-    **changes: Any,
-) -> Engine:
+    shape=None,
+    compute=CPU,
+    batch_seqs=BATCH_SEQS,
+    is_resident=False,
+    may_graph=True,
+    **changes,
+):
     """An engine of these replicas at step 0; `changes` are the policy's."""
     shape = shape or shape_of()
     windows = TokenWindows(
@@ -115,13 +105,13 @@ def make_engine(
     return Engine(shape, replicas, compute, windows, policy(**changes), may_graph=may_graph)
 
 
-def state_of(engine: Engine, place: int) -> dict[str, Tensor]:
+def state_of(engine, place):
     """A replica's weights, moments and step count, copies by name."""
     model, optimizer = engine.replica_state(place)
     return {**model, **optimizer}
 
 
-def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def assert_same_bits(one, other):
     """Every tensor equal in every bit, NaNs of the same bits too."""
     assert one.keys() == other.keys()
     for name, value in one.items():

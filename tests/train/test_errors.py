@@ -31,7 +31,7 @@ EXIT_CODES = {
 }
 
 
-def test_every_error_has_the_agreed_exit_code() -> None:
+def test_every_error_has_the_agreed_exit_code():
     real = {
         name: kind.exit_code
         for name, kind in vars(errors).items()
@@ -40,7 +40,7 @@ def test_every_error_has_the_agreed_exit_code() -> None:
     assert real == {**EXIT_CODES, "WindTunnelError": 1}
 
 
-def test_every_error_has_a_cause_by_which_retries_are_counted() -> None:
+def test_every_error_has_a_cause_by_which_retries_are_counted():
     causes = {
         name: kind.cause
         for name, kind in vars(errors).items()
@@ -63,7 +63,7 @@ def test_every_error_has_a_cause_by_which_retries_are_counted() -> None:
     }
 
 
-def test_a_missing_extra_names_the_package_and_the_command() -> None:
+def test_a_missing_extra_names_the_package_and_the_command():
     error = MissingExtraError("wandb", "wandb", "tracker=wandb")
     assert str(error) == (
         "tracker=wandb needs the package wandb, which is not installed; "
@@ -81,24 +81,22 @@ def test_a_missing_extra_names_the_package_and_the_command() -> None:
         ("zzz", (), ""),
     ],
 )
-def test_the_hint_names_what_is_near_or_all_there_is(
-    wrong: str, known: tuple[str, ...], hint: str
-) -> None:
+def test_the_hint_names_what_is_near_or_all_there_is(wrong, known, hint):
     assert set(did_you_mean(wrong, known).split()) == set(hint.split())
     assert did_you_mean(wrong, reversed(known)) == did_you_mean(wrong, known)
 
 
-def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good() -> None:
+def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good():
     assert StudyIncompleteError([]).exit_code == 75
 
 
 @pytest.mark.parametrize("number", sorted(STORAGE_ERRNOS))
-def test_what_a_disk_refuses_is_a_storage_error(number: int) -> None:
+def test_what_a_disk_refuses_is_a_storage_error(number):
     found = as_storage_error(OSError(number, os.strerror(number), "runs/x/metrics.jsonl"))
     assert found is not None
     assert found.exit_code == 3
     assert str(found).startswith("runs/x/metrics.jsonl: cannot be written or read (")
 
 
-def test_other_system_errors_are_bugs() -> None:
+def test_other_system_errors_are_bugs():
     assert as_storage_error(OSError(errno.EINVAL, "Invalid argument")) is None

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,9 +19,7 @@ from train.signals import STOPPING, stop_requests, stops_at_once
         (signal.SIGINT, InterruptedByUserError, 130),
     ],
 )
-def test_a_signal_becomes_a_request_and_an_exit_code(
-    number: signal.Signals, kind: type[Exception], code: int
-) -> None:
+def test_a_signal_becomes_a_request_and_an_exit_code(number, kind, code):
     with stop_requests() as stop:
         assert not stop
         os.kill(os.getpid(), number)
@@ -33,10 +30,10 @@ def test_a_signal_becomes_a_request_and_an_exit_code(
     assert str(error) == f"stopped by {number.name} after step 7; the same command continues"
 
 
-def test_the_handlers_before_it_come_back_after_an_error_too() -> None:
+def test_the_handlers_before_it_come_back_after_an_error_too():
     before = {number: signal.getsignal(number) for number in STOPPING}
 
-    def fail() -> None:
+    def fail():
         with stop_requests():
             assert all(signal.getsignal(number) is not before[number] for number in STOPPING)
             raise RuntimeError("inside")
@@ -47,16 +44,16 @@ def test_the_handlers_before_it_come_back_after_an_error_too() -> None:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[list[int]]:
+def scheduler():
     """A handler of SIGUSR2 that was there before, and the signals it was called with."""
-    calls: list[int] = []
+    calls = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: calls.append(number))
     yield calls
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler: list[int]) -> None:
-    def stop() -> None:
+def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler):
+    def stop():
         with stop_requests() as request:
             os.kill(os.getpid(), signal.SIGUSR2)
             assert scheduler == []  # not before the state is saved
@@ -67,13 +64,13 @@ def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler: lis
     assert scheduler == [signal.SIGUSR2]
 
 
-def test_a_signal_that_stopped_nothing_is_not_passed_on(scheduler: list[int]) -> None:
+def test_a_signal_that_stopped_nothing_is_not_passed_on(scheduler):
     with stop_requests():
         os.kill(os.getpid(), signal.SIGUSR2)  # the run ends by itself
     assert scheduler == []
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
+def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_requests() as request:
@@ -87,10 +84,8 @@ def test_an_ignored_signal_stays_ignored() -> None:
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGTERM, PreemptedError), (signal.SIGINT, InterruptedByUserError)]
 )
-def test_outside_the_loop_a_signal_ends_the_command(
-    number: signal.Signals, kind: type[Exception]
-) -> None:
-    def stop() -> None:
+def test_outside_the_loop_a_signal_ends_the_command(number, kind):
+    def stop():
         with stops_at_once():
             os.kill(os.getpid(), number)
             time.sleep(1.0)
@@ -101,8 +96,8 @@ def test_outside_the_loop_a_signal_ends_the_command(
     assert signal.getsignal(number) is before
 
 
-def test_inside_the_command_a_granted_stop_is_raised_once() -> None:
-    def stop() -> None:
+def test_inside_the_command_a_granted_stop_is_raised_once():
+    def stop():
         with stops_at_once(), stop_requests() as request:
             os.kill(os.getpid(), signal.SIGTERM)
             raise request.error("after step 7")
@@ -111,10 +106,10 @@ def test_inside_the_command_a_granted_stop_is_raised_once() -> None:
         stop()
 
 
-def test_a_scheduler_s_handler_is_called_also_from_within_the_command(scheduler: list[int]) -> None:
+def test_a_scheduler_s_handler_is_called_also_from_within_the_command(scheduler):
     """The command's own handlers lie between the loop's and the scheduler's."""
 
-    def stop() -> None:
+    def stop():
         with stops_at_once(), stop_requests() as request:
             os.kill(os.getpid(), signal.SIGUSR2)
             raise request.error("after step 7")

@@ -1,4 +1,4 @@
-"""An engine with its batches, for planned runs that are stacked: the one place that makes both."""
+"""Assembles the engine and the batches of planned runs: the only place that makes both."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,17 +22,17 @@ def build_engine(
     begun: ComputePolicy | None = None,
     max_micro_batch_seqs: int | None = None,
 ) -> Engine:
-    """Build the engine of a stack at step 0, a replica a run; every rank calls it.
+    """Build the engine of a stack at step 0, one replica per run; every rank calls it.
 
     Args:
         runs: Runs of one shape, data and batch, in the order of their replicas.
         dataset: Prepared data.
         compute: Device.
-        world: Ranks that train them together; None is a world of one.
-        begun: Policy that the runs were begun with on this device, which is kept where the config
-            allows it: another one rounds differently.
-        max_micro_batch_seqs: Windows per forward pass that are left to try after a larger number
-            did not fit the memory; None before that.
+        world: Ranks that train the runs together; None is a world of one.
+        begun: Policy with which the runs began on this device. It is kept where the config allows
+            it, because another one rounds differently.
+        max_micro_batch_seqs: Windows per forward pass after a larger number ran out of memory;
+            None before that.
     """
     world = world or World()
     config, plan = runs[0].config, runs[0].plan
@@ -60,7 +60,7 @@ def build_engine(
             max_micro_batch_seqs=max_micro_batch_seqs,
         )
 
-    # rank 0's choice: it may rest on a timing, which comes out differently on each rank
+    # rank 0 chooses: timings, on which the policy may rest, differ between ranks
     chosen = ComputePolicy.from_json(world.on_rank_0(lambda: policy().to_json()))
     assert chosen is not None
     world.use(compute.device)

@@ -1,10 +1,8 @@
-"""torch.compile for the model: whole where it is shallow, one block for all its layers where not.
+"""torch.compile of the model, and the cache folder of compiled code and kernel timings.
 
-Compiled code is kept in the user's cache folder, so that a second run of a shape loads it. Shallow
-models gain more from one compiled function, since entering each costs a quarter of a millisecond of
-Python; a deep one would take minutes to compile whole, and its blocks are all the same.
-
-Where measurements and compiled code of this machine are kept from one process to the next.
+A shallow model is compiled as one function, because each call of a compiled function costs a
+quarter of a millisecond of Python. A deep one would take minutes that way; its block is compiled
+once and called for every layer.
 """
 
 import copy
@@ -23,19 +21,23 @@ from train.engine.device import ComputeDevice
 from train.model.transformer import MODELS_KEPT, Transformer, Weights
 
 WHOLE_UP_TO_LAYERS = 4
+"""Deepest model that is compiled as one function."""
 
-SIZES_COMPILED = 64
-"""Shapes, batches and stacks that one process compiles; beyond its own 8, torch would silently go
-on without compiling."""
+RECOMPILE_LIMIT = 64
+"""Shapes, batches and stacks that one process compiles. Beyond torch's default of 8 it would run
+eagerly without a word."""
+
+CACHE = "WINDTUNNEL_CACHE"
+"""Environment variable with the path of the cache folder."""
 
 Losses = Callable[[Weights, Tensor, Tensor], Tensor]
 
 
 def can_compile(compute: ComputeDevice) -> bool:
-    """Whether what torch.compile needs is here.
+    """Whether torch.compile finds its tools.
 
-    For the CPU a C++ compiler; for CUDA Triton, and what that builds its launchers with: a C
-    compiler and Python's headers.
+    For CPUs a C++ compiler; for CUDA Triton, and a C compiler with Python's headers, with which
+    Triton builds its launchers.
     """
     if not compute.is_cuda:
         return _is_there(os.environ.get("CXX", "g++"))
@@ -51,17 +53,19 @@ def _is_there(command: str) -> bool:
 
 @lru_cache(maxsize=MODELS_KEPT)
 def compile_model(model: Transformer) -> Losses:
-    """Return the model's losses, compiled at their first call for each size of batch and stack.
+    """Return `model.losses`, compiled at its first call for each size of batch and stack.
 
-    A model is compiled once a process, however many stacks use it. The model itself stays as it is:
-    evaluations use it, and would compile for their sizes again.
+    Each model is compiled once per process, however many stacks train it. `model` itself stays
+    eager for evaluations, whose sizes would each compile again.
     """
-    # before anything of the compiler is loaded, which looks for its folder once
+    # before the first import of the compiler, which reads the variable once
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # a study's jobs share the cores
-    torch._dynamo.config.recompile_limit = SIZES_COMPILED
+    # the jobs of a study share the cores
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     model = copy.copy(model)
-    if torch.are_deterministic_algorithms_enabled():  # compiled, it asks the host for its range
+    if torch.are_deterministic_algorithms_enabled():
+        # compiled, the gradient of the lookup is a sort that synchronises with the host
         model.embed = torch.compiler.disable(model.embed)  # type: ignore[method-assign, no-untyped-call]
     if model.shape.n_layers <= WHOLE_UP_TO_LAYERS:
         return torch.compile(model.losses, dynamic=False)
@@ -70,14 +74,10 @@ def compile_model(model: Transformer) -> Losses:
     return model.losses
 
 
-CACHE = "WINDTUNNEL_CACHE"
-"""Environment variable that names another folder."""
-
-
 def cache_folder() -> Path:
-    """$WINDTUNNEL_CACHE, else windtunnel/ in the user's cache folder; it may not exist yet.
+    """Return $WINDTUNNEL_CACHE, else windtunnel/ in the user's cache folder; it may not exist yet.
 
-    Compiled code is loaded from it, so it is the user's own, never a folder of runs or data.
+    Compiled code is loaded from it, so it must be a folder of the user, never one of runs or data.
     """
     named = os.environ.get(CACHE)
     if named:

@@ -1,37 +1,61 @@
-"""How a device computes a run: what moves its rounding and its speed, and nothing else.
+"""How a device computes a run: dtype, attention kernel, compilation and micro-batch.
 
-Chosen at a run's first start, recorded with every checkpoint, and kept by its restarts, so that a
-stop changes no bit. Plumbing: none of it is in run_id, and the tests hold how little each moves.
+These settings change speed and rounding only, so run_id does not hash them. The policy is chosen
+at a run's first start, recorded with every checkpoint and kept by restarts, so that a stopped run
+continues in the same bits. Tests bound how far each setting moves the loss.
 """
 
+import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
 import torch
 
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
-from train.engine.attention_choice import faster_kernel
-from train.engine.compile import can_compile
+from train.engine.compile import cache_folder, can_compile
 from train.engine.device import ComputeDevice, has_native_bf16
 from train.engine.memory import choose_micro_batch
+from train.errors import WindTunnelError
+from train.model.attention import KERNELS, fused_attention, plain_attention
 from train.plan.shape import ModelShape
+from train.storage.lock import hold
+from train.storage.records import read_json, write_json
 
 COMPILE_FROM_FLOPS = {"cpu": 3e13, "cuda": 2e15}
-"""FLOPs of a job from which compiling pays: some minutes of a CPU core, a quarter of a minute of an
-H200, of which it saves a tenth and a half (ours); compiling takes 10 to 40 seconds the first
-time."""
+"""FLOPs of a job from which machine.compile=auto compiles (ours).
+
+A few minutes of one CPU core, of which compiled steps save a tenth; 15 s of an H200, of which they
+save half. Compiling takes 10 to 40 s the first time.
+"""
 
 EVAL_TOKENS_AT_ONCE = 8_192
-"""Tokens per forward pass of an evaluation, of one replica: enough to fill a small model's matrix
-products, and 1 GB of float32 logits at a vocabulary of 32 thousand. No other size depends on it, so
-that a loss has the same bits in any stack."""
+"""Tokens of one replica per forward pass of an evaluation.
+
+Enough to fill the matmuls of a small model; float32 logits take 1 GB at a vocabulary of 32
+thousand. Fixed, so that a validation loss has the same bits in any stack.
+"""
+
+LONGEST_PLAIN = 1_024
+"""Longest window, in tokens, for which plain attention is timed: it stores T x T scores a head."""
+
+CLEARLY_FASTER = 0.9
+"""Plain attention is taken below this fraction of the fused kernel's time, so near ties always go
+to the fused kernel."""
+
+ATTENTION_TIMING_TOKENS = 2_048
+ATTENTION_TIMING_ROUNDS = 5
+
+LOCK_TIMEOUT_SECONDS = 10.0
+"""Timeout for the lock of attention.json, which other processes hold for milliseconds."""
 
 DTYPES = {Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePolicy:
-    """One device's way to compute one shape."""
+    """How one device computes the runs of one shape."""
 
     dtype: Dtype
     attention: AttentionKernel
@@ -43,11 +67,11 @@ class ComputePolicy:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """What matrix products compute in."""
+        """Dtype of the matmuls."""
         return DTYPES[self.dtype]
 
     def allows(self, machine: MachineConfig, batch_seqs: int) -> bool:
-        """Whether it is what `machine` asks for, where that asks for anything."""
+        """Whether this policy is consistent with what `machine` sets explicitly."""
         is_compiled = {Compile.always: True, Compile.never: False}.get(
             machine.compile, self.compiled
         )
@@ -60,22 +84,22 @@ class ComputePolicy:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """JSON values: the key `arithmetic` of attempts.jsonl and of checkpoints."""
         return {**asdict(self), "dtype": self.dtype.name, "attention": self.attention.name}
 
     @classmethod
-    def from_json(cls, facts: Any) -> Self | None:  # noqa: ANN401
-        """What `to_json` returned; None when it is anything else."""
+    def from_json(cls, recorded: Any) -> Self | None:  # noqa: ANN401
+        """Inverse of `to_json`; None for anything else."""
         try:
-            dtype, attention = Dtype[facts["dtype"]], AttentionKernel[facts["attention"]]
-            sizes = [facts["micro_batch_seqs"], facts["eval_seqs"]]
+            dtype, attention = Dtype[recorded["dtype"]], AttentionKernel[recorded["attention"]]
+            sizes = [recorded["micro_batch_seqs"], recorded["eval_seqs"]]
             is_chosen = dtype is not Dtype.auto and attention is not AttentionKernel.auto
             if not is_chosen or not all(type(size) is int and size > 0 for size in sizes):
                 return None
             return cls(
                 dtype=dtype,
                 attention=attention,
-                compiled=facts["compiled"] is True,
+                compiled=recorded["compiled"] is True,
                 micro_batch_seqs=sizes[0],
                 eval_seqs=sizes[1],
             )
@@ -93,17 +117,17 @@ def choose_policy(
     flops: float,
     max_micro_batch_seqs: int | None = None,
 ) -> ComputePolicy:
-    """Take what the config asks for, and choose the rest for this device.
+    """Take the settings of the config, and choose those it leaves open for this device.
 
     Args:
-        shape: The model's.
-        machine: What was asked.
-        compute: The device.
+        shape: Shape of the model.
+        machine: Settings of the config.
+        compute: Device.
         n_replicas: Runs in the stack.
         batch_seqs: Windows of a replica per step.
-        flops: Training FLOPs of the job, which decide whether compiling pays.
-        max_micro_batch_seqs: Windows per forward pass that are known to fit, after a larger number
-            did not; null when nothing is known.
+        flops: Training FLOPs of the job; they decide whether compiling pays.
+        max_micro_batch_seqs: Windows per forward pass after a larger number ran out of memory;
+            None before that.
     """
     dtype = resolve_dtype(machine, compute)
     attention = machine.attention
@@ -119,18 +143,83 @@ def choose_policy(
         asked=machine.micro_batch_seqs,
         is_plain=attention is AttentionKernel.plain,
     )
-    at_once = EVAL_TOKENS_AT_ONCE // shape.seq_len
     return ComputePolicy(
         dtype=dtype,
         attention=attention,
         compiled=compiled,
         micro_batch_seqs=micro_batch_seqs,
-        eval_seqs=max_micro_batch_seqs or max(1, at_once),
+        eval_seqs=max_micro_batch_seqs or max(1, EVAL_TOKENS_AT_ONCE // shape.seq_len),
     )
 
 
 def resolve_dtype(machine: MachineConfig, compute: ComputeDevice) -> Dtype:
-    """What matrix products compute in on this device."""
+    """Dtype of the matmuls: as set, else bfloat16 where the device has instructions for it."""
     if machine.dtype is not Dtype.auto:
         return machine.dtype
     return Dtype.bf16 if has_native_bf16(compute) else Dtype.fp32
+
+
+def faster_kernel(shape: ModelShape, compute: ComputeDevice, dtype: torch.dtype) -> AttentionKernel:
+    """Choose the faster attention kernel by timing both, once per device, dtype, T and head_dim.
+
+    The choice is saved in attention.json of the cache folder, so that all processes of a machine
+    make the same one.
+    """
+    if shape.seq_len > LONGEST_PLAIN:
+        return AttentionKernel.sdpa
+    path = cache_folder() / "attention.json"
+    key = f"{compute.name}, torch {torch.__version__}, {dtype}, {shape.seq_len}x{shape.head_dim}"
+    if (saved := _saved_choice(path, key)) is not None:
+        return saved
+    plain, fused = _time_kernels(shape, compute, dtype)
+    kernel = AttentionKernel.plain if plain < CLEARLY_FASTER * fused else AttentionKernel.sdpa
+    try:
+        return _save_choice(path, key, kernel)
+    except (OSError, WindTunnelError):
+        # a cache folder that is not writable: the next process times the kernels again
+        return kernel
+
+
+def _save_choice(path: Path, key: str, kernel: AttentionKernel) -> AttentionKernel:
+    """Save a choice and return it; a choice that another process saved first is returned."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path.with_suffix(".lock"), task="is keeping a timing", patience=LOCK_TIMEOUT_SECONDS):
+        if (saved := _saved_choice(path, key)) is not None:
+            return saved
+        write_json(path, {**_read_choices(path), key: kernel.name})
+        return kernel
+
+
+def _saved_choice(path: Path, key: str) -> AttentionKernel | None:
+    name = _read_choices(path).get(key)
+    return next((kernel for kernel in KERNELS if kernel.name == name), None)
+
+
+def _read_choices(path: Path) -> dict[str, str]:
+    """Choices so far; empty when the file is missing or damaged."""
+    try:
+        return {key: str(value) for key, value in read_json(path).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _time_kernels(shape: ModelShape, compute: ComputeDevice, dtype: torch.dtype) -> list[float]:
+    """Median seconds of a forward and backward pass of [plain, fused], in alternation."""
+    batch = max(1, ATTENTION_TIMING_TOKENS // shape.seq_len)
+    size = (batch, shape.n_heads, shape.seq_len, shape.head_dim)
+    # a generator of its own, so that the random state of training does not move
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(size, generator=generator).to(compute.device, dtype).requires_grad_()
+        for _ in range(3)
+    )
+    times: list[list[float]] = [[], []]
+    for _ in range(ATTENTION_TIMING_ROUNDS + 1):
+        for measured, kernel in zip(times, (plain_attention, fused_attention), strict=True):
+            compute.synchronize()
+            began = time.perf_counter()
+            torch.autograd.grad(kernel(q, k, v), (q, k, v), v.detach())
+            compute.synchronize()
+            measured.append(time.perf_counter() - began)
+    # the first round warms up
+    return [median(measured[1:]) for measured in times]

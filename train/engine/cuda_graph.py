@@ -1,9 +1,9 @@
-"""A step as CUDA graphs: recorded once, then replayed, one step or several at a time.
+"""The training step as CUDA graphs: captured once, then replayed, one step or eight at a time.
 
-Launching a small model's kernels one by one takes longer than running them. A graph of the whole
-step leaves the host one launch, and one of several steps leaves less than that. What varies from
-step to step is read from tables at a row that the graph itself moves on, so every replay is the
-next step. A step that cannot be recorded is taken kernel by kernel: the same numbers, later.
+Launching the kernels of a small model takes longer than running them; a graph is one launch. What
+varies from step to step is read from tables on the device, at a row counter that the graph itself
+increments, so each replay is the next step. A step that cannot be captured runs eagerly: the same
+numbers, more slowly.
 """
 
 import warnings
@@ -13,35 +13,36 @@ import torch
 from torch import Tensor
 
 STEPS_A_REPLAY = 8
-"""Steps of the longer graph (ours: with 8, launches are under a microsecond a step)."""
+"""Steps of the longer graph (ours: with 8, a launch costs less than a microsecond a step)."""
 
 WARM_UP_STEPS = 3
-"""Eager steps on a side stream before the capture, for what allocates or compiles at first."""
+"""Eager steps on a side stream before the capture, in which libraries allocate and compile."""
 
 Step = Callable[[], None]
-"""Takes one step; all its input and output are tensors that stay where they are."""
+"""Takes one step; its inputs and outputs are tensors at fixed addresses."""
 
 
 class GraphedStep:
-    """A step captured as a graph of one step and another of several.
+    """A training step, captured as a graph of one step and another of STEPS_A_REPLAY steps.
 
-    The two share one pool of memory, which is safe as they never run at the same time and leave
-    nothing in it that the other reads. The step is handed in at each replay, not kept: its owner
-    keeps this object, and a circle of the two would keep a dead stack's memory.
+    Both graphs use one memory pool: they never run at the same time, and neither reads what the
+    other left there. The step is an argument of each replay rather than an attribute: it is a
+    method of the engine that owns this object, and a reference cycle would keep the memory of a
+    finished engine.
     """
 
     def __init__(self, state: Sequence[Tensor]) -> None:
-        """Remember what a step changes and later steps read; it is captured when first asked for.
+        """Capture nothing yet.
 
         Args:
-            state: Those tensors; warming up leaves them as they were.
+            state: Tensors that a step changes and later steps read; the warm-up restores them.
         """
         self._state = state
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._is_warm, self._may_capture = False, True
 
     def replay(self, step: Step, most_steps: int) -> int:
-        """Take the next steps, as many as one graph holds and at most `most_steps`; return them."""
+        """Take the steps of one graph, at most `most_steps`; return how many that were."""
         self.warm_up(step)
         n_steps = STEPS_A_REPLAY if most_steps >= STEPS_A_REPLAY else 1
         if n_steps not in self._graphs and self._may_capture:
@@ -54,7 +55,7 @@ class GraphedStep:
         return n_steps
 
     def warm_up(self, step: Step) -> None:
-        """Take some steps, once, and undo them: the state is what it was."""
+        """Take WARM_UP_STEPS eager steps and restore the state; later calls do nothing."""
         if self._is_warm:
             return
         before = [tensor.clone() for tensor in self._state]
@@ -69,18 +70,21 @@ class GraphedStep:
         self._is_warm = True
 
     def _capture(self, step: Step, n_steps: int) -> None:
-        """Record `n_steps` steps, which runs nothing; say so once if that cannot be done."""
+        """Capture `n_steps` steps, which runs none of them; warn once if that fails."""
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
         try:
-            # other threads, a communicator's watch among them, may call CUDA meanwhile
+            # other threads may call CUDA meanwhile, such as NCCL's watchdog
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 for _ in range(n_steps):
                     step()
-        except RuntimeError as error:  # CUDA's errors and a full memory are among them
-            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+        # includes CUDA's errors and torch.OutOfMemoryError
+        except RuntimeError as error:
+            # a failed capture leaves its own stream current
+            torch.cuda.set_stream(stream)
             self._may_capture = False
-            reason = str(error.__context__ or error).splitlines()[0]  # the first error of the two
+            # the error in the step, where ending the capture raised a second one
+            reason = str(error.__context__ or error).splitlines()[0]
             warnings.warn(
                 f"the step cannot be recorded as a CUDA graph ({reason}); its kernels are launched "
                 f"one by one: the same results, more slowly",

@@ -1,4 +1,4 @@
-"""The device a job computes on: choice, arithmetic and threads."""
+"""The device of a job: its choice, name, memory and threads."""
 
 import gc
 import os
@@ -11,29 +11,29 @@ from train.config.runtime import Device, MachineConfig
 from train.errors import ConfigError
 
 DEVICE_SHARERS = "WINDTUNNEL_DEVICE_SHARERS"
-"""Environment variable by which a launcher says how many of its jobs share a GPU."""
+"""Environment variable in which a launcher tells its jobs how many of them share a GPU."""
 
 
 @dataclass(frozen=True)
 class ComputeDevice:
-    """A device and how we use it."""
+    """A device and the share of it that this job has."""
 
     device: torch.device
     name: str
-    """Such as 'NVIDIA H200' or 'AMD EPYC, 1 thread'."""
+    """For example 'NVIDIA H200' or 'AMD EPYC, 1 thread'."""
     sharers: int = 1
     """Jobs of this study on the same GPU, this one included."""
 
     @property
     def is_cuda(self) -> bool:
-        """Whether work is queued rather than done when a call returns."""
+        """Whether this is a GPU, whose work is queued rather than done when a call returns."""
         return self.device.type == "cuda"
 
     def memory_budget(self) -> int:
-        """Bytes that this job may plan with: its share of the device, or what is left of it.
+        """Bytes that this job may plan with.
 
-        Jobs of a study that share a GPU start together, so each must not count on what is free
-        at that moment; `sharers` says how many they are.
+        On a GPU at most total / sharers: jobs that share it start together, and each still sees
+        all of it free. On a CPU the RAM per core.
         """
         if self.is_cuda:
             free, total = torch.cuda.mem_get_info(self.device)
@@ -41,20 +41,20 @@ class ComputeDevice:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // cpu_cores()
 
     def synchronize(self) -> None:
-        """Wait until queued work is done, so that a clock read is honest."""
+        """Wait until all queued work is done; needed before reading a clock."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
 
 
 def select_device(machine: MachineConfig, *, index: int = 0) -> ComputeDevice:
-    """Choose the device and set the process's thread count and determinism.
+    """Choose the device; set the process's number of threads and determinism.
 
     Args:
-        machine: What was asked.
-        index: Which of several GPUs; a job of one process sees only its own, or takes the first.
+        machine: Settings of the config.
+        index: GPU among the visible ones: the local rank.
 
     Raises:
-        ConfigError: CUDA is asked for and not there, or there are fewer devices.
+        ConfigError: machine.device=cuda without a CUDA device, or fewer GPUs than local ranks.
     """
     torch.set_num_threads(machine.threads)
     has_cuda = torch.cuda.is_available()
@@ -79,14 +79,14 @@ def select_device(machine: MachineConfig, *, index: int = 0) -> ComputeDevice:
 
 
 def release_memory() -> None:
-    """Give back what objects that are gone have left in torch's caches."""
+    """Return the memory of dead objects to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def has_native_bf16(compute: ComputeDevice) -> bool:
-    """Whether the device has instructions for bfloat16 products, as GPUs have from Ampere on."""
+    """Whether the device has bfloat16 instructions; GPUs have them from Ampere on."""
     if compute.is_cuda:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -95,12 +95,13 @@ def has_native_bf16(compute: ComputeDevice) -> bool:
 
 def cpu_cores() -> int:
     """Cores this process may use."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    # macOS has no sched_getaffinity
+    has_affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
-    """The processor's model name, as the kernel tells it."""
+    """The CPU's model name, from /proc/cpuinfo where that exists."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
             for line in file:

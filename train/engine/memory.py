@@ -1,6 +1,6 @@
-"""How many windows go through the model at once: as many as fit, a divisor of the batch.
+"""Memory of training: the micro-batch that fits a device, and models that fit none.
 
-Whether a run can fit its device at all, reckoned before its weights are made.
+Both rest on estimates by counting, made before any weight is allocated.
 """
 
 import os
@@ -15,14 +15,11 @@ from train.plan.planning import PlannedRun, RunPlan, even_micro_batches
 from train.plan.shape import ModelShape
 
 ACTIVATION_SHARE = 0.4
-"""Share of the job's memory that a micro-batch's activations may take."""
+"""Fraction of the job's memory that the activations of a micro-batch may take."""
 
 
 def half_micro_batch(micro_batch_seqs: int, *, batch_seqs: int) -> int | None:
-    """Windows per forward pass after `micro_batch_seqs` did not fit; None below one window.
-
-    The largest divisor of the batch that is at most half.
-    """
+    """Largest divisor of the batch that is at most half of `micro_batch_seqs`; None below 1."""
     even = even_micro_batches(batch_seqs)
     return max((size for size in even if size <= micro_batch_seqs // 2), default=None)
 
@@ -36,15 +33,15 @@ def choose_micro_batch(
     asked: int | None,
     is_plain: bool,
 ) -> int:
-    """Windows of a replica per forward pass: as asked, else the largest divisor that fits.
+    """Windows of a replica per forward pass: as set, else the largest divisor that fits.
 
     Args:
-        shape: The model's.
-        compute: The device, of whose memory ACTIVATION_SHARE is planned with.
-        n_replicas: Runs in the stack, which go through together.
+        shape: Shape of the model.
+        compute: Device, of whose memory budget activations may take ACTIVATION_SHARE.
+        n_replicas: Runs in the stack, which share each forward pass.
         batch_seqs: Windows of a replica per step.
         asked: machine.micro_batch_seqs.
-        is_plain: Whether attention keeps its scores.
+        is_plain: Whether plain attention keeps its T x T scores.
     """
     if asked is not None:
         return asked
@@ -54,11 +51,11 @@ def choose_micro_batch(
 
 
 def activation_bytes(shape: ModelShape, *, seqs: int, is_plain: bool = False) -> int:
-    """Bytes kept for the backward pass of `seqs` windows, an upper estimate (ours).
+    """Upper estimate of the bytes that autograd keeps for `seqs` windows (ours).
 
     Per token and layer about 16 values of width d_model and 3 of d_ff (5 when gated), with plain
-    attention two rows of scores a head, and per token the logits in the compute type, in float32
-    and their gradient; four bytes each. The tests hold it against what autograd keeps.
+    attention two rows of scores per head; per token the logits in the compute dtype, in float32 and
+    their gradient. Four bytes each. Tests compare it with what autograd keeps.
     """
     per_layer = 16 * shape.d_model + (5 if shape.gated else 3) * shape.d_ff
     if is_plain:
@@ -68,14 +65,14 @@ def activation_bytes(shape: ModelShape, *, seqs: int, is_plain: bool = False) ->
 
 
 SURE_SHARE = 0.5
-"""Of the activations' upper estimate, what they take in any case (ours)."""
+"""Fraction of the upper estimate that activations take in any case (ours)."""
 
 
 def refuse_too_large(runs: Sequence[PlannedRun]) -> None:
-    """Refuse runs of which not even one window at a time fits the device's whole memory.
+    """Refuse runs of which not even one window at a time fits the whole memory of the device.
 
     Raises:
-        ConfigError: Names the largest run, what it needs, what there is, and what would fit.
+        ConfigError: Names the largest run, the bytes it needs and has, and what would fit.
     """
     largest = max(runs, key=lambda run: least_bytes(run.plan))
     need = least_bytes(largest.plan)
@@ -93,13 +90,13 @@ def refuse_too_large(runs: Sequence[PlannedRun]) -> None:
 
 
 def least_bytes(plan: RunPlan) -> int:
-    """Weights, gradients, moments, and what one window surely keeps for its backward pass."""
+    """Lower estimate: weights, gradients, moments, and the activations of one window."""
     activations = activation_bytes(plan.shape, seqs=1)
     return STATE_BYTES * plan.params.total + int(SURE_SHARE * activations)
 
 
 def total_bytes(compute: ComputeDevice) -> int:
-    """The device's whole memory, free or not."""
+    """Whole memory of the device, free or not."""
     if compute.is_cuda:
         return torch.cuda.get_device_properties(compute.device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,8 +1,10 @@
-"""AdamW over rows of parameters, each replica with its own settings, moments, and fate.
+"""AdamW for R replicas, each with its own hyperparameters; replicas that diverge are frozen.
 
-Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101) and reaches matrices only. A
-replica whose loss or gradient was not finite is frozen: from that step on nothing of it changes.
-Everything that a step decides stays on the device, so that the host never waits for it.
+Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101) and applies to matrices only.
+From the first step at which its loss or gradient is not finite, nothing of a replica changes. No
+update synchronises with the host.
+
+Shapes: R replicas, P parameters of a replica.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from train.model.parameters import Layout
 
 
 class AdamW:
-    """One optimiser of R replicas whose parameters are the rows of one matrix."""
+    """One optimizer of R replicas whose parameters are the rows of one matrix."""
 
     def __init__(
         self,
@@ -28,12 +30,12 @@ class AdamW:
         """Start with moments of zero.
 
         Args:
-            rows_RP: The parameters, which updates change.
-            layout: Where in a row they lie.
-            settings: Of each replica.
-            at_once: Whether one compiled kernel updates all replicas. PyTorch's takes one learning
-                rate at a time, so that a stack is two launches a replica, of which each fills a
-                fraction of a GPU while its model is small.
+            rows_RP: Parameters, updated in place.
+            layout: Place of each parameter in a row.
+            settings: Hyperparameters of each replica.
+            at_once: Whether one compiled kernel updates all replicas. PyTorch's fused kernel takes
+                one learning rate, so a stack needs two launches per replica, and each launch fills
+                only part of a GPU when the model is small.
         """
         device = rows_RP.device
         self.rows_RP, self.settings = rows_RP, settings
@@ -41,7 +43,7 @@ class AdamW:
         self.exp_avg_sq_RP = torch.zeros_like(rows_RP)
         self.steps_R = torch.zeros(len(settings), device=device)
         self.frozen_R = torch.zeros(len(settings), device=device)
-        """1 from a replica's first step on that was not finite."""
+        """1 from the first step on at which the replica was not finite."""
         self._clip_R = torch.tensor([s.grad_clip for s in settings], device=device)
         names = ("beta1", "beta2", "eps", "weight_decay")
         values = [[getattr(s, name) for s in settings] for name in names]
@@ -51,26 +53,28 @@ class AdamW:
 
     @torch.no_grad()
     def update(self, grad_RP: Tensor, loss_R: Tensor, lr_R: Tensor) -> Tensor:
-        """Clip, and update every replica that is and was finite; return the norms before clipping.
+        """Clip gradients, and update every replica that has been finite so far.
 
         Args:
             grad_RP: Gradients; scaled in place.
-            loss_R: The step's losses.
+            loss_R: Losses of the step.
             lr_R: Learning rates of this update, float32, on the device.
 
         Returns:
-            Shape (R,). Global gradient norms.
+            Global gradient norms before clipping, (R,).
         """
         norm_R: Tensor = torch.linalg.vector_norm(grad_RP, dim=1)
         is_bad_R = ~(torch.isfinite(loss_R) & torch.isfinite(norm_R))
         self.frozen_R.copy_(torch.maximum(self.frozen_R, is_bad_R.to(torch.float32)))
         scale_R = (self._clip_R / (norm_R + 1e-6)).clamp(max=1.0)
-        scale_R = scale_R.nan_to_num(0.0)  # padding must stay zero
+        # padding must stay zero, and NaN * 0 is NaN
+        scale_R = scale_R.nan_to_num(0.0)
         self.steps_R += 1.0 - self.frozen_R
         if self._update_rows is not None:
             moments = self.exp_avg_RP, self.exp_avg_sq_RP
-            facts = self._settings_4R, self.steps_R, self.frozen_R, lr_R, scale_R
-            self._update_rows(self.rows_RP, grad_RP, *moments, *facts, self._segments[0][1])
+            per_replica = self._settings_4R, self.steps_R, self.frozen_R, lr_R, scale_R
+            decayed = self._segments[0][1]
+            self._update_rows(self.rows_RP, grad_RP, *moments, *per_replica, decayed)
             return norm_R
         grad_RP.mul_(scale_R[:, None])
         for replica, settings in enumerate(self.settings):
@@ -95,9 +99,9 @@ class AdamW:
         *,
         weight_decay: float,
     ) -> None:
-        """PyTorch's fused kernel, which torch.optim.AdamW(fused=True) calls, on part of a row.
+        """Update part of a row by the kernel of torch.optim.AdamW(fused=True).
 
-        Where `found_inf` is 1 it changes nothing: the door that loss scaling uses.
+        found_inf=1 skips the update, as GradScaler does.
         """
         torch._fused_adamw_(
             [self.rows_RP[replica, segment]],
@@ -117,11 +121,11 @@ class AdamW:
         )
 
     def state(self) -> list[Tensor]:
-        """Every tensor that an update changes, beside the rows."""
+        """Every tensor that an update changes, except the parameters."""
         return [self.exp_avg_RP, self.exp_avg_sq_RP, self.steps_R, self.frozen_R]
 
     def replica_state(self, replica: int) -> dict[str, Tensor]:
-        """A replica's moments and step count, copies on the CPU."""
+        """Return a replica's moments and step count, copies on the CPU."""
         return {
             "exp_avg": self.exp_avg_RP[replica].cpu().clone(),
             "exp_avg_sq": self.exp_avg_sq_RP[replica].cpu().clone(),
@@ -129,10 +133,10 @@ class AdamW:
         }
 
     def load_replica(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Take over what replica_state returned.
+        """Load what replica_state returned, and unfreeze the replica.
 
         Raises:
-            KeyError, RuntimeError: The state is of another layout.
+            KeyError, RuntimeError: The state has another layout.
         """
         self.exp_avg_RP[replica].copy_(state["exp_avg"])
         self.exp_avg_sq_RP[replica].copy_(state["exp_avg_sq"])
@@ -152,19 +156,19 @@ def update_rows(
     scale_R: Tensor,
     decayed: int,
 ) -> None:
-    """Update every replica that is not frozen, in place: torch.optim.AdamW's formula.
+    """Update every replica that is not frozen, in place, by the formula of torch.optim.AdamW.
 
     Args:
-        rows_RP: The parameters.
-        grad_RP: Gradients, unclipped.
+        rows_RP: Parameters.
+        grad_RP: Gradients before clipping.
         exp_avg_RP: First moments.
         exp_avg_sq_RP: Second moments.
         settings_4R: beta1, beta2, eps and weight decay of each replica.
         steps_R: Updates, this one included.
-        frozen_R: 1 for replicas that stay as they are.
+        frozen_R: 1 for frozen replicas.
         lr_R: Learning rates.
-        scale_R: What clipping multiplies gradients by.
-        decayed: Elements of a row that weight decay reaches.
+        scale_R: Clipping's factor of the gradients.
+        decayed: Elements of a row that weight decay applies to.
     """
     beta1_R1, beta2_R1, eps_R1, weight_decay_R1 = settings_4R[:, :, None].unbind(0)
     steps_R1, lr_R1, is_live_R1 = steps_R[:, None], lr_R[:, None], frozen_R[:, None] == 0.0

@@ -1,4 +1,4 @@
-"""The peak FLOP/s of a device, measured and by its datasheet, and how much of it training uses."""
+"""Peak FLOP/s of a device, measured and by its datasheet: the denominators of `mfu`."""
 
 import math
 import re
@@ -10,32 +10,34 @@ import torch
 from train.engine.device import ComputeDevice
 
 MEASURING_SECONDS = 0.12
-"""Products are repeated for so long, of which the first, that warms up, is no part."""
+"""Seconds of timed matmuls, warm-up excluded."""
 
-FEWEST_PRODUCTS = 3
-"""Of a device on which one product takes longer than that."""
+FEWEST_MATMULS = 3
+"""Matmuls that are timed even on a device where they take longer than MEASURING_SECONDS."""
 
 CUDA_SIZE = 8192
-"""Rows and columns: 1.4 ms in bfloat16 on an H200, a hundred times what launching it takes."""
+"""Rows and columns on a GPU: 1.4 ms in bfloat16 on an H200, a hundred times a kernel launch."""
 
 CPU_SIZE = 512
-"""For one thread. The product reaches there what larger ones do (within 3 %, in bfloat16 and in
-float32), and takes 1 to 3 ms, so that some of many pass between two turns of a neighbour (ours)."""
+"""Rows and columns on one CPU thread: as fast as larger ones (within 3 % in bfloat16 and float32).
+
+One takes 1 to 3 ms, so that some fall between two time slices of other processes (ours).
+"""
 
 TERA = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Datasheet:
-    """What a vendor promises of one device, dense: structured sparsity doubles none of it."""
+    """A vendor's peaks of one device: dense, without the doubling of structured sparsity."""
 
     names: str
-    """Pattern of what torch.cuda.get_device_name says, the whole of it: a slice of a device (MIG)
-    or its mobile version has another peak."""
+    """Pattern that matches torch.cuda.get_device_name as a whole: a slice of the device (MIG) or
+    its laptop version has another peak."""
     bf16: float | None
-    """TFLOP/s in bfloat16 with float32 sums; None where the device has no unit for it."""
+    """TFLOP/s in bfloat16 with float32 accumulation; None without hardware for it."""
     fp32: float
-    """TFLOP/s of float32 products, without TF32, which training does not use."""
+    """TFLOP/s in float32 without TF32, which training does not use."""
     source: str
 
 
@@ -81,50 +83,33 @@ _DATASHEETS = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Utilisation:
-    """What a device does for a model."""
-
-    flops_per_second: float
-    """Matrix products that the model needs, attention included, recomputation not."""
-    mfu: float
-    """As a share of what a matrix product reaches here and now."""
-    mfu_datasheet: float | None
-    """As a share of the datasheet's peak; None where the device is not known."""
-
-    def columns(self) -> dict[str, float]:
-        """Of a row of metrics.jsonl; what is not known is left out."""
-        known = (
-            {} if self.mfu_datasheet is None else {"mfu_datasheet": round(self.mfu_datasheet, 5)}
-        )
-        return {
-            "flops_per_second": round(self.flops_per_second),
-            "mfu": round(self.mfu, 5),
-            **known,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class PeakFlops:
-    """FLOP/s that matrix products can reach on a device."""
+    """FLOP/s that matmuls can reach on a device."""
 
     measured: float
     """By measure_peak_flops, in this process."""
     datasheet: float | None
-    """By the vendor; None where the device is not known."""
+    """By the vendor; None for devices that are not in the table."""
 
-    def utilisation(self, flops_per_second: float, *, devices: int = 1) -> Utilisation:
-        """Relate what is done, for all the runs trained at once, to the peak of the devices."""
-        measured = devices * self.measured
-        datasheet = devices * self.datasheet if self.datasheet else None
-        return Utilisation(
-            flops_per_second=flops_per_second,
-            mfu=flops_per_second / measured,
-            mfu_datasheet=flops_per_second / datasheet if datasheet else None,
-        )
+    def utilisation(self, flops_per_second: float, *, devices: int = 1) -> dict[str, float]:
+        """Columns of a row of metrics.jsonl: FLOP/s, `mfu`, and `mfu_datasheet` where it is known.
+
+        Args:
+            flops_per_second: Model FLOP/s of all runs that are trained at once: matmuls and
+                attention, without recomputation.
+            devices: Devices that they are trained on.
+        """
+        columns: dict[str, float] = {
+            "flops_per_second": round(flops_per_second),
+            "mfu": round(flops_per_second / (devices * self.measured), 5),
+        }
+        if self.datasheet:
+            columns["mfu_datasheet"] = round(flops_per_second / (devices * self.datasheet), 5)
+        return columns
 
 
 def peak_flops(compute: ComputeDevice, dtype: torch.dtype) -> PeakFlops:
-    """Measure the device's peak in the training's own dtype, and look its datasheet up."""
+    """Measure the peak of the device in `dtype`, and look up its datasheet's."""
     return PeakFlops(
         measured=measure_peak_flops(compute, dtype),
         datasheet=datasheet_peak_flops(compute.name, dtype),
@@ -132,50 +117,50 @@ def peak_flops(compute: ComputeDevice, dtype: torch.dtype) -> PeakFlops:
 
 
 def measure_peak_flops(compute: ComputeDevice, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product of normal numbers: the best of 0.12 s of them.
+    """FLOP/s of the fastest of the large matmuls that fit in MEASURING_SECONDS.
 
-    This is the denominator of `mfu`: what this device reaches here and now. The best is taken, as
-    what else goes on only ever costs time. The random state of training is left alone.
+    The fastest, because other work on the machine only ever slows one down. The random state of
+    training does not move.
 
     Args:
-        compute: The device, with the threads that the training has.
-        dtype: What the training's matrix products are computed in, bfloat16 or float32.
+        compute: Device, with as many threads as training has.
+        dtype: Dtype of the matmuls of training, bfloat16 or float32.
     """
     size = (
         CUDA_SIZE if compute.is_cuda else CPU_SIZE * (1 + math.isqrt(torch.get_num_threads() - 1))
     )
     a, b = _factors(compute.device, dtype, size)
-    product = torch.mm(a, b)  # warms up
+    product = torch.mm(a, b)  # warm-up
     compute.synchronize()
-    best, began, n_products = math.inf, time.perf_counter(), 0
+    best, began, n_matmuls = math.inf, time.perf_counter(), 0
     now = began
-    while now - began < MEASURING_SECONDS or n_products < FEWEST_PRODUCTS:
+    while now - began < MEASURING_SECONDS or n_matmuls < FEWEST_MATMULS:
         start = now
         torch.mm(a, b, out=product)
         compute.synchronize()
         now = time.perf_counter()
-        best, n_products = min(best, now - start), n_products + 1
+        best, n_matmuls = min(best, now - start), n_matmuls + 1
     return 2 * size**3 / best
 
 
 def _factors(
     device: torch.device, dtype: torch.dtype, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two matrices of shape (size, size); GPUs multiply zeros faster than what has many bits."""
+    """Two (size, size) matrices of normal numbers; GPUs multiply zeros faster."""
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, device=device, generator=generator) for _ in range(2))
     return a.to(dtype), b.to(dtype)
 
 
 def datasheet_peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """The vendor's dense peak, in FLOP/s.
+    """The vendor's dense peak in FLOP/s.
 
     Args:
-        device_name: As torch.cuda.get_device_name tells it.
+        device_name: As returned by torch.cuda.get_device_name.
         dtype: bfloat16 or float32.
 
     Returns:
-        None for CPUs, for devices that are not in the table, and for bfloat16 on those without it.
+        None for CPUs, devices that are not in the table, and bfloat16 on devices without it.
     """
     for sheet in _DATASHEETS:
         if re.fullmatch(sheet.names, device_name):

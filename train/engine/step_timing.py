@@ -1,4 +1,4 @@
-"""Seconds of a step of a stack on this device, by taking a few on random tokens."""
+"""Seconds of a training step on this device, by taking a few steps on random tokens."""
 
 import time
 from collections.abc import Callable
@@ -19,13 +19,14 @@ from train.plan.schedule import Schedule
 from train.plan.shape import ModelShape
 
 TIMED_STEPS = 3
+"""Steps that are timed, warm-up excluded."""
 
 TOKENS = 1_000_003
-"""Random tokens that the steps read."""
+"""Random tokens that the windows start in."""
 
 
 class RandomWindows(Windows):
-    """Windows of random tokens, on the device."""
+    """Windows of random tokens, resident on the device."""
 
     is_resident = True
 
@@ -40,16 +41,16 @@ class RandomWindows(Windows):
         self._tokens = tokens.to(compute.device)
 
     def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
-        """Anywhere: (S, R, B)."""
+        """Random starts, the same at each call for a step: (S, R, B)."""
         size = (n_steps, len(self.seeds), self.batch_seqs)
         return np.random.default_rng(step).integers(0, TOKENS, size)
 
     def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
-        """Put the windows at `starts_RB` into `out_RBT`."""
+        """Copy the windows at `starts_RB` into `out_RBT`."""
         out_RBT.copy_(self.resident_windows(torch.from_numpy(starts_RB)))
 
     def resident_windows(self, starts_RB: Tensor) -> Tensor:
-        """The windows at `starts_RB`."""
+        """The windows at `starts_RB`: (R, B, T + 1) int64."""
         return self._tokens[starts_RB[..., None] + self.offsets_T]
 
 
@@ -62,16 +63,16 @@ def seconds_per_step(
     batch_seqs: int,
     n_replicas: int = 1,
 ) -> float:
-    """Seconds of the fastest of TIMED_STEPS steps of a stack, after one that warms up.
+    """Seconds of the fastest of TIMED_STEPS steps of a stack, after one warm-up step.
 
-    Steps are not compiled: that would take longer than what it is to price. A GPU's memory is given
-    back at the end: a launcher lives as long as the jobs that need it.
+    Steps are eager: compiling takes longer than the few steps it would speed up. GPU memory is
+    released at the end, because a launcher that timed steps lives as long as its jobs.
 
     Args:
-        shape: The model's.
-        machine: How this machine is used.
-        compute: The device.
-        schedule: Any; the updates are taken at a learning rate of zero.
+        shape: Shape of the model.
+        machine: Settings of the config.
+        compute: Device.
+        schedule: Any schedule; the learning rate is zero.
         batch_seqs: Windows of a replica per step.
         n_replicas: Runs in the stack.
     """
@@ -85,8 +86,9 @@ def seconds_per_step(
     )
     replica = Replica(seed=0, lr=0.0, schedule=schedule, optimizer=OptimizerConfig())
     windows = RandomWindows(shape, compute, n_replicas=n_replicas, batch_seqs=batch_seqs)
-    is_alone = not compute.is_cuda and machine.threads == 1
-    clock = time.process_time if is_alone else time.perf_counter  # without a neighbour's turns
+    # CPU time of a single thread leaves out the time slices of other processes
+    is_single_thread = not compute.is_cuda and machine.threads == 1
+    clock = time.process_time if is_single_thread else time.perf_counter
     try:
         return _fastest(Engine(shape, [replica] * n_replicas, compute, windows, policy), clock)
     finally:
@@ -98,6 +100,7 @@ def _fastest(engine: Engine, clock: Callable[[], float]) -> float:
     times = []
     for _ in range(TIMED_STEPS + 1):
         began = clock()
-        engine.advance(1)  # reads the loss, so the step is done
+        # returns losses as Python floats, so the device has finished the step
+        engine.advance(1)
         times.append(clock() - began)
     return min(times[1:])

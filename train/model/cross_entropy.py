@@ -1,8 +1,11 @@
-"""The head and its loss: mean cross-entropy of every replica, without keeping large logits.
+"""The output head and its loss, without storing the logits of a large vocabulary.
 
-Up to CHUNK_FROM tokens in the vocabulary the logits are made at once, which one compiled kernel
-then reads; above, their float32 copy would dominate memory, and the head runs over chunks of tokens
-whose gradient is taken on the spot.
+Below CHUNK_FROM vocabulary entries, all logits are computed at once. From there on their float32
+copy would dominate memory, so the head runs over chunks of tokens and computes each chunk's
+gradient in the forward pass.
+
+Shapes: R replicas, N tokens, D d_model, V vocab_size; `_` stands for the leading R, absent for one
+replica.
 """
 
 from typing import Any
@@ -14,26 +17,26 @@ from torch.nn import functional
 from train.model.matmul import matmul
 
 CHUNK_FROM = 16_384
-"""Vocabulary from which the head runs in chunks (ours, between the 8 thousand up to which one
-kernel is faster and the 32 thousand from which chunks are)."""
+"""Vocabulary from which the head runs in chunks (ours: chunks are slower up to 8 thousand entries
+and faster from 32 thousand)."""
 
 CHUNK_LOGITS = 2**26
-"""Logits of a chunk: 256 MB in float32."""
+"""Logits per chunk: 256 MB in float32."""
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of each replica, in float32 or wider.
+    """Mean negative log-likelihood of each replica, in nats, in float32 or wider.
 
-    Chunks are taken of each replica alone: their borders must not depend on how many are stacked,
-    and one replica's fill a device.
+    Chunks are taken of each replica alone: their borders must not depend on how many replicas are
+    stacked, and one replica's chunk fills a device.
 
     Args:
-        x: (_, N, D), the normalised residual stream; `_` is R, or nothing for one replica.
-        head: (_, V, D).
-        targets: (_, N), int64.
+        x: Normalised residual stream, (_, N, D).
+        head: Output matrix, (_, V, D).
+        targets: Token ids, (_, N) int64.
 
     Returns:
-        Shape (_,): (R,), or a scalar.
+        Losses, (_,): a scalar for one replica.
     """
     if head.shape[-2] < CHUNK_FROM:
         return _mean_loss(matmul(x, head), targets)
@@ -50,7 +53,7 @@ def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """What sums are taken in: float32, or the tensor's own type where that is wider."""
+    """Dtype of sums: float32, or the dtype of `tensor` where that is wider."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
@@ -59,11 +62,11 @@ def _chunked_loss(x_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     return loss
 
 
-def _less_picked(p_NV: Tensor, picked_N1: Tensor) -> Tensor:
-    """Probabilities less one at each row's target; `p_NV` is used up.
+def _minus_one_hot(p_NV: Tensor, picked_N1: Tensor) -> Tensor:
+    """Gradient of the loss by the logits: probabilities minus one-hot targets; overwrites `p_NV`.
 
-    In deterministic mode CUDA scatters by way of a sort that asks the host, which no graph can
-    hold; there every entry is looked at instead.
+    In deterministic mode CUDA scatters by a sort that synchronises with the host, which a CUDA
+    graph cannot capture; a comparison of every entry with the target replaces it.
     """
     if not p_NV.is_cpu and torch.are_deterministic_algorithms_enabled():
         ids_V = torch.arange(p_NV.shape[-1], device=p_NV.device)
@@ -72,7 +75,7 @@ def _less_picked(p_NV: Tensor, picked_N1: Tensor) -> Tensor:
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """The loss of each chunk and at once its gradients, so that no chunk's logits outlive it."""
+    """Loss and gradients of each chunk in the forward pass, so that its logits can be freed."""
 
     @staticmethod
     def forward(context: Any, x_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:  # noqa: ANN401
@@ -86,7 +89,7 @@ class _ChunkedHead(torch.autograd.Function):
             picked = targets_N[chunk, None]
             log_p = (x_ND[chunk] @ head_VD.mT).to(wide).log_softmax(-1)
             total -= log_p.gather(-1, picked).sum()
-            slope = _less_picked(log_p.exp_(), picked).to(x_ND.dtype)
+            slope = _minus_one_hot(log_p.exp_(), picked).to(x_ND.dtype)
             grad_x_ND[chunk] = slope @ head_VD
             grad_head_VD += slope.mT @ x_ND[chunk]
         context.save_for_backward(grad_x_ND, grad_head_VD)

@@ -1,6 +1,6 @@
-"""The product of activations with a weight matrix, for one replica or several.
+"""Activations times a weight matrix, for one replica or a stack.
 
-Shapes: R replicas, N rows, D and F widths; `_` stands for the leading R, absent for one replica.
+Shapes: R replicas, N tokens, D and F widths; `_` stands for the leading R, absent for one replica.
 """
 
 from typing import Any
@@ -10,17 +10,19 @@ from torch import Tensor
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """(_, N, D) times the transpose of (_, F, D)."""
-    if matrix.ndim == 2 or torch.compiler.is_compiling():  # which lays out as it sees fit
+    """(_, N, D) times the transpose of (_, F, D): (_, N, F)."""
+    # the compiler chooses layouts itself
+    if matrix.ndim == 2 or torch.compiler.is_compiling():
         return x @ matrix.mT
-    y: Tensor = _BatchedProduct.apply(x, matrix)  # type: ignore[no-untyped-call]
+    y: Tensor = _BatchedMatmul.apply(x, matrix)  # type: ignore[no-untyped-call]
     return y
 
 
-class _BatchedProduct(torch.autograd.Function):
-    """With a matrix's gradient laid out as the matrix, which PyTorch sees to for one replica alone.
+class _BatchedMatmul(torch.autograd.Function):
+    """Batched matmul whose weight gradient has the memory layout of the weight, as for one matrix.
 
-    Its own for several comes transposed: slow to copy, and what is summed from it rounds otherwise.
+    PyTorch's gradient of a batched matmul is laid out transposed: slow to copy, and reductions over
+    it, such as the gradient norm, round differently than for one replica.
     """
 
     @staticmethod

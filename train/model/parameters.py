@@ -1,8 +1,10 @@
-"""A model's parameters: names, shapes, their place in one flat row, and their first values.
+"""Parameters of a model: names, shapes, place in one flat row, and initial values.
 
-All replicas of a shape live in one float32 matrix of R rows, a replica a row, so that a gradient
-norm, a cast or an update is one operation. Matrices come first, because weight decay reaches them
-and not the norms' gains. Names are those of the checkpoint's model.pt.
+All replicas live in one float32 matrix of R rows, one replica per row, so that a gradient norm, a
+cast or an update is one operation. Matrices come first, because weight decay applies to them and
+not to the gains of norms. Names are those of a checkpoint's model.pt.
+
+Shapes: R replicas, P elements of a row.
 """
 
 import math
@@ -17,13 +19,12 @@ from train.config.experiment import Positions
 from train.plan.shape import ModelShape
 
 ALIGNMENT = 64
-"""Elements to whose multiples parameters are padded: 128 bytes in bfloat16, a cache line and
-more."""
+"""Each parameter starts at a multiple of this many elements: 128 bytes in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One tensor of a model, and where it lies in its replica's row."""
+    """One tensor of a model and its place in the row of its replica."""
 
     name: str
     size: tuple[int, ...]
@@ -31,22 +32,22 @@ class Parameter:
 
     @property
     def numel(self) -> int:
-        """Its elements."""
+        """Number of elements."""
         return math.prod(self.size)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Every parameter of a shape in one row of `width` elements."""
+    """The parameters of a shape in one row of `width` elements."""
 
     parameters: tuple[Parameter, ...]
     decayed: int
-    """Elements that weight decay reaches: the matrices, which lie first."""
+    """Elements that weight decay applies to: the matrices, which come first."""
     width: int
-    """Elements of a row, padding included; padding is zero and stays so."""
+    """Elements of a row, padding included; padding stays zero."""
 
     def views(self, rows_RP: Tensor) -> dict[str, Tensor]:
-        """Name every parameter of (R, width) rows: (R, *size), or plain `size` when R is 1."""
+        """Views of each parameter in (R, width) rows: (R, *size), or `size` when R is 1."""
         n_replicas = rows_RP.shape[0]
         lead = () if n_replicas == 1 else (n_replicas,)
         return {
@@ -55,10 +56,10 @@ class Layout:
         }
 
     def pack(self, tensors: Mapping[str, Tensor], row_P: Tensor) -> None:
-        """Copy a replica's named tensors into its row.
+        """Copy the named tensors of a replica into its row.
 
         Raises:
-            ValueError: Names or sizes are not those of the layout.
+            ValueError: Names or sizes differ from the layout.
         """
         if tensors.keys() != self._named.keys():
             odd = sorted(tensors.keys() ^ self._named.keys())
@@ -70,7 +71,7 @@ class Layout:
             row_P[parameter.start : parameter.start + parameter.numel].copy_(tensor.flatten())
 
     def unpack(self, row_P: Tensor) -> dict[str, Tensor]:
-        """A replica's row as named tensors, copies."""
+        """The row of a replica as named tensors, copies."""
         return {name: view.clone() for name, view in self.views(row_P[None]).items()}
 
     @cached_property
@@ -114,11 +115,11 @@ def _gains(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def initial_values(shape: ModelShape, *, seed: int) -> dict[str, Tensor]:
-    """Draw a replica's weights on the CPU from `seed`, so that every device starts alike.
+    """Draw the weights of a replica from `seed`, on the CPU, so that all devices start equal.
 
-    The blocks' matrices have standard deviation 1 / sqrt(fan_in), those that write to the residual
-    stream divided by sqrt(2 n_layers) (Radford et al. 2019), embedding and learned positions
-    1 / sqrt(d_model). The head starts at zero, so that the first loss is exactly ln(vocab_size); a
+    Standard deviations: 1 / sqrt(fan_in) for the matrices of blocks, divided by sqrt(2 n_layers)
+    for those that write to the residual stream (Radford et al. 2019); 1 / sqrt(d_model) for the
+    embedding and learned positions. The head starts at zero, so that the first loss is ln(V); a
     tied head is the embedding. Gains are one.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,14 +1,14 @@
-"""The decoder-only transformer as a function of its weights: R replicas of a shape in one pass.
+"""Decoder-only transformer as a function of its weights, for R replicas of one shape at once.
 
-Pre-norm, without biases; RMSNorm, rotary positions, normalised queries and keys and an untied head
-by default, GPT-2's block by options. Weights are float32 and handed in by name (parameters.py);
-products run in `dtype`. With several replicas every weight has a leading axis R and products are
-batched; attention has no weights, so there the replicas' windows are one batch. Every operation
-works on each replica alone, in the same order as for one, so that stacking changes no result but
-for the last float32 bits where a library multiplies several small matrices otherwise than one.
+Pre-norm, without biases. By default RMSNorm, rotary positions, normalised queries and keys, and an
+untied head; options give GPT-2's block. Weights are float32 and passed by name (parameters.py);
+matmuls run in `dtype`. In a stack every weight has a leading axis R and matmuls are batched;
+attention has no weights, so it sees the windows of all replicas as one batch. Each operation
+computes every replica separately and in the same order as for one, so stacking changes at most the
+last float32 bits, where a library uses another kernel for a batched matmul.
 
 Shapes: R replicas, B batch, T time, D d_model, H n_heads, K head_dim, F d_ff, V vocab_size. `_`
-before them stands for the leading R, absent when there is one replica; N is B * T.
+stands for the leading R, absent for one replica; N is B * T.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ from train.model.matmul import matmul
 from train.plan.shape import ModelShape
 
 EPS = 1e-6
-"""Added to the mean square or variance in a norm."""
+"""Added to the mean square (RMSNorm) or variance (LayerNorm)."""
 
 MODELS_KEPT = 16
-"""Models of one process that are kept for its next stacks."""
+"""Models that a process keeps, with their compiled code, for its next stacks."""
 
 BLOCK_WEIGHTS = (
     "attention_norm.gain",
@@ -45,7 +45,7 @@ Weights = Mapping[str, Tensor]
 
 
 class Transformer:
-    """Token ids to each replica's mean next-token cross-entropy."""
+    """Token ids to the mean next-token cross-entropy of each replica."""
 
     def __init__(
         self,
@@ -63,16 +63,16 @@ class Transformer:
             self.rotary = Rotary(shape, base=rotary_base, device=device, dtype=dtype)
 
     def losses(self, weights: Weights, tokens_RBT: Tensor, targets_RBT: Tensor) -> Tensor:
-        """Return the mean cross-entropy of each replica, (R,), nats per token, in float32."""
+        """Mean cross-entropy of each replica in nats per token, float32: (R,)."""
         x = self.embed(weights, tokens_RBT)
         for i in range(self.shape.n_layers):
             x = self.block(x, *(weights[f"blocks.{i}.{name}"] for name in self.names))
         return self.loss(x, weights["final_norm.gain"], self.head(weights), targets_RBT)
 
     def embed(self, weights: Weights, tokens_RBT: Tensor) -> Tensor:
-        """Look up the tokens, and add learned positions: (_, N, D).
+        """Token embeddings plus learned positions, if any: (_, N, D).
 
-        Looked up in float32, so that the gradient of a frequent token is summed in it.
+        The lookup is in float32, so that the gradient of a frequent token is summed in float32.
         """
         n_replicas, batch, time = tokens_RBT.shape
         table_RVD = weights["embedding.weight"].view(n_replicas, self.shape.vocab_size, -1)
@@ -86,7 +86,7 @@ class Transformer:
         return x.view(*lead, batch * time, self.shape.d_model)
 
     def head(self, weights: Weights) -> Tensor:
-        """The output matrix, (_, V, D)."""
+        """Output matrix: (_, V, D)."""
         return weights["embedding.weight" if self.shape.tie_head else "head.weight"]
 
     def block(
@@ -100,14 +100,14 @@ class Transformer:
         down: Tensor,
         *qk_gains: Tensor,
     ) -> Tensor:
-        """One layer: attention, then feed-forward, each added to the residual stream (_, N, D)."""
+        """One layer: attention and feed-forward, each added to the residual stream (_, N, D)."""
         mixed = self.mix(matmul(self.norm(x), self.scaled(qkv, norm_gain)), *qk_gains)
         x = x + matmul(mixed.view(x.shape), out.to(self.dtype))
         hidden = matmul(self.norm(x), self.scaled(up, feed_forward_gain))
         return x + matmul(self.activate(hidden), down.to(self.dtype))
 
     def mix(self, qkv: Tensor, *qk_gains: Tensor) -> Tensor:
-        """Causal multi-head attention from (_, N, 3D) queries, keys and values: (B, T, H, K)."""
+        """Causal attention of (_, N, 3D) queries, keys and values: (B, T, H, K), B of all R."""
         shape, lead = self.shape, qkv.shape[:-2]
         qkv = qkv.view(-1, shape.seq_len, 3, shape.n_heads, shape.head_dim)
         if self.rotary is None and not qk_gains:
@@ -129,28 +129,28 @@ class Transformer:
         return y_BHTK.transpose(1, 2).contiguous()
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """GELU (Hendrycks & Gimpel, arXiv:1606.08415), or SwiGLU (Shazeer, arXiv:2002.05202)."""
+        """GELU (Hendrycks & Gimpel, arXiv:1606.08415) or SwiGLU (Shazeer, arXiv:2002.05202)."""
         if self.shape.gated:
             gate, value = hidden.chunk(2, dim=-1)
             return functional.silu(gate) * value
         return functional.gelu(hidden)
 
     def norm(self, x: Tensor) -> Tensor:
-        """The norm without its gain, which `scaled` puts into the matrix that follows."""
+        """Norm without its gain, which `scaled` multiplies into the next matrix."""
         if self.shape.norm is Norm.layer:
             return functional.layer_norm(x, (x.shape[-1],), eps=EPS)
         return root_mean_square_norm(x)
 
     def scaled(self, matrix: Tensor, gain: Tensor) -> Tensor:
-        """The matrix with a norm's gain on its columns.
+        """Matrix with the gain of a norm on its columns, in `dtype`.
 
-        (x * gain) W is x (gain * W): the same function for the size of a matrix instead of that of
-        the tokens, and rounded to `dtype` once.
+        (x * gain) W = x (gain * W): one multiplication per weight instead of one per activation,
+        and rounded to `dtype` once.
         """
         return (matrix * gain.unsqueeze(-2)).to(self.dtype)
 
     def loss(self, x: Tensor, gain: Tensor, head: Tensor, targets_RBT: Tensor) -> Tensor:
-        """Mean cross-entropy of each replica, (R,)."""
+        """Mean cross-entropy of each replica: (R,)."""
         n_replicas = targets_RBT.shape[0]
         targets = targets_RBT.reshape(*x.shape[:-1])
         return cross_entropy(self.norm(x), self.scaled(head, gain), targets).view(n_replicas)
@@ -165,14 +165,14 @@ def shared_model(
     attention: AttentionFunction,
     rotary_base: float,
 ) -> Transformer:
-    """The process's one Transformer of these arguments, which has no state but compiled code."""
+    """Return the process's one Transformer of these arguments; its only state is compiled code."""
     return Transformer(
         shape, device=device, dtype=dtype, attention=attention, rotary_base=rotary_base
     )
 
 
 class Rotary:
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864): each pair of coordinates is turned."""
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864): rotate pairs of coordinates."""
 
     def __init__(
         self, shape: ModelShape, *, base: float, device: torch.device, dtype: torch.dtype
@@ -187,13 +187,13 @@ class Rotary:
         )
 
     def __call__(self, x_BT2HK: Tensor) -> Tensor:
-        """Turn queries and keys by their position; a coordinate's partner is half a head away."""
+        """Rotate queries and keys by position; coordinates i and i + K/2 are a pair."""
         partner = x_BT2HK.roll(x_BT2HK.shape[-1] // 2, dims=-1)
         return x_BT2HK * self.cos_T11K + partner * self.sin_T11K
 
 
 class _RootMeanSquareNorm(torch.autograd.Function):
-    """As few passes over x as there can be; on a CPU, PyTorch's own takes twice as long."""
+    """RMSNorm in few passes over x; on a CPU, PyTorch's own takes twice as long."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:  # noqa: ANN401
@@ -213,7 +213,8 @@ class _RootMeanSquareNorm(torch.autograd.Function):
 
 def root_mean_square_norm(x: Tensor) -> Tensor:
     """Divide the last axis by its root mean square (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    if torch.compiler.is_compiling():  # which fuses by itself
+    # the compiler fuses torch's own
+    if torch.compiler.is_compiling():
         wide: Tensor = functional.rms_norm(x.float(), (x.shape[-1],), eps=EPS)
         return wide.to(x.dtype)
     y: Tensor = _RootMeanSquareNorm.apply(x)  # type: ignore[no-untyped-call]

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.config.runtime import AttentionKernel
-from train.engine.attention_choice import LONGEST_PLAIN
-from train.engine.compute_policy import DTYPES, resolve_dtype
+from train.engine.compute_policy import DTYPES, LONGEST_PLAIN, resolve_dtype
 from train.engine.device import select_device
 from train.engine.memory import activation_bytes
 from train.engine.peak_flops import measure_peak_flops

@@ -117,7 +117,7 @@ def log_metrics(run: RunState, engine: Engine, clock: RunClock) -> dict[str, Any
         "lr": run.plan.lr * run.plan.schedule.multiplier(run.step - 1),
         "grad_norm": grad_norm,
         "tokens_per_second": round(rate, 1),
-        **engine.peak.utilisation(flops_per_second, devices=engine.world.size).columns(),
+        **engine.peak.utilisation(flops_per_second, devices=engine.world.size),
         "seconds": round(run.seconds, 3),
     }
     run.window.clear()

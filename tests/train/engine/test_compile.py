@@ -1,11 +1,9 @@
-"""Compiled steps: the eager ones within rounding, whole or block by block, or not at all."""
+"""Compiled steps: eager ones within rounding; when and how to compile; the cache folder."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,9 +18,14 @@ from tests.train.small_engines import (
 )
 from train.config.runtime import AttentionKernel, Dtype
 from train.engine import compile as compiled
-from train.engine.compile import CACHE, WHOLE_UP_TO_LAYERS, can_compile, compile_model
+from train.engine.compile import (
+    CACHE,
+    WHOLE_UP_TO_LAYERS,
+    cache_folder,
+    can_compile,
+    compile_model,
+)
 from train.engine.device import ComputeDevice
-from train.engine.engine import Replica
 from train.model.transformer import Transformer
 
 PAIR = (replica(seed=0), replica(seed=1, lr=0.02))
@@ -31,7 +34,7 @@ TINY = {"d_model": 8, "n_heads": 2, "vocab_size": 11, "seq_len": 8}
 needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
 
 
-def of_torch(test: Any) -> Any:
+def of_torch(test):
     """Pass over the warnings of its compiler: its imports', and of a look at a block's input."""
     for warning in ("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor"):
         test = pytest.mark.filterwarnings(warning)(test)
@@ -39,7 +42,7 @@ def of_torch(test: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _cache(monkeypatch, tmp_path):
     """What compiling sets for the whole process is undone; code goes to a folder of the test's."""
     monkeypatch.setenv(CACHE, str(tmp_path))
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
@@ -47,7 +50,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
 
 
-def compare(replicas: Sequence[Replica], tolerance: float, **how: Any) -> None:
+def compare(replicas, tolerance, **how):
     """Three steps, compiled and eager: losses and gradients must agree within `tolerance`."""
     eager, fused = (
         make_engine(replicas, compiled=is_compiled, batch_seqs=2, **how)
@@ -65,7 +68,7 @@ def compare(replicas: Sequence[Replica], tolerance: float, **how: Any) -> None:
 
 @needs_compiler
 @of_torch
-def test_a_compiled_step_is_the_eager_one_within_rounding(tmp_path: Path) -> None:
+def test_a_compiled_step_is_the_eager_one_within_rounding(tmp_path):
     """Of one layer and one run: some 20 seconds of a core, nearly all of them the compilers'."""
     code = "import train.engine.compile, sys; sys.exit('torch._inductor' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)  # or its folder would be set by now
@@ -86,18 +89,18 @@ def test_a_compiled_step_is_the_eager_one_within_rounding(tmp_path: Path) -> Non
     ],
 )
 def test_a_compiled_stack_is_the_eager_one_whole_or_block_by_block(
-    dtype: Dtype, tolerance: float, n_layers: int, attention: AttentionKernel
-) -> None:
+    dtype, tolerance, n_layers, attention
+):
     shape = shape_of(**TINY, n_layers=n_layers)
     compare(PAIR, tolerance, shape=shape, attention=attention, dtype=dtype)
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def given(monkeypatch):
     """torch.compile notes what it was given, and returns it."""
-    names: list[str] = []
+    names = []
 
-    def fake(function: Any, *, dynamic: bool) -> Any:
+    def fake(function, *, dynamic):
         assert dynamic is False
         names.append(function.__name__)
         return function
@@ -106,15 +109,15 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_warming_up_compiles_for_the_steps_sizes_and_changes_nothing(given: list[str]) -> None:
+def test_warming_up_compiles_for_the_steps_sizes_and_changes_nothing(given):
     assert given == []
     cold, warm = (
         make_engine(PAIR, compiled=True, batch_seqs=4, micro_batch_seqs=2) for _ in range(2)
     )
-    sizes: list[tuple[object, ...]] = []
+    sizes = []
     losses = warm._losses
 
-    def noted(weights: Any, tokens: Any, targets: Any) -> Any:
+    def noted(weights, tokens, targets):
         sizes.append((tokens.shape, tokens.stride(), targets.shape, targets.stride()))
         return losses(weights, tokens, targets)
 
@@ -128,13 +131,13 @@ def test_warming_up_compiles_for_the_steps_sizes_and_changes_nothing(given: list
         assert_same_bits(state_of(warm, place), state_of(cold, place))
 
 
-def test_where_nothing_is_compiled_or_recorded_warming_up_computes_nothing() -> None:
+def test_where_nothing_is_compiled_or_recorded_warming_up_computes_nothing():
     engine = make_engine(PAIR)
-    engine._losses = None  # type: ignore[assignment]
+    engine._losses = None
     engine.warm_up()
 
 
-def model_of(n_layers: int) -> Transformer:
+def model_of(n_layers):
     return Transformer(
         shape_of(**TINY, n_layers=n_layers),
         device=CPU.device,
@@ -147,9 +150,7 @@ def model_of(n_layers: int) -> Transformer:
     ("n_layers", "parts"),
     [(1, ["losses"]), (4, ["losses"]), (5, ["block", "loss"]), (60, ["block", "loss"])],
 )
-def test_a_shallow_model_is_compiled_whole_and_a_deep_one_by_its_block(
-    n_layers: int, parts: list[str], given: list[str]
-) -> None:
+def test_a_shallow_model_is_compiled_whole_and_a_deep_one_by_its_block(n_layers, parts, given):
     model = model_of(n_layers)
     compile_model(model)
     assert given == parts
@@ -157,16 +158,14 @@ def test_a_shallow_model_is_compiled_whole_and_a_deep_one_by_its_block(
 
 
 @pytest.mark.usefixtures("given")
-def test_compiled_code_is_kept_in_the_cache_folder_and_compiled_by_one_thread(
-    tmp_path: Path,
-) -> None:
+def test_compiled_code_is_kept_in_the_cache_folder_and_compiled_by_one_thread(tmp_path):
     compile_model(model_of(2))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
     assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
 
 
 @pytest.mark.usefixtures("given")
-def test_a_user_s_own_folder_and_threads_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_s_own_folder_and_threads_are_left_alone(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "4")
     compile_model(model_of(2))
@@ -174,9 +173,7 @@ def test_a_user_s_own_folder_and_threads_are_left_alone(monkeypatch: pytest.Monk
     assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "4"
 
 
-def test_a_cpu_compiles_where_there_is_a_compiler(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cpu_compiles_where_there_is_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert not can_compile(CPU)
@@ -193,9 +190,7 @@ def test_a_cpu_compiles_where_there_is_a_compiler(
 @pytest.mark.parametrize(
     "gone", [None, "triton", "compiler", "headers"], ids=lambda gone: f"without_{gone}"
 )
-def test_a_gpu_compiles_where_there_is_triton_and_what_it_builds_with(
-    gone: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_gpu_compiles_where_there_is_triton_and_what_it_builds_with(gone, monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "has_triton", lambda: gone != "triton")
     monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -209,3 +204,28 @@ def test_a_gpu_compiles_where_there_is_triton_and_what_it_builds_with(
     assert can_compile(cuda) is (gone is None)
     monkeypatch.setenv("CC", "absent")
     assert not can_compile(cuda)
+
+
+def test_the_folder_is_the_one_named(monkeypatch):
+    monkeypatch.setenv(CACHE, "/scratch/mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder() == Path("/scratch/mine")
+
+
+@pytest.mark.parametrize("named", [None, ""])
+def test_else_it_lies_in_the_user_s_cache_folder(named, monkeypatch):
+    if named is None:
+        monkeypatch.delenv(CACHE, raising=False)
+    else:
+        monkeypatch.setenv(CACHE, named)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/windtunnel")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder() == Path("/home/someone/.cache/windtunnel")
+
+
+def test_asking_makes_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    cache_folder()
+    assert list(tmp_path.iterdir()) == []

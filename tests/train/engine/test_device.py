@@ -9,12 +9,12 @@ from train.errors import ConfigError, is_device_lost, is_out_of_memory
 
 
 @pytest.fixture
-def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.usefixtures("without_cuda")
-def test_cuda_that_is_asked_for_and_absent_is_refused() -> None:
+def test_cuda_that_is_asked_for_and_absent_is_refused():
     with pytest.raises(ConfigError, match=r"machine\.device=cuda: torch finds no CUDA") as refused:
         select_device(MachineConfig(device=Device.cuda))
     assert torch.__version__ in str(refused.value)
@@ -22,23 +22,19 @@ def test_cuda_that_is_asked_for_and_absent_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("without_cuda")
-def test_auto_is_the_cpu_without_cuda() -> None:
+def test_auto_is_the_cpu_without_cuda():
     compute = select_device(MachineConfig(device=Device.auto))
     assert compute.device == torch.device("cpu")
     assert not compute.is_cuda
     assert compute.name.endswith(", 1 thread")
 
 
-def test_the_cpu_that_is_asked_for_is_taken_even_beside_cuda(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_cpu_that_is_asked_for_is_taken_even_beside_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert select_device(MachineConfig(device=Device.cpu)).device == torch.device("cpu")
 
 
-def test_each_process_of_a_machine_takes_the_gpu_of_its_number(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"gpu {index}")
@@ -58,13 +54,13 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(
 
 
 @pytest.mark.usefixtures("without_cuda")
-def test_threads_are_those_of_the_config() -> None:
+def test_threads_are_those_of_the_config():
     compute = select_device(MachineConfig(threads=2))
     assert torch.get_num_threads() == 2
     assert compute.name.endswith(", 2 threads")
 
 
-def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch):
     free, total = 130 << 30, 139 << 30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
     cuda = torch.device("cuda", 0)
@@ -92,12 +88,12 @@ CPU_WORDS = (
         (ValueError("can't allocate memory"), False, False),
     ],
 )
-def test_what_an_error_of_torch_means(error: BaseException, memory: bool, lost: bool) -> None:
+def test_what_an_error_of_torch_means(error, memory, lost):
     assert is_out_of_memory(error) is memory
     assert is_device_lost(error) is lost
 
 
-def test_the_words_of_the_cpu_s_allocator_are_those_that_torch_uses() -> None:
+def test_the_words_of_the_cpu_s_allocator_are_those_that_torch_uses():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(refused.value)

@@ -2,7 +2,6 @@
 
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from train.config.experiment import (
 )
 from train.config.runtime import AttentionKernel, Dtype
 from train.data.prepare import prepare
-from train.data.shards import Dataset, open_dataset
+from train.data.shards import open_dataset
 from train.engine.batches import Batches
 from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
@@ -41,7 +40,7 @@ class Setting:
     lr: float
 
     @property
-    def data(self) -> DataConfig:
+    def data(self):
         return DataConfig(
             source=Source.synthetic,
             vocab_size=VOCAB,
@@ -55,7 +54,7 @@ SHORT = Setting(steps=200, d_model=16, batch_tokens=512, lr=0.01)
 LONG = Setting(steps=600, d_model=32, batch_tokens=1024, lr=0.006)
 
 
-def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float]:
+def final_losses(setting, dataset, dtype):
     """Validation losses of a stack of the four seeds, each trained to its horizon."""
     shape = model_shape(
         ModelConfig(d_model=setting.d_model, head_dim=16), vocab_size=VOCAB, seq_len=SEQ_LEN
@@ -86,9 +85,7 @@ def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float
 
 
 @pytest.mark.parametrize("setting", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)])
-def test_bfloat16_moves_the_final_loss_by_a_tenth_of_what_the_seed_does_at_most(
-    setting: Setting, tmp_path: Path
-) -> None:
+def test_bfloat16_moves_the_final_loss_by_a_tenth_of_what_the_seed_does_at_most(setting, tmp_path):
     dataset = open_dataset(prepare(setting.data, tmp_path))
     exact = final_losses(setting, dataset, Dtype.fp32)
     rounded = final_losses(setting, dataset, Dtype.bf16)

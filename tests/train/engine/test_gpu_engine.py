@@ -1,10 +1,7 @@
-"""What only a GPU can show of the engine: recorded steps, resident and sent windows."""
+"""Tests of the engine that need a GPU: captured steps, resident windows and copied ones."""
 
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,11 +18,11 @@ from tests.train.small_engines import (
 from train.config.experiment import DataConfig, Source, SyntheticConfig
 from train.config.runtime import AttentionKernel, Dtype
 from train.data.prepare import prepare
-from train.data.shards import Dataset, open_dataset
+from train.data.shards import open_dataset
 from train.engine import batches as batches_module
 from train.engine.batches import Batches
 from train.engine.device import ComputeDevice
-from train.engine.engine import TABLE_STEPS, Engine, Replica
+from train.engine.engine import TABLE_STEPS, Engine
 
 pytestmark = pytest.mark.gpu
 
@@ -36,8 +33,8 @@ STEPS = TABLE_STEPS + 11
 
 
 @pytest.fixture(autouse=True)
-def _in_every_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Deterministic kernels and float32 products as such; a step not recorded is an error."""
+def _in_every_bit(monkeypatch):
+    """Deterministic kernels, no TF32; a step that is not captured is an error."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -50,37 +47,38 @@ def _in_every_bit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
-def on_gpu(*, replicas: Sequence[Replica] = THREE, **changes: Any) -> Engine:
+def on_gpu(*, replicas=THREE, **changes):
     changes.setdefault("is_resident", True)
     return make_engine(replicas, compute=GPU, **changes)
 
 
+@pytest.mark.parametrize("is_resident", [False, True])
 @pytest.mark.parametrize("is_compiled", [False, True])
 @pytest.mark.parametrize("attention", [AttentionKernel.plain, AttentionKernel.sdpa])
 @pytest.mark.parametrize("dtype", [Dtype.fp32, Dtype.bf16])
-def test_a_recorded_step_is_the_eager_step_in_every_bit(
-    dtype: Dtype, attention: AttentionKernel, is_compiled: bool
-) -> None:
+def test_a_recorded_step_is_the_eager_step_in_every_bit(dtype, attention, is_compiled, is_resident):
     changes = {"dtype": dtype, "attention": attention, "compiled": is_compiled}
+    changes["is_resident"] = is_resident
     ours, eager = on_gpu(**changes), on_gpu(**changes, may_graph=False)
     assert ours.advance(STEPS) == eager.advance(STEPS)
+    assert ours.step == STEPS
     for place in range(len(THREE)):
         assert_same_bits(state_of(ours, place), state_of(eager, place))
 
 
-def test_a_large_vocabulary_s_chunked_head_is_recorded_too() -> None:
+def test_a_large_vocabulary_s_chunked_head_is_recorded_too():
     shape = shape_of(vocab_size=20_000)
     ours, eager = on_gpu(shape=shape), on_gpu(shape=shape, may_graph=False)
     assert ours.advance(11) == eager.advance(11)
 
 
-def test_micro_batches_are_recorded_too() -> None:
+def test_micro_batches_are_recorded_too():
     whole, parts = on_gpu(), on_gpu(micro_batch_seqs=2)
     for one, other in zip(whole.advance(20).losses_SR, parts.advance(20).losses_SR, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
 
 
-def test_a_stacked_run_is_the_run_alone() -> None:
+def test_a_stacked_run_is_the_run_alone():
     stacked = on_gpu().advance(50).losses_SR
     for place, run in enumerate(THREE):
         alone = on_gpu(replicas=(run,)).advance(50).losses_SR
@@ -88,7 +86,7 @@ def test_a_stacked_run_is_the_run_alone() -> None:
             assert row[place] == pytest.approx(loss, abs=1e-5)
 
 
-def test_a_diverged_run_is_frozen_in_the_graph_and_its_neighbours_go_on() -> None:
+def test_a_diverged_run_is_frozen_in_the_graph_and_its_neighbours_go_on():
     broken = (THREE[0], replace(THREE[1], lr=1e30), THREE[2])
     engine, sound = on_gpu(replicas=broken), on_gpu()
     engine.advance(16)
@@ -100,7 +98,7 @@ def test_a_diverged_run_is_frozen_in_the_graph_and_its_neighbours_go_on() -> Non
         assert_same_bits(state_of(engine, place), state_of(sound, place))
 
 
-def test_time_cut_anywhere_gives_the_same_bits() -> None:
+def test_time_cut_anywhere_gives_the_same_bits():
     whole, cut = on_gpu(), on_gpu()
     whole.advance(30)
     for steps in (1, 9, 3, 8, 2, 7):
@@ -109,7 +107,7 @@ def test_time_cut_anywhere_gives_the_same_bits() -> None:
         assert_same_bits(state_of(whole, place), state_of(cut, place))
 
 
-def test_a_state_that_is_loaded_after_recording_is_what_is_replayed() -> None:
+def test_a_state_that_is_loaded_after_recording_is_what_is_replayed():
     first, second = on_gpu(), on_gpu()
     first.advance(20)
     second.advance(9)  # recorded, with other weights
@@ -120,7 +118,7 @@ def test_a_state_that_is_loaded_after_recording_is_what_is_replayed() -> None:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def dataset(tmp_path):
     data = DataConfig(
         name="gpu",
         source=Source.synthetic,
@@ -130,9 +128,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return open_dataset(prepare(data, tmp_path))
 
 
-def test_windows_that_are_sent_are_those_that_lie_there(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_that_are_sent_are_those_that_lie_there(dataset, monkeypatch):
     shape = shape_of(vocab_size=256)
     segments = []
     for share in (0.4, 0.0):
@@ -144,10 +140,8 @@ def test_windows_that_are_sent_are_those_that_lie_there(
     assert segments[0] == segments[1]
 
 
-def test_a_step_that_asks_the_host_is_taken_eagerly_and_said_so_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def asking(self: TokenWindows, starts_RB: torch.Tensor) -> torch.Tensor:
+def test_a_step_that_asks_the_host_is_taken_eagerly_and_said_so_once(monkeypatch):
+    def asking(self, starts_RB):
         assert starts_RB.max().item() >= 0
         return self.tokens[starts_RB[..., None] + self.offsets_T]
 
@@ -159,7 +153,7 @@ def test_a_step_that_asks_the_host_is_taken_eagerly_and_said_so_once(
     assert len(caught) == 1
 
 
-def test_a_dead_engine_leaves_no_memory() -> None:
+def test_a_dead_engine_leaves_no_memory():
     on_gpu().advance(9)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

@@ -1,32 +1,42 @@
-"""Windows per forward pass: what they change, how many fit, and memory by counting."""
+"""Micro-batches: their gradients and their size; estimates of memory; models that fit no device."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.train.small_engines import CPU, SEQ_LEN, make_engine, replica, shape_of, state_of
-from train.config.experiment import Activation, Norm, Positions
-from train.config.runtime import AttentionKernel
-from train.engine.device import ComputeDevice
-from train.engine.engine import Engine, Segment
-from train.engine.memory import activation_bytes, choose_micro_batch, half_micro_batch
+from train.config.experiment import Activation, ModelConfig, Norm, Positions
+from train.config.runtime import AttentionKernel, Device, MachineConfig
+from train.engine import memory
+from train.engine.device import ComputeDevice, select_device
+from train.engine.memory import (
+    activation_bytes,
+    choose_micro_batch,
+    half_micro_batch,
+    least_bytes,
+    refuse_too_large,
+    total_bytes,
+)
+from train.errors import ConfigError
 from train.model.attention import KERNELS
 from train.model.parameters import layout_of
 from train.model.transformer import Transformer
-from train.plan.shape import ModelShape
+from train.plan.planning import PlannedRun, plan_run
+from train.study.dry_run import memory_bytes
+from train.study.preflight import preflight
 
 PAIR = (replica(seed=0), replica(seed=1, lr=0.02))
 
 
-def trained(micro_batch_seqs: int, n_steps: int) -> tuple[Engine, Segment]:
+def trained(micro_batch_seqs, n_steps):
     engine = make_engine(PAIR, micro_batch_seqs=micro_batch_seqs)
     return engine, engine.advance(n_steps)
 
 
 @pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
-def test_micro_batches_train_like_the_whole_batch_within_rounding(micro_batch_seqs: int) -> None:
+def test_micro_batches_train_like_the_whole_batch_within_rounding(micro_batch_seqs):
     (whole, expected), (split, segment) = trained(8, 5), trained(micro_batch_seqs, 5)
     for ours, theirs in zip(segment.losses_SR, expected.losses_SR, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-6)
@@ -42,7 +52,7 @@ def test_micro_batches_train_like_the_whole_batch_within_rounding(micro_batch_se
 
 
 @pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
-def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(micro_batch_seqs: int) -> None:
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(micro_batch_seqs):
     (whole, _), (split, _) = trained(8, 1), trained(micro_batch_seqs, 1)
     torch.testing.assert_close(  # after one step the first moments are a tenth of the gradients
         split.optimizer.exp_avg_RP, whole.optimizer.exp_avg_RP, atol=1e-7, rtol=0.0
@@ -62,20 +72,11 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(micro_batch_seq
         (1, 8, None),
     ],
 )
-def test_the_half_is_the_largest_divisor_that_is_at_most_half(
-    micro_batch_seqs: int, batch_seqs: int, half: int | None
-) -> None:
+def test_the_half_is_the_largest_divisor_that_is_at_most_half(micro_batch_seqs, batch_seqs, half):
     assert half_micro_batch(micro_batch_seqs, batch_seqs=batch_seqs) == half
 
 
-def choose(
-    compute: ComputeDevice = CPU,
-    *,
-    asked: int | None = None,
-    batch_seqs: int = 48,
-    n_replicas: int = 1,
-    is_plain: bool = False,
-) -> int:
+def choose(compute=CPU, *, asked=None, batch_seqs=48, n_replicas=1, is_plain=False):
     return choose_micro_batch(
         shape_of(),
         compute,
@@ -86,7 +87,7 @@ def choose(
     )
 
 
-def test_the_micro_batch_is_what_was_asked_or_the_whole_batch_of_a_small_model() -> None:
+def test_the_micro_batch_is_what_was_asked_or_the_whole_batch_of_a_small_model():
     assert choose(asked=4) == 4
     assert choose() == 48
 
@@ -95,8 +96,8 @@ def test_the_micro_batch_is_what_was_asked_or_the_whole_batch_of_a_small_model()
 @pytest.mark.parametrize("is_plain", [False, True])
 @pytest.mark.parametrize("n_replicas", [1, 3])
 def test_the_micro_batch_is_the_largest_divisor_of_which_every_replica_s_fits(
-    n_replicas: int, is_plain: bool, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    n_replicas, is_plain, kind, monkeypatch
+):
     compute = ComputeDevice(torch.device(kind), "pretended")
     one = n_replicas * activation_bytes(shape_of(), seqs=1, is_plain=is_plain)
     for n_windows, expected in ((1000.0, 48), (17.0, 16), (16.0, 16), (15.9, 12), (0.5, 1)):
@@ -105,7 +106,7 @@ def test_the_micro_batch_is_the_largest_divisor_of_which_every_replica_s_fits(
         assert choose(compute, n_replicas=n_replicas, is_plain=is_plain) == expected
 
 
-def test_activation_bytes_by_hand() -> None:
+def test_activation_bytes_by_hand():
     # 2 layers of 16 * 32 + 3 * 128 and 3 * 61 logits, for 16 tokens of 5 windows, 4 bytes each
     assert activation_bytes(shape_of(), seqs=5) == 4 * 5 * 16 * (2 * (512 + 384) + 183)
     # 2 rows of 16 scores for each of 2 heads more
@@ -115,18 +116,16 @@ def test_activation_bytes_by_hand() -> None:
     assert activation_bytes(gated, seqs=1) == 4 * 16 * (2 * (512 + 5 * 88) + 183)
 
 
-def kept_bytes(
-    shape: ModelShape, *, n_replicas: int, seqs: int, kernel: AttentionKernel, dtype: torch.dtype
-) -> int:
+def kept_bytes(shape, *, n_replicas, seqs, kernel, dtype):
     """Bytes that autograd keeps after a forward pass, weights aside."""
     model = Transformer(shape, device=CPU.device, dtype=dtype, attention=KERNELS[kernel])
     layout = layout_of(shape)
     generator = torch.Generator().manual_seed(0)
     rows_RP = torch.randn(n_replicas, layout.width, generator=generator)
     weights = {name: view.requires_grad_() for name, view in layout.views(rows_RP).items()}
-    kept: dict[int, int] = {}
+    kept = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() != rows_RP.data_ptr():
             kept[storage.data_ptr()] = storage.nbytes()
@@ -152,9 +151,7 @@ def kept_bytes(
         {"d_model": 16, "n_heads": 1, "vocab_size": 4_000},
     ],
 )
-def test_the_estimate_covers_what_a_real_forward_pass_keeps(
-    model: dict[str, object], kernel: AttentionKernel, n_replicas: int, dtype: torch.dtype
-) -> None:
+def test_the_estimate_covers_what_a_real_forward_pass_keeps(model, kernel, n_replicas, dtype):
     shape = shape_of(**{"seq_len": 4 * SEQ_LEN, **model})
     seqs = 8
     estimate = n_replicas * activation_bytes(
@@ -165,3 +162,42 @@ def test_the_estimate_covers_what_a_real_forward_pass_keeps(
     copies = layout_of(shape).width * n_replicas * dtype.itemsize
     # half of it in bfloat16; of three rows of logits two come and go in the backward pass
     assert 0.25 * estimate < kept - copies <= estimate
+
+
+def planned(config):
+    return PlannedRun(overrides=[], config=config, plan=plan_run(config))
+
+
+def test_the_largest_run_is_named_with_what_there_is(make_config, monkeypatch):
+    small, large = planned(make_config()), planned(make_config(model=ModelConfig(d_model=64)))
+    need = least_bytes(large.plan)
+    monkeypatch.setattr(memory, "total_bytes", lambda compute: need)
+    refuse_too_large([small, large])
+    monkeypatch.setattr(memory, "total_bytes", lambda compute: need - 1)
+    refuse_too_large([small])
+    with pytest.raises(ConfigError, match=r"model\.d_model=64 with 2 layers: .* need at least"):
+        refuse_too_large([small, large])
+
+
+def test_a_model_far_beyond_the_machine_is_refused_before_data_is_made(make_config):
+    config = make_config(model=ModelConfig(d_model=1_048_576))
+    with pytest.raises(ConfigError, match=r"parameters.* need at least .* GB, and .* has .* GB"):
+        preflight([planned(config)])
+    assert not Path(config.paths.data).exists()
+
+
+def test_what_a_run_needs_at_least_is_below_the_estimate_of_dry_run(make_config):
+    config = make_config()
+    plan = plan_run(config)
+    assert 16 * plan.params.total < least_bytes(plan) < memory_bytes(config, plan)
+
+
+def test_the_whole_memory_is_the_machine_s():
+    compute = select_device(MachineConfig(device=Device.cpu))
+    assert 10**9 < total_bytes(compute) < 10**14
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_its_own_memory():
+    compute = select_device(MachineConfig(device=Device.cuda))
+    assert total_bytes(compute) == torch.cuda.mem_get_info()[1]

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.train.small_engines import shape_of
 from train.config.experiment import OptimizerConfig
 from train.engine.optimizer import AdamW
-from train.model.parameters import Layout, layout_of
+from train.model.parameters import layout_of
 
 NAN, INF = float("nan"), float("inf")
 
@@ -21,11 +21,11 @@ SETTINGS = [
 LRS = [0.1, 0.02, 0.5]
 
 
-def layout_() -> Layout:
+def layout_():
     return layout_of(shape_of(d_model=4, n_heads=2, n_layers=1, vocab_size=5, seq_len=3))
 
 
-def rows(n_replicas: int, *, seed: int = 0, scale: float = 1.0) -> Tensor:
+def rows(n_replicas, *, seed=0, scale=1.0):
     """Random values for every parameter, zero padding."""
     layout = layout_()
     rows_RP = torch.zeros(n_replicas, layout.width)
@@ -35,19 +35,17 @@ def rows(n_replicas: int, *, seed: int = 0, scale: float = 1.0) -> Tensor:
     return rows_RP
 
 
-def make(n_replicas: int = 3) -> AdamW:
+def make(n_replicas=3):
     return AdamW(rows(n_replicas), layout_(), SETTINGS[:n_replicas])
 
 
-def update(
-    optimizer: AdamW, grad_RP: Tensor, *, losses: list[float] | None = None, lrs: list[float] = LRS
-) -> Tensor:
+def update(optimizer, grad_RP, *, losses=None, lrs=LRS):
     n_replicas = len(grad_RP)
     loss_R = torch.tensor([1.0] * n_replicas if losses is None else losses)
     return optimizer.update(grad_RP.clone(), loss_R, torch.tensor(lrs[:n_replicas]))
 
 
-def torch_s_own(replica: int, n_steps: int) -> tuple[dict[str, Tensor], list[float]]:
+def torch_s_own(replica, n_steps):
     """The parameters after torch.optim.AdamW in float64, and the norms before clipping."""
     layout, settings = layout_(), SETTINGS[replica]
     named = {
@@ -73,7 +71,7 @@ def torch_s_own(replica: int, n_steps: int) -> tuple[dict[str, Tensor], list[flo
     return {name: p.detach() for name, p in named.items()}, norms
 
 
-def test_every_replica_is_updated_and_clipped_as_torch_does_with_its_own_settings() -> None:
+def test_every_replica_is_updated_and_clipped_as_torch_does_with_its_own_settings():
     optimizer, n_steps = make(), 6
     norms_SR = [update(optimizer, rows(3, seed=step + 1)) for step in range(n_steps)]
     views = layout_().views(optimizer.rows_RP)
@@ -86,7 +84,7 @@ def test_every_replica_is_updated_and_clipped_as_torch_does_with_its_own_setting
     assert optimizer.steps_R.tolist() == [6.0] * 3
 
 
-def test_two_updates_by_hand() -> None:
+def test_two_updates_by_hand():
     layout = layout_()
     rows_RP = torch.zeros(1, layout.width)
     optimizer = AdamW(rows_RP, layout, [OptimizerConfig(grad_clip=10.0)])
@@ -105,7 +103,7 @@ def test_two_updates_by_hand() -> None:
     assert not rows_RP[0, 1:].any()
 
 
-def test_matrices_decay_and_gains_do_not() -> None:
+def test_matrices_decay_and_gains_do_not():
     optimizer, layout = make(1), layout_()
     before = layout.unpack(optimizer.rows_RP[0])
     update(optimizer, torch.zeros(1, layout.width))
@@ -114,7 +112,7 @@ def test_matrices_decay_and_gains_do_not() -> None:
         torch.testing.assert_close(value, before[name] * factor, atol=1e-7, rtol=1e-6, msg=name)
 
 
-def test_norms_are_reported_before_clipping_and_only_longer_gradients_are_scaled() -> None:
+def test_norms_are_reported_before_clipping_and_only_longer_gradients_are_scaled():
     optimizer = make(2)
     grad_RP = torch.zeros(2, layout_().width)
     grad_RP[:, 0] = torch.tensor([0.8, 3.0])
@@ -131,13 +129,13 @@ def test_norms_are_reported_before_clipping_and_only_longer_gradients_are_scaled
     assert torch.equal(small_RP, kept)
 
 
-def state(optimizer: AdamW) -> list[Tensor]:
+def state(optimizer):
     return [tensor.clone() for tensor in (optimizer.rows_RP, *optimizer.state())]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "norm"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_bad_step_freezes_its_replica_and_no_other(what: str, value: float) -> None:
+def test_a_bad_step_freezes_its_replica_and_no_other(what, value):
     broken, sound = make(), make()
     for optimizer in (broken, sound):
         update(optimizer, rows(3, seed=1))
@@ -163,7 +161,7 @@ def test_a_bad_step_freezes_its_replica_and_no_other(what: str, value: float) ->
             update(optimizer, rows(3, seed=3))
 
 
-def test_a_gradient_s_padding_is_zero_even_after_a_bad_step() -> None:
+def test_a_gradient_s_padding_is_zero_even_after_a_bad_step():
     """Nobody writes there again, and the next norm would find a NaN of the last step."""
     grad_RP = rows(1)
     used = torch.zeros_like(grad_RP)
@@ -176,7 +174,7 @@ def test_a_gradient_s_padding_is_zero_even_after_a_bad_step() -> None:
     assert not grad_RP[is_padding].any()
 
 
-def test_a_state_taken_is_a_copy_and_another_optimizer_goes_on_from_it() -> None:
+def test_a_state_taken_is_a_copy_and_another_optimizer_goes_on_from_it():
     optimizer = make(2)
     update(optimizer, rows(2, seed=1))
     taken, row_P = optimizer.replica_state(1), optimizer.rows_RP[1].clone()
@@ -195,7 +193,7 @@ def test_a_state_taken_is_a_copy_and_another_optimizer_goes_on_from_it() -> None
     assert torch.equal(rows_RP[0], optimizer.rows_RP[1])
 
 
-def test_a_loaded_state_trains_on_where_the_replica_was_frozen() -> None:
+def test_a_loaded_state_trains_on_where_the_replica_was_frozen():
     optimizer = make(1)
     good = optimizer.replica_state(0)
     update(optimizer, rows(1, seed=1), losses=[NAN])
@@ -204,7 +202,7 @@ def test_a_loaded_state_trains_on_where_the_replica_was_frozen() -> None:
     assert optimizer.steps_R.tolist() == [1.0]
 
 
-def test_a_state_of_another_layout_is_refused() -> None:
+def test_a_state_of_another_layout_is_refused():
     optimizer = make(1)
     good = optimizer.replica_state(0)
     with pytest.raises(RuntimeError, match="must match the size"):
@@ -213,7 +211,7 @@ def test_a_state_of_another_layout_is_refused() -> None:
         optimizer.load_replica(0, {"exp_avg": good["exp_avg"], "step": good["step"]})
 
 
-def test_a_step_s_rate_is_its_own() -> None:
+def test_a_step_s_rate_is_its_own():
     optimizer = make(2)
     before = optimizer.rows_RP.clone()
     update(optimizer, rows(2, seed=1), lrs=[0.0, 0.3])
@@ -221,7 +219,7 @@ def test_a_step_s_rate_is_its_own() -> None:
     assert not torch.equal(optimizer.rows_RP[1], before[1])
 
 
-def test_all_replicas_at_once_are_updated_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_replicas_at_once_are_updated_as_one_by_one(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     one_by_one = make()
     at_once = AdamW(rows(3), layout_(), SETTINGS, at_once=True)
@@ -238,9 +236,7 @@ def test_all_replicas_at_once_are_updated_as_one_by_one(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_at_once_too_a_bad_step_changes_nothing_of_its_replica(
-    value: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_once_too_a_bad_step_changes_nothing_of_its_replica(value, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
     optimizer = AdamW(rows(2), layout_(), SETTINGS[:2], at_once=True)
     before = state(optimizer)

@@ -35,7 +35,7 @@ DENSE = [
 
 
 @pytest.mark.parametrize(("name", "bf16", "fp32"), DENSE)
-def test_the_datasheet_gives_dense_peaks(name: str, bf16: float | None, fp32: float) -> None:
+def test_the_datasheet_gives_dense_peaks(name, bf16, fp32):
     assert datasheet_peak_flops(name, torch.bfloat16) == pytest.approx(bf16)
     assert datasheet_peak_flops(name, torch.float32) == pytest.approx(fp32)
 
@@ -53,20 +53,18 @@ def test_the_datasheet_gives_dense_peaks(name: str, bf16: float | None, fp32: fl
         "",
     ],
 )
-def test_what_is_not_in_the_table_has_no_datasheet(name: str) -> None:
+def test_what_is_not_in_the_table_has_no_datasheet(name):
     assert datasheet_peak_flops(name, torch.bfloat16) is None
     assert datasheet_peak_flops(name, torch.float32) is None
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in DENSE])
-def test_a_name_is_one_device_and_its_row_names_a_source(name: str) -> None:
+def test_a_name_is_one_device_and_its_row_names_a_source(name):
     (sheet,) = [sheet for sheet in peak._DATASHEETS if re.fullmatch(sheet.names, name)]
     assert sheet.source.startswith(("NVIDIA ", "AMD "))
 
 
-def test_the_peak_is_the_fastest_product_after_the_one_that_warms_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_peak_is_the_fastest_product_after_the_one_that_warms_up(monkeypatch):
     times = iter([0.0, 0.05, 0.07, 0.13])  # began; products of 50, 20 and 60 ms
     monkeypatch.setattr("train.engine.peak_flops.time.perf_counter", lambda: next(times))
     monkeypatch.setattr(peak, "CPU_SIZE", 8)
@@ -74,7 +72,7 @@ def test_the_peak_is_the_fastest_product_after_the_one_that_warms_up(
     assert measure_peak_flops(CPU, torch.float32) == pytest.approx(2 * 8**3 / 0.02)
 
 
-def test_a_slow_device_multiplies_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_device_multiplies_three_times(monkeypatch):
     times = iter([0.0, 5.0, 9.0, 15.0])
     monkeypatch.setattr("train.engine.peak_flops.time.perf_counter", lambda: next(times))
     monkeypatch.setattr(peak, "CPU_SIZE", 8)
@@ -83,13 +81,11 @@ def test_a_slow_device_multiplies_three_times(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_products_are_of_the_training_s_own_dtype(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
+def test_products_are_of_the_training_s_own_dtype(monkeypatch, dtype):
     seen = set()
     multiply = torch.mm
 
-    def spy(a: torch.Tensor, b: torch.Tensor, **words: torch.Tensor) -> torch.Tensor:
+    def spy(a, b, **words):
         seen.update((a.dtype, b.dtype))
         return multiply(a, b, **words)
 
@@ -100,32 +96,29 @@ def test_products_are_of_the_training_s_own_dtype(
     assert seen == {dtype}
 
 
-def test_the_measured_peak_is_one_that_a_cpu_can_have() -> None:
+def test_the_measured_peak_is_one_that_a_cpu_can_have():
     assert 1e8 < measure_peak_flops(CPU, torch.float32) < 1e14  # FLOP/s
 
 
-def test_measuring_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_leaves_the_random_state_alone(monkeypatch):
     monkeypatch.setattr(peak, "MEASURING_SECONDS", 0.0)
     before = torch.get_rng_state()
     measure_peak_flops(CPU, torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_utilisation_is_a_share_of_both_peaks() -> None:
-    used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(4e14)
-    assert (used.flops_per_second, used.mfu, used.mfu_datasheet) == (4e14, 0.5, 0.4)
-    assert used.columns() == {"flops_per_second": 4e14, "mfu": 0.5, "mfu_datasheet": 0.4}
+@pytest.mark.parametrize(
+    ("datasheet", "devices", "shares"),
+    [
+        (1e15, 1, {"mfu": 0.5, "mfu_datasheet": 0.4}),
+        (1e15, 4, {"mfu": 0.125, "mfu_datasheet": 0.1}),
+        (None, 1, {"mfu": 0.5}),
+    ],
+)
+def test_utilisation_is_a_fraction_of_the_peaks_of_all_devices(datasheet, devices, shares):
+    columns = PeakFlops(measured=8e14, datasheet=datasheet).utilisation(4e14, devices=devices)
+    assert columns == {"flops_per_second": 4e14, **shares}
 
 
-def test_without_a_datasheet_its_share_is_not_told() -> None:
-    used = PeakFlops(measured=2e11, datasheet=None).utilisation(5e10)
-    assert (used.mfu, used.mfu_datasheet) == (0.25, None)
-    assert used.columns() == {"flops_per_second": 5e10, "mfu": 0.25}
+def test_a_cpu_has_no_datasheet():
     assert peak_flops(CPU, torch.float32).datasheet is None
-
-
-def test_what_several_devices_do_is_a_share_of_what_all_could() -> None:
-    used = PeakFlops(measured=8e14, datasheet=1e15).utilisation(8e14, devices=4)
-    assert used.flops_per_second == 8e14
-    assert used.mfu == 0.25
-    assert used.mfu_datasheet == 0.2

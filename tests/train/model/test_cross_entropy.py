@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from train.model import cross_entropy as module
 from train.model.cross_entropy import cross_entropy
@@ -12,9 +11,7 @@ from train.model.cross_entropy import cross_entropy
 WIDTH = 6
 
 
-def problem(
-    vocab: int, *lead: int, tokens: int = 13, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
+def problem(vocab, *lead, tokens=13, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*lead, tokens, WIDTH, generator=generator, dtype=torch.float64)
     head = torch.randn(*lead, vocab, WIDTH, generator=generator, dtype=torch.float64)
@@ -23,7 +20,7 @@ def problem(
 
 
 @pytest.fixture(params=[False, True], ids=["at once", "in chunks"])
-def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _chunks(request, monkeypatch):
     """Chunks of 5 tokens of a vocabulary of 11: the last of 13 tokens is shorter."""
     if request.param:
         monkeypatch.setattr(module, "CHUNK_FROM", 11)
@@ -32,7 +29,7 @@ def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("lead", [(), (3,)])
-def test_the_loss_is_the_mean_surprise_of_each_token(lead: tuple[int, ...]) -> None:
+def test_the_loss_is_the_mean_surprise_of_each_token(lead):
     x, head, targets = problem(11, *lead)
     loss = cross_entropy(x, head, targets)
     assert loss.shape == lead
@@ -47,13 +44,13 @@ def test_the_loss_is_the_mean_surprise_of_each_token(lead: tuple[int, ...]) -> N
 
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("lead", [(), (2,)])
-def test_gradients_are_those_of_the_loss(lead: tuple[int, ...]) -> None:
+def test_gradients_are_those_of_the_loss(lead):
     x, head, targets = problem(11, *lead)
     assert torch.autograd.gradcheck(lambda *words: cross_entropy(*words, targets), (x, head))
 
 
 @pytest.mark.usefixtures("_chunks")
-def test_each_replica_s_gradient_has_its_own_share() -> None:
+def test_each_replica_s_gradient_has_its_own_share():
     x, head, targets = problem(11, 2)
     share_R = torch.tensor([0.25, 4.0], dtype=torch.float64)
     grads = torch.autograd.grad(cross_entropy(x, head, targets), (x, head), share_R)
@@ -65,9 +62,7 @@ def test_each_replica_s_gradient_has_its_own_share() -> None:
 
 
 @pytest.mark.parametrize("chunk_logits", [1, 11, 5 * 11, 13 * 11, 10**6])
-def test_chunks_of_any_size_give_the_loss_and_gradients_of_one(
-    chunk_logits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_of_any_size_give_the_loss_and_gradients_of_one(chunk_logits, monkeypatch):
     x, head, targets = problem(11, dtype=torch.float32)
     whole = cross_entropy(x, head, targets)
     expected = torch.autograd.grad(whole, (x, head))
@@ -81,7 +76,7 @@ def test_chunks_of_any_size_give_the_loss_and_gradients_of_one(
 
 
 @pytest.mark.usefixtures("_chunks")
-def test_bfloat16_products_give_a_float32_loss_and_bfloat16_gradients() -> None:
+def test_bfloat16_products_give_a_float32_loss_and_bfloat16_gradients():
     x, head, targets = problem(11, 2, dtype=torch.bfloat16)
     loss = cross_entropy(x, head, targets)
     assert loss.dtype is torch.float32
@@ -95,7 +90,7 @@ def test_bfloat16_products_give_a_float32_loss_and_bfloat16_gradients() -> None:
 
 
 @pytest.mark.usefixtures("_chunks")
-def test_one_replica_s_overflow_is_its_own() -> None:
+def test_one_replica_s_overflow_is_its_own():
     x, head, targets = problem(11, 3, dtype=torch.float32)
     before = cross_entropy(x, head, targets).tolist()
     with torch.no_grad():

@@ -17,7 +17,7 @@ VARIANTS = [
 ]
 
 
-def test_names_and_sizes_by_hand() -> None:
+def test_names_and_sizes_by_hand():
     shape = shape_of(d_model=8, n_heads=2, n_layers=1, vocab_size=11, seq_len=5)
     assert {p.name: p.size for p in layout_of(shape).parameters} == {
         "embedding.weight": (11, 8),
@@ -34,7 +34,7 @@ def test_names_and_sizes_by_hand() -> None:
     }
 
 
-def test_options_add_and_take_away_parameters() -> None:
+def test_options_add_and_take_away_parameters():
     plain = {p.name: p.size for p in layout_of(shape_of()).parameters}
     tied = {p.name: p.size for p in layout_of(shape_of(tie_head=True)).parameters}
     assert plain.keys() - tied.keys() == {"head.weight"}
@@ -50,7 +50,7 @@ def test_options_add_and_take_away_parameters() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_parameters_lie_side_by_side_aligned_and_apart(variant: dict[str, object]) -> None:
+def test_parameters_lie_side_by_side_aligned_and_apart(variant):
     layout = layout_of(shape_of(**variant))
     end = 0
     for parameter in layout.parameters:
@@ -63,7 +63,7 @@ def test_parameters_lie_side_by_side_aligned_and_apart(variant: dict[str, object
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weight_decay_reaches_matrices_and_no_gain(variant: dict[str, object]) -> None:
+def test_weight_decay_reaches_matrices_and_no_gain(variant):
     layout = layout_of(shape_of(**variant))
     decayed = {p.name for p in layout.parameters if p.start < layout.decayed}
     assert decayed == {p.name for p in layout.parameters if len(p.size) == 2}
@@ -74,9 +74,7 @@ def test_weight_decay_reaches_matrices_and_no_gain(variant: dict[str, object]) -
 
 
 @pytest.mark.parametrize("n_replicas", [1, 3])
-def test_views_are_the_rows_and_lead_with_the_replica_where_there_are_several(
-    n_replicas: int,
-) -> None:
+def test_views_are_the_rows_and_lead_with_the_replica_where_there_are_several(n_replicas):
     layout = layout_of(shape_of())
     rows_RP = torch.zeros(n_replicas, layout.width)
     views = layout.views(rows_RP)
@@ -90,7 +88,7 @@ def test_views_are_the_rows_and_lead_with_the_replica_where_there_are_several(
             assert (row_P == number).sum() == parameter.numel
 
 
-def test_a_row_packed_and_unpacked_is_the_tensors_and_a_copy() -> None:
+def test_a_row_packed_and_unpacked_is_the_tensors_and_a_copy():
     shape = shape_of()
     layout, values = layout_of(shape), initial_values(shape, seed=3)
     row_P = torch.zeros(layout.width)
@@ -101,7 +99,7 @@ def test_a_row_packed_and_unpacked_is_the_tensors_and_a_copy() -> None:
     assert all(torch.equal(unpacked[name], value) for name, value in values.items())
 
 
-def test_tensors_of_another_model_are_refused_by_name_and_size() -> None:
+def test_tensors_of_another_model_are_refused_by_name_and_size():
     shape = shape_of()
     layout, values = layout_of(shape), initial_values(shape, seed=0)
     row_P = torch.zeros(layout.width)
@@ -117,7 +115,7 @@ def test_tensors_of_another_model_are_refused_by_name_and_size() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_first_values_are_those_of_the_layout_in_float32(variant: dict[str, object]) -> None:
+def test_first_values_are_those_of_the_layout_in_float32(variant):
     shape = shape_of(**variant)
     values = initial_values(shape, seed=0)
     sizes = {p.name: p.size for p in layout_of(shape).parameters}
@@ -127,7 +125,7 @@ def test_first_values_are_those_of_the_layout_in_float32(variant: dict[str, obje
     assert all(value.any() for name, value in values.items() if name != "head.weight")
 
 
-def test_a_seed_draws_the_same_weights_every_time_and_leaves_the_global_generator_alone() -> None:
+def test_a_seed_draws_the_same_weights_every_time_and_leaves_the_global_generator_alone():
     torch.manual_seed(1)
     state = torch.get_rng_state()
     one = initial_values(shape_of(), seed=5)
@@ -139,7 +137,7 @@ def test_a_seed_draws_the_same_weights_every_time_and_leaves_the_global_generato
     assert not torch.equal(one["embedding.weight"], third["embedding.weight"])
 
 
-def test_weights_have_the_documented_spread() -> None:
+def test_weights_have_the_documented_spread():
     shape = shape_of(
         d_model=256, n_layers=8, vocab_size=512, seq_len=512, positions=Positions.learned
     )
@@ -159,7 +157,7 @@ def test_weights_have_the_documented_spread() -> None:
     assert not values["head.weight"].any()
 
 
-def test_a_tied_head_is_drawn_as_the_embedding() -> None:
+def test_a_tied_head_is_drawn_as_the_embedding():
     tied, untied = (initial_values(shape_of(tie_head=tie), seed=0) for tie in (True, False))
     assert "head.weight" not in tied
     assert torch.equal(tied["embedding.weight"], untied["embedding.weight"])

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.train.plain_transformer import plain_loss
 from tests.train.small_engines import shape_of
@@ -13,7 +12,6 @@ from train.config.runtime import AttentionKernel
 from train.model.attention import KERNELS
 from train.model.parameters import initial_values, layout_of
 from train.model.transformer import Rotary, Transformer, root_mean_square_norm
-from train.plan.shape import ModelShape
 
 CPU = torch.device("cpu")
 VOCAB, TIME, BATCH = 13, 7, 2
@@ -35,22 +33,17 @@ VARIANTS = {
 }
 
 
-def tiny(variant: str) -> ModelShape:
+def tiny(variant):
     return shape_of(**{**TINY, **VARIANTS[variant]})
 
 
-def model_of(
-    shape: ModelShape,
-    dtype: torch.dtype = torch.float64,
-    attention: AttentionKernel = AttentionKernel.plain,
-    rotary_base: float = 10_000.0,
-) -> Transformer:
+def model_of(shape, dtype=torch.float64, attention=AttentionKernel.plain, rotary_base=10_000.0):
     return Transformer(
         shape, device=CPU, dtype=dtype, attention=KERNELS[attention], rotary_base=rotary_base
     )
 
 
-def random_weights(shape: ModelShape, *lead: int, seed: int = 0) -> dict[str, Tensor]:
+def random_weights(shape, *lead, seed=0):
     """Gains and a head that say something, in float64."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -61,13 +54,13 @@ def random_weights(shape: ModelShape, *lead: int, seed: int = 0) -> dict[str, Te
     return weights
 
 
-def windows(n_replicas: int = 1, *, time: int = TIME, vocab: int = VOCAB) -> tuple[Tensor, Tensor]:
+def windows(n_replicas=1, *, time=TIME, vocab=VOCAB):
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(vocab, (n_replicas, BATCH, time + 1), generator=generator)
     return tokens[..., :-1], tokens[..., 1:]
 
 
-def stream_of(model: Transformer, weights: dict[str, Tensor], tokens_RBT: Tensor) -> Tensor:
+def stream_of(model, weights, tokens_RBT):
     """The residual stream after the last block, (R, B, T, D)."""
     x = model.embed(weights, tokens_RBT)
     for i in range(model.shape.n_layers):
@@ -77,9 +70,7 @@ def stream_of(model: Transformer, weights: dict[str, Tensor], tokens_RBT: Tensor
 
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_and_gradients_are_those_of_the_plain_model(
-    variant: str, attention: AttentionKernel
-) -> None:
+def test_losses_and_gradients_are_those_of_the_plain_model(variant, attention):
     shape = tiny(variant)
     weights = random_weights(shape)
     tokens, targets = windows()
@@ -95,7 +86,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_several_replicas_are_each_the_plain_model(variant: str) -> None:
+def test_several_replicas_are_each_the_plain_model(variant):
     shape, n_replicas = tiny(variant), 3
     weights = random_weights(shape, n_replicas)
     tokens, targets = windows(n_replicas)
@@ -112,7 +103,7 @@ def test_several_replicas_are_each_the_plain_model(variant: str) -> None:
             torch.testing.assert_close(one[place], other * share_R[place], **EXACT)
 
 
-def test_the_rotary_base_is_the_one_asked_for() -> None:
+def test_the_rotary_base_is_the_one_asked_for():
     shape = tiny("default")
     weights = random_weights(shape)
     tokens, targets = windows()
@@ -125,7 +116,7 @@ def test_the_rotary_base_is_the_one_asked_for() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_float32_weights_give_a_float32_loss_near_the_exact_one(dtype: torch.dtype) -> None:
+def test_float32_weights_give_a_float32_loss_near_the_exact_one(dtype):
     shape = shape_of()
     weights = {name: value.detach() * 0.3 for name, value in random_weights(shape).items()}
     tokens, targets = windows(time=shape.seq_len, vocab=shape.vocab_size)
@@ -138,7 +129,7 @@ def test_float32_weights_give_a_float32_loss_near_the_exact_one(dtype: torch.dty
 
 
 @pytest.mark.parametrize("variant", ["default", "swiglu, one head"])
-def test_the_first_loss_is_that_of_a_uniform_guess(variant: str) -> None:
+def test_the_first_loss_is_that_of_a_uniform_guess(variant):
     shape = tiny(variant)
     weights = initial_values(shape, seed=0)
     loss_R = model_of(shape, torch.float32).losses(weights, *windows())
@@ -148,9 +139,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(variant: str) -> None:
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("changed", [0, TIME // 2, TIME - 1])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_token_changes_its_own_window_from_its_place_on(
-    variant: str, changed: int, attention: AttentionKernel
-) -> None:
+def test_a_token_changes_its_own_window_from_its_place_on(variant, changed, attention):
     shape = tiny(variant)
     model, weights = model_of(shape, attention=attention), random_weights(shape, 2)
     tokens, _ = windows(2)
@@ -164,7 +153,7 @@ def test_a_token_changes_its_own_window_from_its_place_on(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_order_matters(variant: str) -> None:
+def test_order_matters(variant):
     shape = tiny(variant)
     model, weights = model_of(shape), random_weights(shape)
     tokens, _ = windows()
@@ -175,7 +164,7 @@ def test_order_matters(variant: str) -> None:
     assert last.abs().max() > 1e-4
 
 
-def test_rms_norm_by_hand() -> None:
+def test_rms_norm_by_hand():
     x = torch.tensor([[3.0, -3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 8.0]])
     expected = torch.tensor([[1.0, -1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]])
     torch.testing.assert_close(root_mean_square_norm(x), expected, atol=1e-6, rtol=0.0)
@@ -183,24 +172,24 @@ def test_rms_norm_by_hand() -> None:
     assert not root_mean_square_norm(torch.zeros(2, 3)).any()
 
 
-def test_the_gradient_of_rms_norm_is_that_of_its_formula() -> None:
+def test_the_gradient_of_rms_norm_is_that_of_its_formula():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
     x[0, 0] *= 1e-3  # where the added constant tells
     assert torch.autograd.gradcheck(root_mean_square_norm, x.requires_grad_())
 
 
-def test_rms_norm_in_bfloat16_is_taken_in_float32() -> None:
+def test_rms_norm_in_bfloat16_is_taken_in_float32():
     x = torch.full((1, 64), 1e20, dtype=torch.bfloat16)  # its square is beyond float16, not float32
     assert root_mean_square_norm(x * 1e-2).tolist() == [[1.0] * 64]
 
 
-def rotary_of(head_dim: int, seq_len: int, base: float = 10_000.0) -> Rotary:
+def rotary_of(head_dim, seq_len, base=10_000.0):
     shape = shape_of(d_model=head_dim, n_heads=1, seq_len=seq_len)
     return Rotary(shape, base=base, device=CPU, dtype=torch.float64)
 
 
-def turned(rotary: Rotary, x_TK: Tensor) -> Tensor:
+def turned(rotary, x_TK):
     """Queries of one window and one head, turned."""
     x_BT2HK = torch.stack((x_TK, x_TK), dim=1)[None, :, :, None]
     out = rotary(x_BT2HK)[0, :, :, 0]
@@ -208,21 +197,21 @@ def turned(rotary: Rotary, x_TK: Tensor) -> Tensor:
     return out[:, 0]
 
 
-def test_rotary_by_hand_for_one_pair() -> None:
+def test_rotary_by_hand_for_one_pair():
     x_TK = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(4, 2)
     by_hand = [[math.cos(t), math.sin(t)] for t in range(4)]  # one frequency: 1 radian a position
     expected = torch.tensor(by_hand, dtype=torch.float64)
     torch.testing.assert_close(turned(rotary_of(2, 4), x_TK), expected, **EXACT)
 
 
-def test_rotary_keeps_lengths_and_leaves_the_first_position() -> None:
+def test_rotary_keeps_lengths_and_leaves_the_first_position():
     x_TK = torch.randn(50, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     out = turned(rotary_of(16, 50), x_TK)
     torch.testing.assert_close(out.norm(dim=-1), x_TK.norm(dim=-1), **EXACT)
     assert torch.equal(out[0], x_TK[0])
 
 
-def test_rotary_products_depend_on_distance_alone() -> None:
+def test_rotary_products_depend_on_distance_alone():
     rotary, generator = rotary_of(16, 64), torch.Generator().manual_seed(0)
     q, k = (
         turned(rotary, torch.randn(16, generator=generator, dtype=torch.float64).expand(64, 16))

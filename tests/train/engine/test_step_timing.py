@@ -1,7 +1,6 @@
 """Timed steps: on which tokens, with which policy, and what is taken for a step's time."""
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ import torch
 from tests.train.small_engines import CPU, SEQ_LEN, VOCAB, schedule, shape_of
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine import step_timing as timing
-from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
 from train.engine.engine import Engine
 from train.engine.step_timing import TIMED_STEPS, RandomWindows, seconds_per_step
@@ -17,13 +15,13 @@ from train.engine.step_timing import TIMED_STEPS, RandomWindows, seconds_per_ste
 MACHINE = MachineConfig(attention=AttentionKernel.sdpa, dtype=Dtype.fp32)
 
 
-def seconds(machine: MachineConfig = MACHINE, n_replicas: int = 2) -> float:
+def seconds(machine=MACHINE, n_replicas=2):
     return seconds_per_step(
         shape_of(), machine, CPU, schedule=schedule(), batch_seqs=4, n_replicas=n_replicas
     )
 
 
-def test_random_windows_are_tokens_of_the_vocabulary_alike_however_they_are_gathered() -> None:
+def test_random_windows_are_tokens_of_the_vocabulary_alike_however_they_are_gathered():
     windows = RandomWindows(shape_of(), CPU, n_replicas=3, batch_seqs=4)
     starts_SRB = windows.starts(0, 5)
     assert starts_SRB.shape == (5, 3, 4)
@@ -36,17 +34,17 @@ def test_random_windows_are_tokens_of_the_vocabulary_alike_however_they_are_gath
     assert windows.starts(0, 5).tolist() == starts_SRB.tolist()
 
 
-def test_a_real_timing_is_of_a_step_and_leaves_the_random_state_alone() -> None:
+def test_a_real_timing_is_of_a_step_and_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     assert 0 < seconds() < 10
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_fastest_step_after_the_first_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_step_after_the_first_counts(monkeypatch):
     took = [0.01, 5.0, 3.0, 4.0]  # the first warms up, however fast
     assert len(took) == TIMED_STEPS + 1
     readings = list(itertools.accumulate(x for step in took for x in (100.0, step)))
-    steps: list[int] = []
+    steps = []
     for clock in ("process_time", "perf_counter"):
         reading = iter(readings)
         monkeypatch.setattr(timing.time, clock, lambda reading=reading: next(reading))
@@ -59,13 +57,11 @@ def test_the_fastest_step_after_the_first_counts(monkeypatch: pytest.MonkeyPatch
     assert steps == [1] * 8
 
 
-def test_it_is_the_policy_of_the_machine_but_never_compiled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    built: list[tuple[ComputePolicy, int]] = []
+def test_it_is_the_policy_of_the_machine_but_never_compiled(monkeypatch):
+    built = []
 
     class Watched(Engine):
-        def __init__(self, shape: Any, replicas: Any, *words: Any, **more: Any) -> None:
+        def __init__(self, shape, replicas, *words, **more):
             super().__init__(shape, replicas, *words, **more)
             built.append((self.policy, len(replicas)))
 
@@ -84,7 +80,7 @@ def test_it_is_the_policy_of_the_machine_but_never_compiled(
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_step_is_timed_as_a_graph() -> None:
+def test_on_a_gpu_a_step_is_timed_as_a_graph():
     compute = ComputeDevice(torch.device("cuda", 0), "GPU")
     taken = seconds_per_step(
         shape_of(), MACHINE, compute, schedule=schedule(), batch_seqs=4, n_replicas=2
