@@ -1,1 +1,1 @@
-"""Parts of the GPU check; each is run in a process of its own by scripts/gpu_check.py."""
+"""Parts of the GPU check; each runs in its own process, started by scripts/gpu_check.py."""

@@ -75,7 +75,8 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
     assert [run.group for run in runs] == ["faults"] * 2
     for run in runs:
         assert steps_of(run.history) == sorted(steps_of(run.history))
-    assert sorted(set(steps_of(runs[1].history))) == list(range(36, 61))  # from the checkpoint
+    # the second attempt began at the checkpoint of step 35
+    assert sorted(set(steps_of(runs[1].history))) == list(range(36, 61))
 
     assert push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]) == 0
     whole = read_offline_run(folder.path, folder.path.name)

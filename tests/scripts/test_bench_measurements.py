@@ -18,7 +18,6 @@ from bench.sizes import TINY
 from bench.train_command import Cost
 from train.config.compose import CONFIG_ROOT, register_schema
 from train.config.runtime import MachineConfig
-from train.plan.counting import count_params
 from train.plan.grid import expand_grid
 from train.plan.schedule import evaluation_steps
 from train.run_folder.manifest import register_runs
@@ -106,14 +105,6 @@ def test_the_study_has_the_grid_and_the_shapes_of_the_reference(effort, monkeypa
     assert command.caches["whole"] != command.caches["prepare"]
 
 
-def test_every_run_of_the_study_has_whole_steps():
-    grid = Grid()
-    for width in grid.widths:
-        n_params = count_params(measure_study.gpt2_rung(width)).standard
-        for tokens_per_param in grid.tokens_per_param:
-            assert n_params * tokens_per_param % measure_study.BATCH_TOKENS == 0
-
-
 def test_the_reference_is_extrapolated_from_the_samples_before_and_after(effort, monkeypatch):
     samples = iter([Sampled(1.0, 10.0), Sampled(2.0, 20.0), Sampled(3.0, 30.0), Sampled(4.0, 40.0)])
     monkeypatch.setattr(measure_study, "sample_reference", lambda *given: next(samples))
@@ -124,19 +115,6 @@ def test_the_reference_is_extrapolated_from_the_samples_before_and_after(effort,
     assert named["study of 4 runs: reference, extrapolated"].value == at_16 + at_24
     assert named["study of 4 runs: times the reference"].value == (at_16 + at_24) / 100.0
     assert [figure.goal for figure in named.values() if figure.has_goal] == [3.0, 5.0]
-
-
-def test_the_reference_is_timed_and_the_faster_number_of_threads_counts(effort, monkeypatch):
-    monkeypatch.setattr(measure_study, "EVAL_BATCH_TOKENS", 256)
-    # two threads crawl on a busy machine
-    monkeypatch.setattr(measure_study, "THREADS", (1,))
-    sampled = measure_study.sample_reference(16, Grid(sample_seconds=0.001), effort)
-    assert min(sampled.step, sampled.evaluation) > 0
-    assert sampled.seconds([3, 4]) == 7 * sampled.step + 2 * sampled.evaluation
-    monkeypatch.setattr(measure_study, "THREADS", (1, 2))
-    samples = iter([Sampled(1.0, 9.0), Sampled(2.0, 3.0)])
-    monkeypatch.setattr(measure_study, "_sample", lambda *given: next(samples))
-    assert measure_study.sample_reference(16, Grid(), effort) == Sampled(1.0, 3.0)
 
 
 def test_upkeep_is_a_share_of_the_steps_time(effort, monkeypatch):

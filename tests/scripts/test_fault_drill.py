@@ -314,26 +314,22 @@ def test_a_wrong_request_is_refused(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_that_no_drill_made_is_left_alone(tmp_path):
-    folder = tmp_path / "quickstart-drill-s0"
-    folder.mkdir()
-    (folder / "precious").touch()
+def test_only_a_drill_s_own_folder_is_replaced(tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    other.mkdir()
     with pytest.raises(fault_drill.DrillError, match="no drill made it"):
-        fault_drill.make_own_folder(folder, {"seed": 0})
-    assert (folder / "precious").exists()
-    fault_drill.make_own_folder(tmp_path / "new", {"seed": 0})
-    (tmp_path / "new" / "old-run").touch()
-    fault_drill.make_own_folder(tmp_path / "new", {"seed": 1})
-    assert read_json(tmp_path / "new" / "fault_drill.json") == {"seed": 1}
-    assert not (tmp_path / "new" / "old-run").exists()
+        fault_drill.make_own_folder(other, {"seed": 0})
+    fault_drill.make_own_folder(mine, {"seed": 0})
+    (mine / "old-run").touch()
+    fault_drill.make_own_folder(mine, {"seed": 1})
+    assert read_json(mine / "fault_drill.json") == {"seed": 1}
+    assert [path.name for path in mine.iterdir()] == ["fault_drill.json"]
 
 
 def test_overrides_replace_the_drill_s_settings():
-    request = fault_drill.Request(
-        study="s", kills=1, seed=0, runs=Path("r"), overrides=("machine.log_every=1",)
-    )
-    command = " ".join(request.command("s-drill-s0"))
-    assert command.endswith(
+    overrides = ("machine.log_every=1",)
+    request = fault_drill.Request(study="s", kills=1, seed=0, runs=Path("r"), overrides=overrides)
+    assert " ".join(request.command("s-drill-s0")).endswith(
         "-m study=s study.name=s-drill-s0 paths.runs=r "
         "machine.checkpoint_steps=100 machine.log_every=1"
     )

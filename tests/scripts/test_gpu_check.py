@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import gpu_check
-from bench.figures import Figure, write_figures
+from bench.figures import Figure, read_figures, write_figures
 from gpu import part
 from gpu.correctness import read_junit
 from gpu.setting import open_setting
@@ -134,61 +134,42 @@ def test_missing_packages_are_installed_from_a_folder_of_wheels(tmp_path, monkey
     assert gpu_check.missing_packages(packages) == ["tunnel_test_package>=1.3", "not_there>=0.1"]
 
 
-class Process:
-    """A process that ends with a code, or (None) never."""
-
-    def __init__(self, code):
-        self.code, self.pid = code, 2**22 + 1
-
-    def wait(self, timeout=None):
-        if self.code is None and timeout is not None:
-            raise subprocess.TimeoutExpired("part", timeout)
-        return self.code or 0
-
-
-def make_check(tmp_path, only):
-    options = argparse.Namespace(dir=tmp_path / "out", cpu=False, only=only)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "work").mkdir()
-    return gpu_check.Check(options, tmp_path / "work", io.StringIO())
-
-
 def test_a_part_that_fails_or_hangs_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
-    check = make_check(tmp_path, ["speed-100M", "graph", "ladder", "resume"])
-    killed = []
-    monkeypatch.setattr("os.killpg", lambda group, signal: killed.append(group))
-    codes = {"speed-100M": 1, "graph": None, "ladder": 0, "resume": 0}
+    """Parts that a shell plays: one exits with 1, one hangs, one fails, one reports a figure."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    out.mkdir()
+    work.mkdir()
+    parts = ["speed-100M", "graph", "resume", "ladder"]
+    check = gpu_check.Check(argparse.Namespace(dir=out, cpu=False, only=parts), work, io.StringIO())
+    monkeypatch.setattr(gpu_check, "STEPS", [gpu_check.Step([part], 1.0) for part in parts])
+    monkeypatch.setattr(gpu_check, "AHEAD", ())
+    scripts = {
+        "speed-100M": "exit 1",
+        "graph": "sleep 60",
+        "resume": f"echo 'ValueError: no' >{work}/resume.error",
+        "ladder": "true",
+    }
+    write_figures(work / "ladder.json", [Figure("ladder: rate", 900.0, "runs/h", 800)])
 
     def start(step):
-        (name,) = step.parts
-        if name == "resume":
-            (check.work / "resume.error").write_text("ValueError: no\nmore", encoding="utf-8")
-        if name == "ladder":
-            write_figures(
-                check.work / "ladder.json", [Figure("ladder: rate", 900.0, "runs/h", 800)]
-            )
-        return step, time.monotonic(), Process(codes.get(name, 0))
+        command = ["/bin/sh", "-c", scripts[step.parts[0]]]
+        return step, time.monotonic(), subprocess.Popen(command, start_new_session=True)
 
     monkeypatch.setattr(check, "_start", start)
     check.run()
     assert check.failed == {
         "speed-100M": "its process ended with exit 1",
-        "graph": "stopped after 0 s",
-        "resume": "ValueError: no\nmore",
+        "graph": "stopped after 1 s",
+        "resume": "ValueError: no\n",
     }
-    assert len(killed) == 1
     lines = check.table().splitlines()
     assert lines[1].split() == ["ladder:", "rate", "900", "runs/h", ">=", "800", "meets"]
     assert "resume failed: ValueError: no" in lines
-
-
-def test_parts_for_which_no_time_is_left_are_left_out(tmp_path, monkeypatch):
+    # no time left for a further part
     assert gpu_check.TOTAL_SECONDS < 9 * 60
-    check = make_check(tmp_path, ["ladder", "study"])
     monkeypatch.setattr(gpu_check, "TOTAL_SECONDS", 1.0)
-    monkeypatch.setattr(gpu_check, "AHEAD", ())
     check.run()
-    assert check.failed == dict.fromkeys(["ladder", "study"], "left out: no time was left")
+    assert check.failed == dict.fromkeys(parts, "left out: no time was left")
 
 
 def test_an_error_keeps_the_figures_before_it(tmp_path, monkeypatch):
@@ -199,7 +180,7 @@ def test_an_error_keeps_the_figures_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(part, "parts", lambda: {"graph": broken})
     part.take("graph", open_setting(out=tmp_path, work=tmp_path, is_tiny=True))
     assert (tmp_path / "graph.error").read_text("utf-8") == "ValueError: no such kernel"
-    assert [f["value"] for f in json.loads((tmp_path / "graph.json").read_text("utf-8"))] == [2.0]
+    assert read_figures(tmp_path / "graph.json") == [Figure("before it", 2.0, "s")]
 
 
 def test_without_a_gpu_every_part_says_so(tmp_path, monkeypatch):

@@ -1,7 +1,4 @@
-"""scripts/bench/paired_timing.py on a simulated clock, and Trainer's turns inside its own loop."""
-
-import sys
-from types import ModuleType, SimpleNamespace
+"""scripts/bench/paired_timing.py on a simulated clock, and Trainer's turns in its own loop."""
 
 import numpy as np
 import pytest
@@ -11,8 +8,6 @@ from bench import huggingface_peer
 from bench.paired_timing import Paired, steps_for, time_in_turn
 from train.config.experiment import ModelConfig
 from train.plan.shape import model_shape
-
-SHAPE = model_shape(ModelConfig(d_model=16, n_layers=3, n_heads=2), vocab_size=32, seq_len=8)
 
 
 class Bench:
@@ -70,77 +65,31 @@ def test_a_disturbance_in_one_round_does_not_reach_the_ratio():
     assert paired.ratio("slow", "fast") == 2.0
 
 
-def fake_transformers(bench, given):
-    """The part of the package that is used; Trainer's steps take 1 s."""
-
-    class Trainer:
-        def __init__(self, model, arguments, *, train_dataset, callbacks):
-            given.update(model=model, arguments=arguments)
-            (self.callback,) = callbacks
-            self.step = bench.work("trainer", lambda step: 1.0)
-
-        def remove_callback(self, kind):
-            pass
-
-        def train(self):
-            control = SimpleNamespace(should_training_stop=False)
-            while not control.should_training_stop:
-                self.step(1)
-                self.callback.on_step_end(None, None, control)
-
-    package = ModuleType("transformers")
-    package.Trainer, package.TrainerCallback, package.PrinterCallback = Trainer, object, None
-    package.TrainingArguments = package.GPT2Config = lambda **words: SimpleNamespace(**words)
-    package.GPT2LMHeadModel = lambda config: config
-    package.logging = SimpleNamespace(set_verbosity_error=lambda: None)
-    return package
-
-
-@pytest.fixture
-def tokens(tmp_path):
-    np.arange(30, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
-    return tmp_path / "tokens.bin"
-
-
-def test_blocks_of_trainer_and_of_the_others_alternate(monkeypatch, tokens):
-    bench, given = Bench(), {}
-    monkeypatch.setitem(sys.modules, "transformers", fake_transformers(bench, given))
-    paired = huggingface_peer.time_in_turn_with_trainer(
-        SHAPE,
-        tokens,
-        {"ours": bench.work("ours", lambda step: 0.25)},
-        batch_tokens=32,
-        activation="gelu",
-        rounds=2,
-        block_seconds=2.0,
-        folder=tokens.parent,
-        clock=bench.clock,
-    )
-    begin = [("ours", 3), ("ours", 1)] + [("trainer", 1)] * 4
-    assert bench.blocks == begin + [("trainer", 1), ("trainer", 1), ("ours", 8)] * 2
-    assert paired.seconds == {"trainer": [1.0, 1.0], "ours": [0.25, 0.25]}
-    model, arguments = given["model"], given["arguments"]
-    assert (model.n_embd, model.n_layer, model.n_head, model.n_inner) == (16, 3, 2, 64)
-    assert (model.vocab_size, model.n_positions, model.activation_function) == (32, 8, "gelu")
-    assert arguments.per_device_train_batch_size == 4
-    assert (arguments.max_grad_norm, arguments.weight_decay) == (1.0, 0.1)
-    windows = huggingface_peer.Windows(tokens, 8)
-    assert len(windows) == 3
-    assert torch.equal(windows[2]["input_ids"], torch.arange(16, 24))
-
-
-def test_the_real_trainer_trains_in_turn(tokens):
+def test_trainer_and_the_others_are_timed_in_turn(tmp_path):
     pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
+    shape = model_shape(ModelConfig(d_model=16, n_layers=3, n_heads=2), vocab_size=32, seq_len=8)
+    np.arange(30, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    blocks = []
     paired = huggingface_peer.time_in_turn_with_trainer(
-        SHAPE,
-        tokens,
-        {"ours": lambda steps: None},
+        shape,
+        tmp_path / "tokens.bin",
+        {"ours": blocks.append},
         batch_tokens=16,
         activation="gelu_new",
         rounds=2,
         block_seconds=0.001,
-        folder=tokens.parent / "trainer",
+        folder=tmp_path / "trainer",
     )
+    # three steps of warm-up, one to choose the block, two blocks
+    assert blocks[:2] == [3, 1]
+    assert len(blocks) == 4
     assert [len(seconds) for seconds in paired.seconds.values()] == [2, 2]
     assert min(paired.seconds["trainer"]) > 0
+
+
+def test_trainer_s_windows_lie_end_to_end(tmp_path):
+    np.arange(30, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    windows = huggingface_peer.Windows(tmp_path / "tokens.bin", 8)
+    assert len(windows) == 3
+    assert torch.equal(windows[2]["input_ids"], torch.arange(16, 24))

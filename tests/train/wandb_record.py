@@ -13,7 +13,8 @@ from typing import Any
 
 MAGIC = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 BLOCK = 32_768
-HEADER = struct.Struct("<IHB")  # checksum, length, kind
+# checksum, length, kind
+HEADER = struct.Struct("<IHB")
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -85,7 +86,8 @@ def _records(data: bytes) -> Iterator[bytes]:
         at += HEADER.size
         piece = data[at : at + length]
         if kind == 0 or len(piece) < length:
-            return  # a torn tail
+            # the file ends within a record
+            return
         parts += piece
         at += length
         if kind in (FULL, LAST):

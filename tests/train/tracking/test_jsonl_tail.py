@@ -27,7 +27,8 @@ def grow(folder, *, metrics=(), evals=()):
 def test_a_row_is_read_once_and_as_soon_as_its_line_is_whole(tmp_path, opened):
     path = tmp_path / "rows.jsonl"
     tail = opened(Tail(path))
-    assert tail.rows() == []  # no file yet
+    # no file yet
+    assert tail.rows() == []
     with path.open("ab", buffering=0) as file:
         file.write(b'{"step": 1}\n{"step": 2}\n{"st')
         assert tail.rows() == [{"step": 1}, {"step": 2}]
@@ -41,7 +42,8 @@ def test_a_torn_line_that_is_cut_off_and_written_again_is_one_row(tmp_path, open
     path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
     tail = opened(Tail(path))
     assert tail.rows() == [{"step": 1}]
-    append_jsonl(path, [{"step": 2}])  # cuts the torn line off
+    # cuts the torn line off
+    append_jsonl(path, [{"step": 2}])
     assert tail.rows() == [{"step": 2}]
 
 

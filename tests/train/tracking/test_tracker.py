@@ -136,7 +136,8 @@ def test_a_broken_wandb_is_said_once_at_the_end(
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(faults))
     append_jsonl(tmp_path / "metrics.jsonl", [{"step": 4, "loss": 2.0}])
     tracker = build(tmp_path)
-    time.sleep(0.5)  # long before the trainer's end
+    # the mirror fails long before the trainer's end
+    time.sleep(0.5)
     assert capfd.readouterr().err == ""
     for _ in range(2):
         assert tracker.finish("completed", {}) == {"mode": "off", "reason": reason}

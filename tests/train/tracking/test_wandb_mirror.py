@@ -156,7 +156,8 @@ def test_a_damaged_record_ends_the_mirror_with_its_reason(tmp_path, fake, traine
 
 
 def test_no_key_is_repeated_in_a_reason(tmp_path, fake, trainer, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "log")  # what the fake's message holds
+    # the fake's error message contains it
+    monkeypatch.setenv("WANDB_API_KEY", "log")
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "raise"}))
     write_rows(tmp_path, 1)
     assert keep(trainer, tmp_path)["reason"] == "RuntimeError: (key) is broken"

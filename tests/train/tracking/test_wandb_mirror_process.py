@@ -48,8 +48,9 @@ def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(tmp_pat
         write_rows(tmp_path, 3)
         wait_for(lambda: len(calls_of(fake, "log")) == 3)
         write_rows(tmp_path, 4)
-        told, _ = process.communicate(as_line(ENDING), timeout=20)
-    assert json.loads(told) == {"mode": "offline", "rows": 4}  # and nothing that wandb said
+        answer, _ = process.communicate(as_line(ENDING), timeout=20)
+    # nothing that wandb prints
+    assert json.loads(answer) == {"mode": "offline", "rows": 4}
     assert len(calls_of(fake, "log")) == 4
 
 
@@ -117,7 +118,8 @@ def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe
     mirror, holder = map(int, done.stdout.split())
     try:
         wait_for(lambda: calls_of(fake, "finish"))
-        os.kill(holder, 0)  # it still held the pipe
+        # the child still holds the pipe
+        os.kill(holder, 0)
         assert [call["values"] for call in calls_of(fake, "summary")] == [{"state": "killed"}]
     finally:
         os.kill(holder, signal.SIGKILL)
@@ -126,6 +128,6 @@ def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe
 
 def test_a_mirror_that_is_asked_for_nothing_ends_without_a_word(tmp_path):
     with start_process(tmp_path) as process:
-        told, _ = process.communicate(b"", timeout=20)
-    assert (process.returncode, told) == (0, b"")
+        answer, _ = process.communicate(b"", timeout=20)
+    assert (process.returncode, answer) == (0, b"")
     assert list(tmp_path.iterdir()) == []

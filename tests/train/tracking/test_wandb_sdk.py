@@ -79,7 +79,8 @@ def test_without_a_key_auto_writes_everything_offline_and_below_the_run_folder_a
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.startswith("warning: d16-x-a2 is mirrored offline")
-    assert said.err.count("\n") == 1  # wandb itself says nothing
+    # wandb itself prints nothing
+    assert said.err.count("\n") == 1
     run = read_offline_run(tmp_path / "run", "d16-x-a2")
     assert (run.id, run.name, run.group, run.project) == ("d16-x-a2", "d16-x", "study", "tunnel")
     assert {key: run.config[key] for key in SCIENCE} == SCIENCE
