@@ -1,12 +1,12 @@
-"""Benchmark of the surface fit, side by side with SciPy's L-BFGS-B on the same objective.
+"""Benchmark of the parametric fit against SciPy's L-BFGS-B on the same objective.
 
     python scripts/bench_analysis.py [--json FILE] [--quick]
 
-The reference is what is usually done: the sum of Huber terms with its exact gradient, minimised by
-L-BFGS-B from each of 4500 starts, and from one start per bootstrap resample; at SciPy's default
-tolerances, and at ones tight enough to finish. With --quick it runs on a seeded share of them and
-the time is scaled up. Without the published table the runs are
-synthetic, of like size and noise; the output says which.
+The reference is the usual method: a sum of Huber losses with its exact gradient, minimised with
+L-BFGS-B from each of 4500 starting points, and from one starting point per bootstrap resample; at
+SciPy's default tolerances and at tolerances tight enough to converge. --quick runs a seeded sample
+of the starts and scales the time up. Without the published table the runs are synthetic, of similar
+number and noise; the first line of the output says which.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from benchmark_figures import Figure, write_figures
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
@@ -30,8 +31,11 @@ from analysis.bootstrap import resample_counts
 from analysis.config import Form, Loss
 from analysis.parametric.fit import certify, fit_parametric, fit_surface
 from analysis.parametric.refits import refit_resamples
+from bench.figures import Figure, write_figures
+from bench.one_thread import restart_with_one_thread
 
 Floats = NDArray[np.float64]
+Result = TypeVar("Result")
 REPO = Path(__file__).resolve().parents[1]
 
 DELTA = 1e-3
@@ -44,18 +48,17 @@ GRID = tuple(
         (0.0, 0.5, 1.0, 1.5, 2.0),
     )
 )
-"""log A, log B, log E, alpha, beta: Hoffmann et al. 2022, section D.2."""
-
+"""Starting points (log A, log B, log E, alpha, beta) of Hoffmann et al. 2022, section D.2."""
 
 TOLERANCES: dict[str, dict[str, float]] = {
     "default tolerances": {},
     "tight tolerances": {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10},
 }
-"""Of the reference. At the default ones a sum of Huber terms of order 1e-3 stops early."""
+"""L-BFGS-B options of the reference. At the defaults an objective of order 1e-3 stops early."""
 
 
 def read_runs() -> tuple[pd.DataFrame, str]:
-    """Return the 240 published runs, or synthetic ones, and which they are."""
+    """Return the 240 published runs, or as many synthetic ones, and their description."""
     beside = REPO.parent / "shared" / "published"
     path = Path(os.environ.get("WINDTUNNEL_PUBLISHED", beside)) / "chinchilla_epoch.csv"
     if path.exists():
@@ -65,7 +68,7 @@ def read_runs() -> tuple[pd.DataFrame, str]:
 
 
 def synthetic_runs(count: int, noise: float) -> pd.DataFrame:
-    """Draw runs of a surface like Chinchilla's, with Student-t noise in log loss."""
+    """Draw runs from a loss surface like Chinchilla's, with Student-t noise in the log loss."""
     rng = np.random.default_rng(0)
     n_params, flops = 10 ** rng.uniform(7.6, 10.2, count), 10 ** rng.uniform(18.8, 21.5, count)
     tokens = flops / (6 * n_params)
@@ -78,7 +81,7 @@ def synthetic_runs(count: int, noise: float) -> pd.DataFrame:
 def reference_objective(
     theta: Floats, log_n: Floats, log_d: Floats, log_loss: Floats, counts: Floats
 ) -> tuple[float, Floats]:
-    """Return the sum of Huber terms and its gradient; theta is log A, log B, log E, alpha, beta."""
+    """Sum of Huber losses and its gradient in theta = (log A, log B, log E, alpha, beta)."""
     a, b, e, alpha, beta = theta
     terms = np.stack([a - alpha * log_n, b - beta * log_d, np.full_like(log_n, e)])
     top = terms.max(axis=0)
@@ -96,17 +99,16 @@ def reference_objective(
 def reference_fit(
     start: Floats, logs: tuple[Floats, Floats, Floats], counts: Floats, options: dict[str, float]
 ) -> float:
-    """Minimise from one start."""
-    arguments = (*logs, counts)
-    done = minimize(
-        reference_objective, start, arguments, jac=True, method="L-BFGS-B", options=options
+    """Minimise from one starting point and return the objective reached."""
+    done = minimize(  # type: ignore[call-overload]
+        reference_objective, start, (*logs, counts), jac=True, method="L-BFGS-B", options=options
     )
     return float(done.fun)
 
 
-def timed(work: Callable[[], object], repeats: int = 1) -> tuple[float, object]:
-    """Return the least seconds of a few tries, and the last result."""
-    best, result = float("inf"), None
+def timed(work: Callable[[], Result], repeats: int = 1) -> tuple[float, Result]:
+    """Return the shortest time of `repeats` calls, in seconds, and the last result."""
+    best = float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()
         result = work()
@@ -115,7 +117,7 @@ def timed(work: Callable[[], object], repeats: int = 1) -> tuple[float, object]:
 
 
 def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Figure]:
-    """Time the certified fit against the grid of starts."""
+    """Time our fit, which certifies its minimum, against the grid of starting points."""
     n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     logs = np.log(n_params), np.log(tokens), np.log(nats)
     seconds, _ = timed(lambda: fit_surface(n_params, tokens, nats), 5)
@@ -127,21 +129,18 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Figure]:
         Figure("projected gradient", ours.gradient, "cosine", 1e-9, "max"),
     ]
     for name, options in TOLERANCES.items():
-        taken, ends = timed(
-            lambda options=options: [
-                reference_fit(np.array(GRID[k]), logs, counts, options) for k in chosen
-            ]
-        )
-        assert isinstance(ends, list)
+
+        def fit_from_grid(options: dict[str, float] = options) -> list[float]:
+            return [reference_fit(np.array(GRID[k]), logs, counts, options) for k in chosen]
+
+        taken, objectives = timed(fit_from_grid)
         reference = taken * len(GRID) / n_starts
         rows += [
-            Figure(f"L-BFGS-B, 4500 starts ({n_starts} run), {name}", reference, "s", 0.0, "min"),
-            Figure(
-                f"fit faster than 4500 starts, {name}", reference / seconds, "ratio", 200, "min"
-            ),
+            Figure(f"L-BFGS-B, 4500 starts ({n_starts} run), {name}", reference, "s"),
+            Figure(f"fit faster than 4500 starts, {name}", reference / seconds, "ratio", 200),
             Figure(
                 f"objective over the grid's best, {name}",
-                ours.objective / min(ends),
+                ours.objective / min(objectives),
                 "ratio",
                 1 + 1e-9,
                 "max",
@@ -151,15 +150,14 @@ def bench_fit(runs: pd.DataFrame, n_starts: int) -> list[Figure]:
 
 
 def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> list[Figure]:
-    """Time 4000 refits with their fit and profiles against one start per resample."""
+    """Time the bootstrap (fit, profiles and refits) against one L-BFGS-B start per resample."""
     n_params, tokens, nats = (runs[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     logs = np.log(n_params), np.log(tokens), np.log(nats)
     rows = []
     for loss in Loss:
-        work = lambda loss=loss: fit_parametric(  # noqa: E731
-            n_params, tokens, nats=nats, loss=loss, resamples=resamples
+        seconds, _ = timed(
+            partial(fit_parametric, n_params, tokens, nats=nats, loss=loss, resamples=resamples)
         )
-        seconds, _ = timed(work)
         rows.append(
             Figure(
                 f"{resamples} bootstrap refits, fit and profiles, {loss.name}",
@@ -176,7 +174,7 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
         np.bincount(rng.integers(0, len(nats), len(nats)), minlength=len(nats)).astype(np.float64)
         for _ in range(n_reference)
     ]
-    # the same work: refits alone, without the first fit and its profiles
+    # the reference only refits, so ours is timed without the first fit and its profiles
     _, reference = certify(n_params, tokens, nats, Form.chinchilla, Loss.huber, DELTA)
     ours, _ = timed(
         lambda: refit_resamples(
@@ -186,22 +184,22 @@ def bench_bootstrap(runs: pd.DataFrame, resamples: int, n_reference: int) -> lis
     )
     rows.append(Figure(f"{resamples} refits alone, huber", ours, "s", 10 * resamples / 4000, "max"))
     for name, options in TOLERANCES.items():
-        taken, _ = timed(
-            lambda options=options: [
-                reference_fit(start, logs, counts, options) for counts in draws
-            ]
-        )
+
+        def refit(options: dict[str, float] = options) -> list[float]:
+            return [reference_fit(start, logs, counts, options) for counts in draws]
+
+        taken, _ = timed(refit)
         theirs = taken * resamples / n_reference
         what = f"L-BFGS-B, a start per resample ({n_reference} run), {name}"
         rows += [
-            Figure(what, theirs, "s", 0.0, "min"),
-            Figure(f"refits faster than a start each, {name}", theirs / ours, "ratio", 25, "min"),
+            Figure(what, theirs, "s"),
+            Figure(f"refits faster than a start each, {name}", theirs / ours, "ratio", 25),
         ]
     return rows
 
 
 def peak_gigabytes(what: str, size: int) -> float:
-    """Return the peak memory of a fresh process that fits many rows or draws many resamples."""
+    """Peak memory, in GB, of a new process that fits `size` rows or draws `size` resamples."""
     rows, resamples = (size, 100) if what == "rows" else (240, size)
     code = (
         "import sys; sys.path.insert(0, 'scripts')\n"
@@ -219,12 +217,12 @@ def peak_gigabytes(what: str, size: int) -> float:
 
 
 def own_peak() -> float:
-    """Return this process's peak resident memory in GB (Linux counts in KiB)."""
+    """Peak resident memory of this process in GB; Linux counts in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def bench_memory(size: int) -> list[Figure]:
-    """Measure the peak memory of many rows and of many resamples."""
+    """Measure the peak memory with many rows and with many resamples."""
     return [
         Figure(f"peak memory, {size} {what}", peak_gigabytes(what, size), "GB", 4.0, "max")
         for what in ("rows", "resamples")
@@ -232,7 +230,7 @@ def bench_memory(size: int) -> list[Figure]:
 
 
 def bench_first_line(runs: pd.DataFrame) -> list[Figure]:
-    """Time the command from its start to its first line of results."""
+    """Time `python -m analysis` from its start to its first line of results."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "runs.csv"
         runs.to_csv(table, index=False)
@@ -248,17 +246,9 @@ def bench_first_line(runs: pd.DataFrame) -> list[Figure]:
     return [Figure("first line of the command", seconds if line else float("inf"), "s", 5.0, "max")]
 
 
-def keep_to_one_thread() -> None:
-    """Start again with one thread a process: NumPy reads these when it is imported."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if any(os.environ.get(name) != "1" for name in threads):
-        arguments = [sys.executable, *sys.argv]
-        os.execve(sys.executable, arguments, {**os.environ, **threads})  # noqa: S606
-
-
 def main() -> None:
-    """Run, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run every benchmark, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="at most 3 minutes")
     parser.add_argument("--tiny", action="store_true", help="seconds; figures mean nothing")
@@ -270,25 +260,23 @@ def main() -> None:
     if options.tiny:
         starts, resamples, references, size = 3, 100, 2, 1000
     print(f"data: {source}")  # noqa: T201
-    rows = []
-    for work in (
+    rows: list[Figure] = []
+    works: list[Callable[[], list[Figure]]] = [
         lambda: bench_fit(runs, starts),
         lambda: bench_bootstrap(runs, resamples, references),
         lambda: bench_first_line(runs),
         lambda: bench_memory(size),
-    ):
+    ]
+    for work in works:
         for row in work():
             rows.append(row)
-            sign = ">=" if row.sense == "min" else "<="
-            verdict = "meets" if row.meets else "FALLS SHORT"
-            print(  # noqa: T201
-                f"{row.name:66s} {row.value:12.6g} {row.unit:7s} {sign} {row.goal:g}  {verdict}",
-                flush=True,
-            )
+            goal = f"{row.goal_text}  {row.verdict}".strip()
+            print(f"{row.name:66s} {row.value:12.6g} {row.unit:7s} {goal}", flush=True)  # noqa: T201
+
     if options.json:
         write_figures(options.json, rows)
 
 
 if __name__ == "__main__":
-    keep_to_one_thread()
+    restart_with_one_thread()
     main()

@@ -1,24 +1,22 @@
-"""What checkpoints cost: blocks of training steps with a save and without one, in turn.
+"""Benchmark of checkpoints: blocks of training steps with and without a save, in turn.
 
     python scripts/bench_checkpoint.py [--json FILE] [--quick] [--folder DIR]
 
-Real steps and real saves (write, SHA-256, fsync, rename, prune) of one run after another, one
-thread. A save's cost is timed by itself and, as a check, taken from the blocks: a save could also
-slow the steps after it. The share is of a checkpoint at the default interval.
+Real steps and real saves (write, SHA-256, fsync, rename, prune) of one run per size, one thread.
+Each save is timed directly and, since it could also slow down the steps after it, as the difference
+of the blocks. "share of time" assumes one save per default checkpoint interval.
 """
 
 import argparse
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark_figures import Figure, write_figures
-
+from bench.figures import Figure, write_figures
+from bench.one_thread import restart_with_one_thread
 from train.config.experiment import (
     BudgetConfig,
     DataConfig,
@@ -32,62 +30,68 @@ from train.config.schema import Config
 from train.run_folder.run_folder import folder_of
 
 WIDTHS = (64, 192, 320, 512)
-"""d_model of the rungs measured: 0.1, 1.4, 6 and 25 million parameters."""
+"""d_model of the measured rungs: 0.1, 1.4, 6 and 25 million parameters."""
 
 GOAL = 0.02
-"""Share of a run's time that checkpoints may take."""
+"""Upper goal for the share of a run's time that checkpoints take."""
 
 INTERVAL = 60 * MachineConfig().checkpoint_minutes
-"""Seconds between checkpoints by default."""
+"""Default seconds between checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One size, over the rounds."""
+    """The timings of one size."""
 
     n_params: int
     steps: int
-    """Per block."""
+    """Steps per block."""
     without: list[float]
     """Seconds of each block without a save."""
     with_save: list[float]
-    """Seconds of each block with one."""
+    """Seconds of each block with one save."""
     saves: list[float]
     """Seconds of each save."""
     bytes_each: int
-    """One checkpoint on disk."""
+    """Size of one checkpoint on disk."""
 
 
 def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Measured:
-    """Alternate blocks of one run; the block that comes first changes from round to round."""
+    """Time blocks of one run in turn; rounds alternate which kind of block comes first."""
+    # imported here, after the restart with one thread: torch comes with them
     from train.plan.planning import PlannedRun
     from train.plan.validate import validate
     from train.run_folder.accounting import RunClock
-    from train.training.opening import open_run
-    from train.training.recording import open_records, save
-    from train.training.stack import build_stack  # here, because torch comes with them
+    from train.training.recording import describe, open_records, save
+    from train.training.resume import open_run
+    from train.training.trainer import load_engine
 
     config = make_config(width, folder)
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     with folder_of(planned).locked():
         run = open_run(planned)
-        stack = build_stack([run], [], RunClock(0))
-        open_records(run, stack)
+        clock = RunClock(0)
+        engine = load_engine([run], clock)
+        describe(run, engine.compute.name)
+        open_records(run, engine, stacked_with=())
 
         def step() -> None:
-            stack.engine.advance(1)
+            engine.advance(1)
             run.step += 1
 
-        step()  # which warms up
+        # warm up
+        step()
         step_seconds = timed(step)
-        save(run, stack)
+        save(run, engine, clock)
         steps = max(2, round(block_seconds / step_seconds))
-        without, with_save, saves = [], [], []
+        without: list[float] = []
+        with_save: list[float] = []
+        saves: list[float] = []
         for number in range(rounds):
             for is_saving in (number % 2 == 0, number % 2 == 1):
                 began = time.perf_counter()
                 if is_saving:
-                    saves.append(timed(lambda: save(run, stack)))
+                    saves.append(timed(lambda: save(run, engine, clock)))
                 for _ in range(steps):
                     step()
                 seconds = time.perf_counter() - began
@@ -105,7 +109,7 @@ def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Meas
 
 
 def make_config(width: int, folder: Path) -> Config:
-    """One rung on synthetic text, batches of four windows of 128."""
+    """A run of one rung on synthetic text, with batches of four windows of 128 tokens."""
     return Config(
         model=ModelConfig(d_model=width),
         data=DataConfig(
@@ -117,15 +121,17 @@ def make_config(width: int, folder: Path) -> Config:
             synthetic=SyntheticConfig(tokens=400_000),
         ),
         optimizer=OptimizerConfig(lr=1e-3, batch_tokens=512),
-        budget=BudgetConfig(tokens=512 * 1_000_000),  # never reached: the blocks are counted
+        # never reached: only the blocks of steps are trained
+        budget=BudgetConfig(tokens=512 * 1_000_000),
         study=StudyConfig(name="bench_checkpoint"),
-        machine=MachineConfig(compile=Compile.never),  # which would take longer than the blocks
+        # compiling would take longer than the blocks
+        machine=MachineConfig(compile=Compile.never),
         paths=PathsConfig(runs=str(folder / "runs"), data=str(folder / "data")),
     )
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Time one call, in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -139,30 +145,31 @@ def rows_of(measured: Measured) -> list[Figure]:
     by_blocks = statistics.median([saving - plain for saving, plain in pairs])
     return [
         Figure(f"{size}: step", statistics.median(measured.without) / measured.steps, "s"),
-        Figure(f"{size}: save, median of {len(saves)}", median, "s", 0, "min"),
-        Figure(f"{size}: save, fastest", min(saves), "s", 0, "min"),
-        Figure(f"{size}: save, slowest", max(saves), "s", 0, "min"),
-        Figure(f"{size}: save, by the blocks' difference", by_blocks, "s", 0, "min"),
+        Figure(f"{size}: save, median of {len(saves)}", median, "s"),
+        Figure(f"{size}: save, fastest", min(saves), "s"),
+        Figure(f"{size}: save, slowest", max(saves), "s"),
+        Figure(f"{size}: save, by the blocks' difference", by_blocks, "s"),
         Figure(f"{size}: share of time, median save", share(median), "ratio", GOAL, "max"),
         Figure(f"{size}: share of time, slowest save", share(max(saves)), "ratio", GOAL, "max"),
-        Figure(f"{size}: one checkpoint on disk", measured.bytes_each / 1e6, "MB", 0, "min"),
+        Figure(f"{size}: one checkpoint on disk", measured.bytes_each / 1e6, "MB"),
     ]  # fmt: skip
 
 
 def share(save_seconds: float) -> float:
-    """Of the time of a run that saves once an interval of training."""
+    """Share of the time of a run that saves once per INTERVAL seconds of training."""
     return save_seconds / (INTERVAL + save_seconds)
 
 
 def main() -> None:
-    """Run, print the table, write the JSON."""
+    """Measure every size, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--quick", action="store_true", help="at most 3 minutes")
     parser.add_argument("--tiny", action="store_true", help="seconds; figures mean nothing")
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; emptied of our files")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; left as it was")
     options = parser.parse_args()
-    widths, rounds, block_seconds = WIDTHS, 7, 4.0
+    widths: tuple[int, ...] = WIDTHS
+    rounds, block_seconds = 7, 4.0
     if options.quick:
         rounds, block_seconds = 5, 2.0
     if options.tiny:
@@ -173,22 +180,12 @@ def main() -> None:
         for width in widths:
             for row in rows_of(measure(width, rounds, block_seconds, Path(folder))):
                 rows.append(row)
-                goal = ""
-                if row.goal:
-                    goal = f"<= {row.goal:g}  {'meets' if row.meets else 'FALLS SHORT'}"
+                goal = f"{row.goal_text}  {row.verdict}".strip()
                 print(f"{row.name:58s} {row.value:12.5g} {row.unit:6s} {goal}", flush=True)  # noqa: T201
     if options.json:
         write_figures(options.json, rows)
 
 
-def keep_to_one_thread() -> None:
-    """Start again with one thread a process: torch reads these when it is imported."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if any(os.environ.get(name) != "1" for name in threads):
-        arguments = [sys.executable, *sys.argv]
-        os.execve(sys.executable, arguments, {**os.environ, **threads})  # noqa: S606
-
-
 if __name__ == "__main__":
-    keep_to_one_thread()
+    restart_with_one_thread()
     main()

@@ -1,34 +1,35 @@
-"""What the engine gains: its step, its stacks, its trunks and a whole study, each against a peer.
+"""Benchmark of the engine: its step, stacks, trunks, start-up and a whole study.
 
     python scripts/bench_engine.py [--json FILE] [--quick] [--only PART ...] [--folder DIR]
 
-One CPU thread a process. The reference is a training step in nanoGPT's protocol
-(reference_step.py); it and our step are timed in turn in one process, and what counts is the
-median of the rounds' ratios (paired_timing.py). Hugging Face's Trainer is a peer where it is
-installed: pip install transformers accelerate. Before anything is timed, both steps are checked to
-compute the same function. A figure that falls short says so and fails nothing.
+One CPU thread per process. Our step is timed in turn with a reference step that follows nanoGPT's
+train.py (bench/reference_step.py), in one process; the figure is the median of the rounds' ratios
+(bench/paired_timing.py). Hugging Face's Trainer is timed too where it is installed (pip install
+transformers accelerate). Before timing, both models are checked to compute the same loss. A figure
+that falls short of its goal is marked; the exit code stays 0.
 """
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmark_figures import Figure, write_figures
-from measure_stacks import plan_stacks
-from measure_start import plan_start
-from measure_step import plan_steps
-from measure_study import plan_study
-from measure_trainer import plan_trainer
-from measure_trunks import plan_trunks
-from measurement import Effort, LeftOutError, Measurement
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from bench.figures import Figure, write_figures
+from bench.measure_stacks import plan_stacks
+from bench.measure_start import plan_start
+from bench.measure_step import plan_steps
+from bench.measure_study import plan_study
+from bench.measure_trainer import plan_trainer
+from bench.measure_trunks import plan_trunks
+from bench.measurement import Effort, LeftOutError, Measurement
+from bench.one_thread import restart_with_one_thread
 
 PARTS: dict[str, Callable[[Effort], list[Measurement]]] = {
     "step": plan_steps,
@@ -42,13 +43,12 @@ PARTS: dict[str, Callable[[Effort], list[Measurement]]] = {
 EFFORTS = {"full": (7, 2.0), "quick": (5, 0.2), "tiny": (2, 0.001)}
 """Rounds, and CPU seconds of a block."""
 
-
 QUICK_SECONDS = 180.0
-"""Of a quick run: what would take longer than is left of them is left out."""
+"""Length of a --quick run. A measurement that would take longer than what is left is left out."""
 
 
 def main() -> None:
-    """Measure, print the tables, write the JSON after every measurement."""
+    """Run the measurements and print their tables; write the JSON after every measurement."""
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 120)
     with (
@@ -80,10 +80,10 @@ def main() -> None:
 
 
 def take_in_time(measurement: Measurement, ends: float) -> list[Figure]:
-    """Take it, unless the time that ends at `ends` of the monotonic clock is too short for it.
+    """Take a measurement if it can end before `ends`, seconds of the monotonic clock.
 
     Raises:
-        LeftOutError: It is, or the measurement cannot be taken here.
+        LeftOutError: It cannot, or the measurement cannot be taken on this machine.
     """
     left = ends - time.monotonic()
     if measurement.seconds > left:
@@ -109,12 +109,12 @@ def parse_options() -> argparse.Namespace:
         metavar="PART",
         help=f"{list(PARTS)}",
     )
-    parser.add_argument("--folder", type=Path, help="for temporary files; emptied of ours")
+    parser.add_argument("--folder", type=Path, help="for temporary files, deleted at the end")
     return parser.parse_args()
 
 
 def chosen_effort(options: argparse.Namespace, folder: Path) -> Effort:
-    """Return how long to measure."""
+    """Read the effort off the command line."""
     word = "tiny" if options.tiny else "quick" if options.quick else "full"
     rounds, block_seconds = EFFORTS[word]
     return Effort(
@@ -127,7 +127,7 @@ def chosen_effort(options: argparse.Namespace, folder: Path) -> Effort:
 
 
 def open_progress(console: Console) -> Progress:
-    """Return a bar with what is being measured and the time left."""
+    """Build a progress bar with the current measurement and the time left."""
     return Progress(
         BarColumn(),
         TimeElapsedColumn(),
@@ -140,27 +140,17 @@ def open_progress(console: Console) -> Progress:
 
 
 def as_table(title: str, figures: list[Figure]) -> Table:
-    """Return figures beside their goals."""
+    """Figures with their goals and verdicts."""
     table = Table("figure", title=title, title_justify="left")
     for heading in ("value", "unit", "goal", ""):
         table.add_column(heading, justify="right" if heading in ("value", "goal") else "left")
     for figure in figures:
-        goal = verdict = ""
-        if figure.is_judged:
-            goal = f"{'>=' if figure.sense == 'min' else '<='} {figure.goal:g}"
-            verdict = "meets" if figure.meets else "[bold]FALLS SHORT"
-        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, goal, verdict)
+        verdict = figure.verdict.replace("FALLS", "[bold]FALLS")
+        value = f"{figure.value:.4g}"
+        table.add_row(figure.name, value, figure.unit, figure.goal_text, verdict)
     return table
 
 
-def keep_to_one_thread() -> None:
-    """Start again with one thread a process: torch reads these when it is imported."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if any(os.environ.get(name) != "1" for name in threads):
-        arguments = [sys.executable, *sys.argv]
-        os.execve(sys.executable, arguments, {**os.environ, **threads})  # noqa: S606
-
-
 if __name__ == "__main__":
-    keep_to_one_thread()
+    restart_with_one_thread()
     main()

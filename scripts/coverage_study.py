@@ -1,8 +1,8 @@
-"""How often 95 % intervals of a contain the truth, on simulated studies whose surface is known.
+"""Coverage of the 95 % intervals of the exponent a, on simulated studies with a known loss surface.
 
-Each replicate draws a study's grid (sizes shifted at random against the true valleys) and its
-noise, runs every approach on it as `python -m analysis` would, and asks whether the interval of a
-contains the surface's own a = beta / (alpha + beta). A refusal is counted apart: it is no interval.
+Each replicate draws a study's grid (sizes shifted at random relative to the true valleys) and its
+noise, runs every approach on it as `python -m analysis` would, and checks whether the interval of a
+contains the true a = beta / (alpha + beta). Refusals are counted separately.
 
     python scripts/coverage_study.py --json coverage.json --figure docs/results/coverage
 """
@@ -31,13 +31,13 @@ from analysis.parametric.fit import fit_parametric
 
 Floats = NDArray[np.float64]
 Answer = tuple[float, float, float]
-"""a, and the ends of its interval."""
+"""Estimate of a, then the lower and the upper end of its interval."""
 
 GOAL = (92.0, 98.0)
-"""Per cent of intervals that must contain the truth."""
+"""Target range of the coverage, in per cent."""
 
 NOISES = (0.003, 0.01, 0.03)
-"""Sd of a log loss."""
+"""Standard deviations of the noise in log loss."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +60,33 @@ class Surface:
         return np.asarray(self.E + self.A / n**self.alpha + self.B / d**self.beta)
 
     def best_size(self, flops: float) -> float:
-        """N_opt where C = 6ND."""
+        """N_opt at C = 6ND."""
         scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         return float(scale * (flops / 6.0) ** self.a)
 
 
 SMALL = Surface(1.88, 666.0, 84400.0, 0.896, 0.950)
-"""Rounded from the quickstart study's own fit: byte-level models of 4k to 100k parameters."""
+"""Rounded from the quickstart study's fit: byte-level models of 4k to 100k parameters."""
 
 LARGE = Surface(1.8, 480.0, 2100.0, 0.35, 0.37)
-"""Near Chinchilla's."""
+"""Close to Chinchilla's."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A study's grid and how its noise comes about."""
+    """A study's grid and the distribution of its noise."""
 
     name: str
     surface: Surface
     budgets: tuple[float, ...]
     sizes: int
     step: float
-    """Factor between neighbouring sizes."""
+    """Ratio of neighbouring sizes."""
     seeds: int = 1
     heavy: bool = False
-    """Student's t with 3 degrees of freedom, scaled to the same sd."""
+    """Noise from Student's t with 3 degrees of freedom, scaled to the same standard deviation."""
     shared: float | None = None
-    """Correlation of noise between checkpoints of one run; None trains each point on its own."""
+    """Correlation of the noise between checkpoints of one run; None: every point is its own run."""
 
 
 def _budgets(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -104,7 +104,7 @@ DESIGNS = (
 
 
 def simulate(design: Design, noise: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Return one study's runs table."""
+    """Draw the runs table of one study."""
     surface, log_step = design.surface, np.log(design.step)
     half = 0.5 * (design.sizes - 1) * log_step
     rows = []
@@ -141,7 +141,7 @@ def simulate(design: Design, noise: float, rng: np.random.Generator) -> pd.DataF
 
 
 def by_valleys(method: Method) -> Callable[[pd.DataFrame, int, int], Answer]:
-    """Return approach 2."""
+    """Approach 2, IsoFLOP valleys, with one method."""
 
     def fit(table: pd.DataFrame, resamples: int, seed: int) -> Answer:
         cells = make_cells(table)
@@ -152,7 +152,7 @@ def by_valleys(method: Method) -> Callable[[pd.DataFrame, int, int], Answer]:
 
 
 def by_surface(loss: Loss) -> Callable[[pd.DataFrame, int, int], Answer]:
-    """Return approach 3."""
+    """Approach 3, the parametric fit, with one loss."""
 
     def fit(table: pd.DataFrame, resamples: int, seed: int) -> Answer:
         columns = (table[name].to_numpy(float) for name in ("n_params", "tokens"))
@@ -170,7 +170,7 @@ def by_surface(loss: Loss) -> Callable[[pd.DataFrame, int, int], Answer]:
 
 
 def by_envelope(table: pd.DataFrame, resamples: int, seed: int) -> Answer:
-    """Run approach 1 on what a table has: final losses, or rows that are checkpoints."""
+    """Approach 1, the envelope, of the runs' curves, or of final losses where rows are single."""
     curves = []
     for name, rows in table.groupby("run_id", sort=False):
         rows = rows.sort_values("tokens")
@@ -203,12 +203,12 @@ _LOOKS = {
     "surface, MSE": (style.SURFACE, "^"),
     "envelope": (style.ENVELOPE, "X"),
 }
-"""Colour by approach, marker by its variant."""
+"""Colour of each approach, marker of each variant."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One design, noise and approach."""
+    """Result of one approach for one design and noise."""
 
     design: str
     noise: float
@@ -216,21 +216,21 @@ class Row:
     replicates: int
     refused: int
     coverage: float
-    """Per cent of intervals that contain the truth; nan when all were refused."""
+    """Per cent of intervals that contain the true a; nan when all replicates were refused."""
     error: float
-    """Monte Carlo standard error of it, per cent."""
+    """Monte Carlo standard error of the coverage, in per cent."""
     bias: float
-    """Mean of a minus the truth."""
+    """Mean estimate of a minus the true a."""
     sd: float
-    """Of a between replicates."""
+    """Standard deviation of the estimates over replicates."""
     half_width: float
-    """Median."""
+    """Median half-width of the intervals."""
 
 
 def measure(
     design: Design, noise: float, approach: str, replicates: int, resamples: int, seed: int
 ) -> Row:
-    """Count how often the interval contains the truth."""
+    """Estimate the coverage of one approach."""
     answers = []
     for k in range(replicates):
         table = simulate(design, noise, np.random.default_rng([seed, k]))
@@ -260,7 +260,7 @@ def measure(
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
-    """Draw coverage by design and approach, one panel a noise, with the goal's band."""
+    """Draw coverage by design and approach, one panel per noise, with the target range."""
     noises = sorted({row.noise for row in rows})
     designs = list(dict.fromkeys(row.design for row in rows))
     approaches = list(dict.fromkeys(row.approach for row in rows))
@@ -301,7 +301,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table."""
+    """Format the rows as a Markdown table."""
     lines = [
         "| design | noise | approach | coverage, % | bias | sd | half-width | refused |",
         "|---|---|---|---|---|---|---|---|",
@@ -318,7 +318,7 @@ def table_of(rows: Sequence[Row]) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure every combination, print the rows, and write the files asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replicates", type=int, default=300)
     parser.add_argument("--resamples", type=int, default=500)

@@ -1,7 +1,7 @@
-# Sourced by the other scripts: makes .venv and installs the pinned project into it, once.
+# Sourced by the other scripts. Creates .venv and installs the project with pinned versions, once.
 #   make_environment [EXTRAS]     EXTRAS such as [dev]; sets PYTHON
-#   find_browser                  installs Chromium where it is missing and can be installed
-# Python 3.11 to 3.13 is taken from $PYTHON_BIN, else from the PATH.
+#   find_browser                  installs Chromium if it is missing and can be installed
+# Uses $PYTHON_BIN, or else the first Python 3.11 to 3.13 on the PATH.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +20,7 @@ find_python() {
 
 make_environment() {
   local extras=${1:-} python files stamp=.venv/installed
-  # what is installed depends on these files and on nothing else; [dev] holds every other extra
+  # the installation depends only on these files; [dev] includes every other extra
   files=$(cat pyproject.toml constraints.txt | cksum)
   PYTHON=$PWD/.venv/bin/python
   if "$PYTHON" -m pip --version >/dev/null 2>&1 && [ -f "$stamp" ] &&
@@ -34,13 +34,13 @@ make_environment() {
   echo "$files $extras" >"$stamp"
 }
 
-# The report's tests load it in Chromium. Where there is none and this is root on a Debian, it is
-# installed; where that fails those tests skip and say why, so nothing here is an error.
+# The report's tests open it in Chromium. As root on Debian, a missing Chromium is installed. Without
+# it those tests are skipped, with the reason, so a failure here is no error.
 find_browser() {
   if command -v chromium chromium-browser google-chrome >/dev/null; then return; fi
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return; fi
   echo "installing Chromium for the report's tests (half a minute, once) ..." >&2
   export DEBIAN_FRONTEND=noninteractive
   timeout 300 sh -c 'apt-get update && apt-get install -y --no-install-recommends chromium' \
-    >/dev/null 2>&1 || echo "Chromium could not be installed: tests that need it skip" >&2
+    >/dev/null 2>&1 || echo "Chromium could not be installed: tests that need it are skipped" >&2
 }

@@ -1,13 +1,13 @@
-"""Kill a real study at random moments until it has finished; compare it with an undisturbed one.
+"""Train a study under random SIGKILLs and compare it, bit by bit, with an undisturbed one.
 
     python scripts/fault_drill.py study=NAME [kills=50] [seed=0] [runs=DIR] [overrides of the study]
                                   [--json FILE] [--markdown FILE] [--quick]
 
-The study is trained once undisturbed (kept, and used again) and once under SIGKILLs at seeded
-random moments, the same command started again each time. A victim is one job, the launcher alone
-(its jobs go on as orphans), or the launcher with all its jobs. If the study ends before `kills` of
-them, it is trained again under the next seed until the number is reached. With --quick and no
-study, four small runs on synthetic text.
+The study is trained once undisturbed (kept for the next drill) and once under SIGKILLs at random
+moments drawn from the seed; after each kill the same command is started again. A kill hits one job,
+the launcher alone (its jobs go on as orphans), or the launcher with all its jobs. If the study ends
+before `kills` kills, it is trained again with the next seed. --quick without a study trains four
+small runs on synthetic text.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from benchmark_figures import write_figures
-from compare_studies import RunComparison, compare_studies
-from drill_report import Drill, figures, print_report, write_markdown
-from random_kills import Storm
-
+from bench.figures import write_figures
+from drill.compare_studies import RunComparison, compare_studies
+from drill.random_kills import Storm
+from drill.report import Drill, figures, print_report, write_markdown
 from train.run_folder.provenance import git_state
 from train.storage.records import read_json, write_json
 
 PLUMBING = {"machine.checkpoint_steps": "100", "machine.log_every": "10"}
-"""Set unless the command says otherwise: minutes between checkpoints are for runs of hours."""
+"""Overrides that the command line may replace. The default checkpoint interval, in minutes, is too
+long for runs of seconds."""
 
 RECORD = "fault_drill.json"
-"""In every study folder that the drill made, and may therefore delete."""
+"""File in every study folder made by the drill; only folders that have it are ever deleted."""
 
 QUICK_STUDY = """# @package _global_
 # Four small runs on synthetic text, a few seconds each on one CPU core: for a quick drill.
@@ -56,7 +56,7 @@ eval: {points: 4, tokens: 8192}
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for."""
+    """The command line."""
 
     study: str
     kills: int
@@ -66,7 +66,7 @@ class Request:
     config_dir: Path | None = None
 
     def command(self, name: str) -> list[str]:
-        """The command that trains the study under another name."""
+        """The command that trains the study under the name `name`."""
         words = ["-m", "train"]
         if self.config_dir:
             words += ["--config-dir", str(self.config_dir)]
@@ -75,19 +75,19 @@ class Request:
 
     @property
     def plumbing(self) -> list[str]:
-        """PLUMBING where the overrides do not say otherwise."""
+        """PLUMBING without the keys that the overrides set."""
         asked = {word.partition("=")[0].lstrip("+") for word in self.overrides}
         return [f"{key}={value}" for key, value in PLUMBING.items() if key not in asked]
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the drill and print its table; 0 also when a figure falls short."""
+    """Run the drill and print its table; return 0 also when a figure falls short of its goal."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--markdown", type=Path, help="where a page with the table goes")
+    parser.add_argument("--markdown", type=Path, help="where a Markdown page with the table goes")
     parser.add_argument("--quick", action="store_true", help="at most 3 minutes")
     parser.add_argument("--config-dir", type=Path, help="where the study's own configs are")
     options = parser.parse_args(words)
@@ -111,7 +111,11 @@ class DrillError(Exception):
 
 
 def make_request(options: argparse.Namespace) -> Request:
-    """Read key=value words; write the quick study where none is named."""
+    """Read the key=value words; write the config of the quick study if none is named.
+
+    Raises:
+        DrillError: A word is wrong.
+    """
     own = {"study": "", "kills": "5" if options.quick else "50", "seed": "0", "runs": "runs"}
     overrides = []
     for word in options.words:
@@ -148,10 +152,11 @@ def make_request(options: argparse.Namespace) -> Request:
 
 
 def run_drill(request: Request) -> Drill:
-    """Train the reference if it is not there, then under kills until there are enough of them.
+    """Train the reference unless it exists, then train under kills until there are enough.
 
     Raises:
-        DrillError: The study does not train undisturbed, or a folder is in the way.
+        DrillError: The study does not train undisturbed, or a folder of another origin has the
+            name.
     """
     reference = request.runs / f"{request.study}-drill-reference"
     seconds_alone = train_reference(request, reference)
@@ -166,8 +171,9 @@ def run_drill(request: Request) -> Drill:
         storms.append(storm)
         _say(f"{folder.name}: {len(storm.kills)} kills, comparing with {reference.name}")
         compared += compare_studies(reference, folder)
+        # the study is too short to be hit, or cannot be finished; the table shows which
         if not storm.kills or storm.share < 1:
-            break  # too short a study to hit, or one that cannot be finished: the table says so
+            break
     return Drill(
         study=request.study,
         kills_wanted=request.kills,
@@ -180,12 +186,18 @@ def run_drill(request: Request) -> Drill:
 
 
 def train_reference(request: Request, folder: Path) -> float:
-    """Train the study undisturbed, unless this very code did so before; return its seconds.
+    """Train the study undisturbed, unless the same command and commit did before.
+
+    Returns:
+        Its wall-clock seconds, data preparation excluded.
 
     Raises:
-        DrillError: It does not finish.
+        DrillError: The study does not finish.
     """
-    asked = {"command": request.command(folder.name), "git": git_state(Path(__file__).parent)}
+    asked: dict[str, object] = {
+        "command": request.command(folder.name),
+        "git": git_state(Path(__file__).parent),
+    }
     try:
         record = read_json(folder / RECORD)
     except (FileNotFoundError, ValueError):
@@ -193,8 +205,9 @@ def train_reference(request: Request, folder: Path) -> float:
     if record.get("seconds") and _is_of(record, asked):
         _say(f"{folder.name}: there already, {record['seconds']:.0f} s")
         return float(record["seconds"])
+    # prepares the data, which is not timed
     warm_up = _undisturbed(request, folder, asked)
-    warm_up.run_until_it_trains()  # so that preparing the text is not in the seconds
+    warm_up.run_until_it_trains()
     storm = _undisturbed(request, folder, asked)
     storm.run()
     if storm.launches > 1 or storm.share < 1:
@@ -222,16 +235,16 @@ def _storm(request: Request, folder: Path, *, kills: int, seconds_alone: float, 
 
 
 def _is_of(record: dict[str, object], asked: dict[str, object]) -> bool:
-    """Whether a reference is of this command and commit, without changes that no commit names."""
+    """Whether a reference was made by this command at this commit, with a clean work tree."""
     is_clean = not git_state(Path(__file__).parent)["dirty"]
     return is_clean and all(record.get(key) == value for key, value in asked.items())
 
 
 def make_own_folder(folder: Path, record: dict[str, object]) -> None:
-    """Make a study folder of the drill's, in place of one that an earlier drill made.
+    """Make a study folder, deleting one of an earlier drill.
 
     Raises:
-        DrillError: A folder of that name is there and no drill made it.
+        DrillError: A folder with that name exists and was not made by a drill.
     """
     if folder.exists():
         if not (folder / RECORD).exists():
@@ -242,7 +255,7 @@ def make_own_folder(folder: Path, record: dict[str, object]) -> None:
 
 
 class _Progress:
-    """A line every ten seconds, with the time left at the rate so far."""
+    """Prints a line every ten seconds, with the estimated time left."""
 
     def __init__(self, kills_wanted: int, seconds_alone: float) -> None:
         self._kills_wanted, self._seconds_alone = kills_wanted, seconds_alone
@@ -269,9 +282,10 @@ def _say(line: str) -> None:
 
 
 def _command_line(words: Sequence[str] | None) -> str:
-    told = list(words if words is not None else sys.argv[1:])
-    kept = [word for word in told if "=" in word and not word.startswith("--")]
-    return " ".join(["python scripts/fault_drill.py", *kept, *(["--quick"] * ("--quick" in told))])
+    given = list(words if words is not None else sys.argv[1:])
+    kept = [word for word in given if "=" in word and not word.startswith("--")]
+    kept += ["--quick"] if "--quick" in given else []
+    return " ".join(["python scripts/fault_drill.py", *kept])
 
 
 if __name__ == "__main__":

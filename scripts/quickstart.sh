@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A fresh machine to a compute-optimal exponent: environment, real text, a small IsoFLOP study on
-# whatever device there is, fits, figures, report. Running it again reuses what is there.
-# Words are passed on to the study, such as: bash scripts/quickstart.sh tracker=wandb
+# From a fresh machine to a compute-optimal exponent: environment, real text, a small IsoFLOP study
+# on the available device, fits, figures, report. Running it again continues where it stopped.
+# Arguments are passed to the study, for example: bash scripts/quickstart.sh tracker=wandb
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 case " $* " in

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A fresh machine to a verdict: environment, formatter, linter, types, and the default test suite.
-# Words are passed on to pytest, such as: bash scripts/test.sh -m slow
+# On a fresh machine: environment, formatter, linter, type checker and the default test suite.
+# Arguments are passed to pytest, for example: bash scripts/test.sh -m slow
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 make_environment '[dev]'

@@ -39,8 +39,7 @@ from train.study.launch import STUDY_JOB
 from train.study.packing import plan_jobs
 from train.study.preflight import preflight
 from train.study.study import refuse_over_max_flops
-from train.training.lockstep import follow
-from train.training.trainer import train_runs
+from train.training.trainer import follow_rank_0, train_runs
 
 _refused: list[WindTunnelError] = []
 """The job's own error, kept here: Hydra prints the whole command before it lets one through."""
@@ -93,18 +92,18 @@ def run_job(tree: DictConfig) -> None:
 
 
 def main() -> int:
-    """Run the command; of several processes, the first, whose lead the others follow."""
+    """Run the command; of several ranks, rank 0, and the others train what it plans."""
     try:
         world = join_world()
     except WindTunnelError as error:
         return _fail(error)
     if world.rank > 0:
-        return follow(world)
+        return follow_rank_0(world)
     exit_code = WindTunnelError.exit_code
     try:
         exit_code = command()
     finally:  # also where --help or a refused option ends the process
-        world.leave(exit_code)
+        world.shutdown(exit_code)
     return exit_code
 
 

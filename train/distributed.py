@@ -1,20 +1,18 @@
 """The processes that train one job together, each on its own device: `torchrun -m train ...`.
 
-They are data parallel: every rank holds the whole model and computes the gradient of its share of
-each batch, and the mean over all of them is what each updates with. Rank 0 leads. It reads the
-config, the checkpoints and the data's state, writes all records, and tells the others what to do
-(lockstep.py), so that nothing is decided twice. A process that was started alone is a world of one,
-in which nothing of this happens.
-
-How the processes of one job find each other: by what torchrun puts into their environment.
+Data parallel: every rank holds the whole model, computes the gradient of its part of each batch,
+and updates with the mean over all ranks. All ranks run the same training code; rank 0 alone reads
+the config, the checkpoints and the run folders, and writes to them (`World.on_rank_0`). A process
+that was started alone is a world of one, in which no collective is called.
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -24,102 +22,110 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from train.engine.device import ComputeDevice, release_memory
 from train.errors import ConfigError, DeviceMemoryError, InfrastructureError, WindTunnelError
 from train.signals import StopRequest
 
-LONGEST_ORDER = timedelta(days=30)
-"""Followers wait so long for the leader, which may be preparing data; its death ends the wait."""
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that torchrun sets for each process."""
 
-LONGEST_STEP = timedelta(minutes=10)
-"""The first one compiles. Of NCCL, which cannot always tell that a peer is gone."""
+JOIN_SECONDS = 300.0
+"""Timeout for all ranks to appear."""
 
-FAILURE = "failure"
-"""Key under which a rank that fails leaves its reason to the others."""
+GLOO_TIMEOUT = timedelta(days=30)
+"""Timeout for rank 0's next value (it may be tokenising); if rank 0 dies, gloo fails at once."""
+
+NCCL_TIMEOUT = timedelta(minutes=10)
+"""Timeout of a collective on GPUs, where a dead peer may go unnoticed. The first step compiles."""
+
+FAILURE_KEY = "failure"
+"""Key of the store under which the first rank that fails leaves its reason."""
 
 Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class ReleasedError(Exception):
+    """Rank 0 has ended, with an error or without one; the other ranks end with exit code 0."""
 
 
 @dataclass(kw_only=True)
 class World:
-    """One process's place among those of its job; by default it is alone."""
+    """This process's rank among those of its job; by default it is alone."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Place among the processes of this machine, which is the number of its GPU."""
+    """Rank on this machine, which is the index of its GPU."""
     store: Store | None = None
-    """Where the processes found each other."""
+    """torchrun's key-value store, which outlives this process."""
     is_broken: bool = False
-    """Whether the others may be waiting for something that will not come."""
-    _devices: distributed.ProcessGroup | None = None
-    """Ranks as they exchange what is on GPUs; on CPUs the default group does."""
+    """Whether other ranks may be waiting in a collective that this one never reaches."""
+    _nccl: distributed.ProcessGroup | None = None
 
-    def share(self, batch_seqs: int) -> int:
-        """Windows of a batch that each rank takes; check_batch_split refuses others."""
+    def split(self, batch_seqs: int) -> int:
+        """Windows of a batch that each rank takes; validate.check_batch_split refused a rest."""
         assert batch_seqs % self.size == 0
         return batch_seqs // self.size
 
     def part(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Those of `items` that fall to this rank."""
+        """This rank's items."""
         return items[self.rank :: self.size]
 
-    def use(self, compute: ComputeDevice) -> None:
-        """Exchange tensors on this device from now on; every rank calls it at the same point."""
-        if self.size > 1 and compute.is_cuda:
-            torch.cuda.set_device(compute.device)
-            with self.lockstep():
-                distributed.barrier()  # a rank may be preparing data of its own, for hours
-                if self._devices is None:
-                    self._devices = distributed.new_group(backend="nccl", timeout=LONGEST_STEP)
+    def use(self, device: torch.device) -> None:
+        """Make `device` the one whose tensors are reduced; every rank calls it."""
+        if self.size > 1 and device.type == "cuda":
+            torch.cuda.set_device(device)
+            with self.collective():
+                # a rank may prepare data of its own for hours, and NCCL would not wait so long
+                distributed.barrier()
+                if self._nccl is None:
+                    self._nccl = distributed.new_group(backend="nccl", timeout=NCCL_TIMEOUT)
 
-    def sum(self, tensor: Tensor) -> None:
-        """Put the sum over all ranks in place of `tensor`, the same bits on each.
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over all ranks, the same bits on each.
 
-        On NCCL it is queued like any kernel, and can be part of a CUDA graph.
+        With NCCL it is queued like any kernel, and can be part of a CUDA graph.
         """
         if self.size > 1:
-            with self.lockstep():
+            with self.collective():
                 distributed.all_reduce(tensor, group=self._group(tensor))
 
-    def copy_leader(self, tensor: Tensor) -> None:
-        """Put rank 0's values in place of `tensor`."""
+    def broadcast(self, tensor: Tensor) -> None:
+        """Replace `tensor` by rank 0's."""
         if self.size > 1:
-            with self.lockstep():
+            with self.collective():
                 distributed.broadcast(tensor, src=0, group=self._group(tensor))
 
-    def agree(self, stop: StopRequest) -> bool:
-        """Whether a signal asked any rank to stop; on all of them, or on none."""
+    def any_stop(self, stop: StopRequest) -> bool:
+        """Whether a signal asked any rank to stop: the same answer on all of them."""
         if self.size > 1:
             number = torch.tensor([stop.signal or 0])
-            with self.lockstep():
+            with self.collective():
                 distributed.all_reduce(number, op=distributed.ReduceOp.MAX)
             if number.item():
                 stop.signal = signal.Signals(int(number.item()))
         return bool(stop)
 
-    def tell(self, order: str, **details: Any) -> None:  # noqa: ANN401
-        """Rank 0 says what all do next; JSON values."""
-        if self.size > 1:
-            content = json.dumps({"order": order, **details}).encode()
-            with self.lockstep():
-                distributed.broadcast(torch.tensor([len(content)]), src=0)
-                distributed.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8), 0)
+    def on_rank_0(self, work: Callable[[], Value]) -> Value:
+        """Run `work` on rank 0 and return its value, JSON in a world of several, on every rank.
 
-    def hear(self) -> dict[str, Any]:
-        """What rank 0 tells next."""
-        with self.lockstep():
-            size = torch.zeros(1, dtype=torch.int64)
-            distributed.broadcast(size, src=0)
-            content = torch.zeros(int(size.item()), dtype=torch.uint8)
-            distributed.broadcast(content, src=0)
-        order = json.loads(content.numpy().tobytes())
-        assert isinstance(order, dict)
-        return order
+        Everything that only rank 0 does goes through here: the others wait for its end, so that an
+        error of rank 0 finds them in this collective and in no other.
+
+        Raises:
+            ReleasedError: On the other ranks, when `work` raised on rank 0.
+        """
+        if self.size == 1:
+            return work()
+        if self.rank > 0:
+            return self._receive()["value"]  # type: ignore[no-any-return]
+        value = work()
+        self._send({"value": value})
+        return value
 
     @contextlib.contextmanager
-    def lockstep(self) -> Iterator[None]:
-        """Something that all ranks do at once: whatever ends it on one leaves the others waiting.
+    def collective(self) -> Iterator[None]:
+        """Wrap what all ranks do at once: an error on one of them leaves the others waiting.
 
         Raises:
             DeviceMemoryError: Another rank ran out of memory.
@@ -127,74 +133,85 @@ class World:
         """
         try:
             yield
-        except WindTunnelError:
-            self.is_broken = self.size > 1
+        except ReleasedError:
             raise
         except BaseException as error:
             self.is_broken = self.size > 1
             if self.is_broken and _is_of_a_peer(error):
-                raise self._failure() from None
+                raise self._failure_of_a_peer() from None
             raise
 
     def report(self, error: BaseException) -> None:
-        """Leave the reason of this rank's end to the others, unless one of them has left its own.
-
-        The store is torchrun's own process, so it outlives this one.
-        """
+        """Leave the reason of this rank's failure to the others, unless one has left its own."""
         if self.store is None or not self.is_broken:
             return
         with contextlib.suppress(RuntimeError):
-            if not self.store.check([FAILURE]):
+            if not self.store.check([FAILURE_KEY]):
                 is_memory = isinstance(error, DeviceMemoryError)
-                reason = {"rank": self.rank, "is_memory": is_memory, "reason": in_a_line(error)}
-                self.store.set(FAILURE, json.dumps(reason))
+                reason = {"rank": self.rank, "is_memory": is_memory, "reason": first_line(error)}
+                self.store.set(FAILURE_KEY, json.dumps(reason))
 
-    def was_reported(self) -> bool:
-        """Whether some rank has left a reason."""
+    def has_failed(self) -> bool:
+        """Whether any rank has left a reason."""
         with contextlib.suppress(RuntimeError):
-            return self.store is not None and bool(self.store.check([FAILURE]))
+            return self.store is not None and bool(self.store.check([FAILURE_KEY]))
         return False
 
-    def leave(self, exit_code: int) -> None:
-        """Rank 0 is done: let the others go, too.
-
-        Where they may hang, the process ends here: leaving in good order would wait for them.
-        """
+    def shutdown(self, exit_code: int) -> None:
+        """Leave the world, rank 0 first; or end the process where leaving could wait for ever."""
         if self.size == 1:
             return
-        if not self.is_broken:
+        if self.rank == 0 and not self.is_broken:
             with contextlib.suppress(InfrastructureError):
-                self.tell("over")
-        self.part_with(exit_code)
-
-    def part_with(self, exit_code: int) -> None:
-        """Close the connections; or end the process where that could wait for ever."""
+                self._send({"released": True})
         if self.is_broken:
-            end_at_once(exit_code)
-        release_memory()  # recorded graphs hold on to NCCL's connections
+            end_process(exit_code)
+        # a CUDA graph that was not collected yet would keep NCCL's connections
+        gc.collect()
         distributed.destroy_process_group()
 
-    def _group(self, tensor: Tensor) -> distributed.ProcessGroup | None:
-        return self._devices if tensor.is_cuda else None
+    def wait_for_release(self) -> None:
+        """On the other ranks: wait until rank 0 shuts down."""
+        with contextlib.suppress(ReleasedError):
+            while True:
+                self._receive()
 
-    def _failure(self) -> WindTunnelError:
-        """The error that another rank's end is to this one."""
-        told: Mapping[str, Any] = {}
+    def _send(self, message: dict[str, Any]) -> None:
+        content = json.dumps(message).encode()
+        with self.collective():
+            distributed.broadcast(torch.tensor([len(content)]), src=0)
+            distributed.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8), src=0)
+
+    def _receive(self) -> dict[str, Any]:
+        with self.collective():
+            size = torch.zeros(1, dtype=torch.int64)
+            distributed.broadcast(size, src=0)
+            content = torch.zeros(int(size.item()), dtype=torch.uint8)
+            distributed.broadcast(content, src=0)
+        message = json.loads(content.numpy().tobytes())
+        if "released" in message:
+            raise ReleasedError
+        assert isinstance(message, dict)
+        return message
+
+    def _group(self, tensor: Tensor) -> distributed.ProcessGroup | None:
+        return self._nccl if tensor.is_cuda else None
+
+    def _failure_of_a_peer(self) -> WindTunnelError:
+        failure: dict[str, Any] = {}
         with contextlib.suppress(RuntimeError, ValueError):
-            if self.store is not None and self.store.check([FAILURE]):
-                told = json.loads(self.store.get(FAILURE))
-        if not told:
+            if self.store is not None and self.store.check([FAILURE_KEY]):
+                failure = json.loads(self.store.get(FAILURE_KEY))
+        if not failure:
             return InfrastructureError(
                 f"one of the {self.size} processes is gone; the same command continues"
             )
-        message = f"rank {told['rank']}: {told['reason']}"
-        if told["is_memory"]:
-            return DeviceMemoryError(message)
-        return InfrastructureError(message)
+        kind = DeviceMemoryError if failure["is_memory"] else InfrastructureError
+        return kind(f"rank {failure['rank']}: {failure['reason']}")
 
 
-def end_at_once(exit_code: int) -> NoReturn:
-    """End the process without waiting for anything but what it has to say."""
+def end_process(exit_code: int) -> NoReturn:
+    """End the process without waiting for anything but its output."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -202,61 +219,48 @@ def end_at_once(exit_code: int) -> NoReturn:
 
 
 def _is_of_a_peer(error: BaseException) -> bool:
-    """Whether a collective failed because of what happened elsewhere; gloo says it in words."""
+    """Whether a collective failed because of another rank; gloo raises plain RuntimeErrors."""
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
-def in_a_line(error: BaseException) -> str:
-    """What an error of another library says first."""
+def first_line(error: BaseException) -> str:
+    """First line of an error's message."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-_joined = World()
+_world = World()
 
 
 def this_world() -> World:
-    """The world that this process joined; alone before that. One a process, as in torch."""
-    return _joined
-
-
-def join(world: World) -> None:
-    """Make `world` this process's, once its ranks have found each other at its store."""
-    global _joined
-    if world.size > 1:
-        distributed.init_process_group(
-            "gloo", store=world.store, rank=world.rank, world_size=world.size, timeout=LONGEST_ORDER
-        )
-    _joined = world
-
-
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells each process."""
-
-JOIN_SECONDS = 300.0
-"""How long the processes wait for each other at the start."""
+    """The world that this process joined; a world of one before that."""
+    return _world
 
 
 def join_world() -> World:
-    """Find the other processes of this job, as torchrun's environment tells.
+    """Meet the other ranks of this job, which torchrun's environment variables name.
 
     Raises:
-        ConfigError: Part of that environment is missing or cannot be.
-        InfrastructureError: They did not all come within JOIN_SECONDS.
+        ConfigError: One of those variables is missing or impossible.
+        InfrastructureError: Not all ranks appeared within JOIN_SECONDS.
     """
+    global _world
     world = world_of_environment()
     if world.size > 1:
-        world.store = _meet(world)
-    join(world)
+        world.store = _rendezvous(world)
+        distributed.init_process_group(
+            "gloo", store=world.store, rank=world.rank, world_size=world.size, timeout=GLOO_TIMEOUT
+        )
+    _world = world
     return world
 
 
 def world_of_environment() -> World:
-    """What torchrun's environment says; a world of one without it. Nothing is connected.
+    """Rank and size by torchrun's variables, a world of one without them; nothing is connected.
 
     Raises:
-        ConfigError: Part of it is missing or cannot be.
+        ConfigError: One of them is missing or impossible.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return World()
@@ -266,13 +270,13 @@ def world_of_environment() -> World:
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set and {', '.join(missing)} is not; start "
             f"several processes by torchrun --nproc-per-node N -m train, or unset WORLD_SIZE"
         )
-    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
+    size, rank = _whole_number("WORLD_SIZE", 1), _whole_number("RANK", 0)
     if rank >= size:
         raise ConfigError(f"RANK={rank}: must be below WORLD_SIZE={size}, at most {size - 1}")
-    return World(rank=rank, size=size, local_rank=_number("LOCAL_RANK", 0))
+    return World(rank=rank, size=size, local_rank=_whole_number("LOCAL_RANK", 0))
 
 
-def _number(name: str, least: int) -> int:
+def _whole_number(name: str, least: int) -> int:
     text = os.environ[name]
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(
@@ -281,25 +285,25 @@ def _number(name: str, least: int) -> int:
     return int(text)
 
 
-def _meet(world: World) -> Store:
-    """Wait until every rank is there."""
+def _rendezvous(world: World) -> Store:
+    """Wait for every rank at MASTER_ADDR; return the store that they share."""
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    patience = timedelta(seconds=JOIN_SECONDS)
+    timeout = timedelta(seconds=JOIN_SECONDS)
     missing = set(range(world.size)) - {world.rank}
     try:
-        found = next(rendezvous("env://", world.rank, world.size, timeout=patience))
-        # torchrun's own store outlives a restart of its processes: each has a part for itself
+        found = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+        # torchrun keeps its store when it restarts the processes: keys of each attempt are its own
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = PrefixStore(f"windtunnel {attempt}", found[0])
         store.set(f"rank {world.rank}", "here")
         for rank in sorted(missing):
-            store.wait([f"rank {rank}"], patience)
+            store.wait([f"rank {rank}"], timeout)
             missing.remove(rank)
     except (RuntimeError, ValueError, OSError) as error:
         listed = ", ".join(str(rank) for rank in sorted(missing))
         raise InfrastructureError(
             f"rank {world.rank} of {world.size} waited {JOIN_SECONDS:g} s at {address} for rank "
-            f"{listed} ({in_a_line(error)}); see to it that every process is started and reaches "
+            f"{listed} ({first_line(error)}); see to it that every process is started and reaches "
             f"that address, and the same command continues"
         ) from None
     return store

@@ -74,7 +74,7 @@ def tiny_config(runs: Path, data: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the children: 0.2 s of every start, for the column mfu alone."""
-    monkeypatch.setattr("train.training.stack.peak_flops", lambda compute, dtype: PEAK)
+    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: PEAK)
 
 
 @pytest.fixture(scope="session")

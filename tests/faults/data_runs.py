@@ -1,17 +1,14 @@
-"""Runs of eight steps on data of a test's own, and what it means that they were refused."""
+"""Runs of eight steps on a test's own data, and the assertion that they are refused."""
 
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.runner import run_folder
 from train.config.experiment import Source
-from train.config.schema import Config
 from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
@@ -25,10 +22,10 @@ from train.training.trainer import train_run
 TRAIN, HELD = "train-00000.bin", "validation.bin"
 
 STEPS = 8
-SHORT: dict[str, Any] = {"budget__tokens": STEPS * 256, "schedule__warmup_steps": 1}
+SHORT = {"budget__tokens": STEPS * 256, "schedule__warmup_steps": 1}
 
 
-def on_a_chain(tiny: Callable[..., Config], prepared_data: Path, root: Path) -> Config:
+def on_a_chain(tiny, prepared_data, root):
     """A run on a copy of the prepared chain, which has been verified."""
     shutil.copytree(prepared_data, root / "data")
     config = tiny(paths__data=str(root / "data"), **SHORT)
@@ -36,11 +33,13 @@ def on_a_chain(tiny: Callable[..., Config], prepared_data: Path, root: Path) -> 
     return config
 
 
-def on_text(tiny: Callable[..., Config], root: Path) -> Config:
-    """A run on 150 documents of one file, prepared and verified."""
+DOCUMENTS = [f"Document {n} says {'word ' * (n % 9)}." for n in range(150)]
+
+
+def on_text(tiny, root, texts=DOCUMENTS):
+    """A run on the documents of one file, prepared and verified."""
     path = root / "corpus.jsonl"
-    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}."} for n in range(150)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = tiny(
         paths__data=str(root / "data"),
         data__source=Source.files,
@@ -53,12 +52,12 @@ def on_text(tiny: Callable[..., Config], root: Path) -> Config:
     return config
 
 
-def folder_of(config: Config) -> Path:
+def folder_of(config):
     return prepared_folder(config.data, Path(config.paths.data))
 
 
-def refused(config: Config, message: str) -> None:
-    """Neither a launch nor a run of its own starts; what is wrong is said and recorded."""
+def refused(config, message):
+    """Neither a launch nor a single run starts; the message is raised and recorded."""
     with pytest.raises(DataError, match=message) as caught:
         launch(config)
     assert caught.value.exit_code == 2
@@ -72,19 +71,19 @@ def refused(config: Config, message: str) -> None:
     assert not folder.metrics.exists()
 
 
-def losses(config: Config) -> list[float]:
-    """The losses of a run that nothing stopped."""
+def losses(config):
+    """The losses of a run that completes."""
     train_run(config, validate(config))
     rows = read_jsonl(run_folder(config).metrics)
     assert len(rows) == STEPS
     return [row["loss"] for row in rows]
 
 
-def launch(config: Config) -> None:
-    """What a launch checks before any run starts."""
+def launch(config):
+    """The checks of a launch, before any run starts."""
     preflight([PlannedRun(overrides=[], config=config, plan=validate(config))])
 
 
-def unprotected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Open folders without a look at their files."""
-    monkeypatch.setattr(shards, "verify_files", lambda *_: None)
+def unprotected(monkeypatch):
+    """Open folders without verification."""
+    monkeypatch.setattr(shards, "verify_shards", lambda *_: None)

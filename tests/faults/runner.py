@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-import train.training.stack
+import train.engine.engine
 from faults.overrides import as_overrides
 from train.__main__ import main
 from train.config.schema import Config
@@ -241,7 +241,7 @@ def _run_command(
 
 def skip_peak_measurement() -> None:
     """Leave out what takes 0.2 s of every start and only scales the column mfu."""
-    train.training.stack.peak_flops = lambda compute, dtype: PEAK
+    train.engine.engine.peak_flops = lambda compute, dtype: PEAK
 
 
 def _text(path: Path) -> str:

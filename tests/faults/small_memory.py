@@ -28,7 +28,7 @@ class Memory:
         step = 1 + self.updates
         room = self._room[max(first for first in self._room if first <= step)]
         self.batches.append([])
-        n_micro = engine.batches.batch_seqs // engine.arithmetic.micro_batch_seqs
+        n_micro = engine.batches.batch_seqs // engine.policy.micro_batch_seqs
         real = engine._losses
 
         def limited(weights: Any, tokens_RBT: Tensor, targets_RBT: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Damaged data: rows T1 and T2 of the fault catalogue.
 
-T1 a flipped byte, also in the text's own files; T2 files that are cut, empty, missing, too many or
-shorter than a window. Each is tried on a run that was verified before: it must end before its first
-step with the name of what is wrong. Each control removes the protection and shows the harm.
+T1 a flipped byte, also in the source files; T2 files that are cut, empty, missing, too many or
+shorter than a window. Each is tried on a folder that passed verification before: the run must end
+before its first step and name what is wrong. Each control removes the protection and shows the
+harm.
 """
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from faults.data_runs import (
     unprotected,
 )
 from faults.runner import run_folder
-from train.config.schema import Config
 from train.data import prepare as preparation
 from train.data.shards import Dataset, open_dataset
 from train.engine import batches
@@ -38,18 +37,16 @@ from train.training.trainer import train_run
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config], prepared_data: Path, tmp_path: Path) -> Config:
+def config(tiny, prepared_data, tmp_path):
     return on_a_chain(tiny, prepared_data, tmp_path)
 
 
 @pytest.fixture
-def text(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+def text(tiny, tmp_path):
     return on_text(tiny, tmp_path)
 
 
-def test_t0_sound_data_is_trained_on(
-    tiny: Callable[..., Config], prepared_data: Path, tmp_path: Path
-) -> None:
+def test_t0_sound_data_is_trained_on(tiny, prepared_data, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     chain = on_a_chain(tiny, prepared_data, tmp_path / "a")
@@ -57,14 +54,12 @@ def test_t0_sound_data_is_trained_on(
 
 
 @pytest.mark.parametrize("name", [TRAIN, HELD])
-def test_t1_a_flipped_byte_is_found_before_the_first_step(config: Config, name: str) -> None:
+def test_t1_a_flipped_byte_is_found_before_the_first_step(config, name):
     flip_bit(folder_of(config) / name, bit=0)
     refused(config, rf"{name}: expected sha256 \w{{64}}, got \w{{64}}; delete the folder .* again")
 
 
-def test_t1_control_unverified_it_trains_another_model(
-    config: Config, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t1_control_unverified_it_trains_another_model(config, tiny, monkeypatch):
     path = folder_of(config) / TRAIN
     ids = np.fromfile(path, dtype="<u2")
     (ids ^ 1).clip(max=96).astype("<u2").tofile(path)
@@ -73,18 +68,18 @@ def test_t1_control_unverified_it_trains_another_model(
     assert losses(config) != sound
 
 
-def test_t1_text_that_was_edited_and_kept_its_size_is_found(text: Config) -> None:
+def test_t1_text_that_was_edited_and_kept_its_size_is_found(text):
     path = Path(text.data.files[0])
     path.write_text(path.read_text().replace("word", "WORD"))
-    refused(text, r"corpus\.jsonl: was edited since .* was made of it .*; delete that folder and")
+    refused(
+        text, r"corpus\.jsonl: was edited after .* was prepared from it .*; delete that folder and"
+    )
 
 
-def test_t1_control_uncompared_it_trains_on_what_the_file_no_longer_says(
-    text: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t1_control_uncompared_it_trains_on_what_the_file_no_longer_says(text, monkeypatch):
     path = Path(text.data.files[0])
     path.write_text(path.read_text().replace("word", "WORD"))
-    monkeypatch.setattr(preparation, "refuse_changed_files", lambda *_: None)
+    monkeypatch.setattr(preparation, "verify_sources", lambda *_: None)
     losses(text)
     assert b"WORD" in path.read_bytes()
     assert b"WORD" not in bytes(read_ids(folder_of(text), TRAIN))
@@ -108,15 +103,13 @@ def test_t1_control_uncompared_it_trains_on_what_the_file_no_longer_says(
     ],
     ids=["cut", "torn", "empty", "missing", "extra", "no-tokens"],
 )
-def test_t2_files_that_are_not_those_of_the_manifest_are_named(
-    config: Config, damage: Callable[[Path], object], message: str
-) -> None:
+def test_t2_files_that_are_not_those_of_the_manifest_are_named(config, damage, message):
     damage(folder_of(config))
     refused(config, message)
 
 
 @pytest.mark.parametrize("name", [TRAIN, HELD])
-def test_t2_a_split_shorter_than_one_window_is_named(text: Config, name: str) -> None:
+def test_t2_a_split_shorter_than_one_window_is_named(text, name):
     rewrite_ids(folder_of(text), name, [1] * 32)
     split = "train" if name == TRAIN else "validation"
     message = f"{split} has 32 tokens, fewer than one window of 33; use data.seq_len=31 or less"
@@ -127,9 +120,7 @@ def test_t2_a_split_shorter_than_one_window_is_named(text: Config, name: str) ->
     assert not run_folder(text).metrics.exists()
 
 
-def test_t2_control_unverified_tokens_are_read_that_no_file_holds(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t2_control_unverified_tokens_are_read_that_no_file_holds(config, monkeypatch):
     os.truncate(folder_of(config) / TRAIN, 60_000)
     unprotected(monkeypatch)
     dataset = open_dataset(folder_of(config))
@@ -139,10 +130,10 @@ def test_t2_control_unverified_tokens_are_read_that_no_file_holds(
 
 
 def test_t2_control_without_the_rule_a_short_split_is_found_in_the_middle_of_a_run(
-    text: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    text, monkeypatch
+):
     rewrite_ids(folder_of(text), HELD, [1] * 32)
-    monkeypatch.setattr(Dataset, "_refuse_short", lambda *_: None)
+    monkeypatch.setattr(Dataset, "refuse_shorter_than", lambda *_: None)
     monkeypatch.setattr(batches, "n_windows", lambda *_: 1)
     launch(text)
     with pytest.raises(IndexError, match="window at 0 of 33 tokens in validation of 32"):

@@ -5,31 +5,17 @@ and when they are opened; T4 windows beyond 2^31 and 2^32 tokens. Each control r
 protection and shows the harm.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from token_folders import build, read_ids, rewrite_ids, rewrite_manifest
-from torch import Tensor
 
-from faults.data_runs import (
-    TRAIN,
-    folder_of,
-    launch,
-    on_a_chain,
-    on_text,
-    refused,
-    unprotected,
-)
+from faults.data_runs import TRAIN, folder_of, launch, on_a_chain, on_text, refused, unprotected
 from train.config.runtime import Device, MachineConfig
-from train.config.schema import Config
+from train.data.build import SplitWriter
 from train.data.manifest import ShardFacts, SplitFacts
-from train.data.sampler import segment_starts, window_starts
+from train.data.sampler import segment_starts
 from train.data.shards import open_dataset
 from train.data.tokenizer import BytesTokenizer, text_bytes
-from train.data.writer import SplitWriter
 from train.engine import batches
 from train.engine.batches import Batches
 from train.engine.device import select_device
@@ -39,14 +25,14 @@ from train.training.trainer import train_run
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config], prepared_data: Path, tmp_path: Path) -> Config:
+def config(tiny, prepared_data, tmp_path):
     return on_a_chain(tiny, prepared_data, tmp_path)
 
 
-def encode_with(id_: int) -> Callable[..., list[np.ndarray]]:
+def encode_with(id_):
     """A tokenizer that gives the letter w an id that is not its byte."""
 
-    def encode(_: BytesTokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode(_, texts):
         plain = [np.array([*text_bytes(text), 0], dtype=np.int64) for text in texts]
         return [np.where(ids == ord("w"), id_, ids) for ids in plain]
 
@@ -55,8 +41,8 @@ def encode_with(id_: int) -> Callable[..., list[np.ndarray]]:
 
 @pytest.mark.parametrize("id_", [256, 65_535, 65_536, 70_000, 2**32, -1])
 def test_t3_an_id_beyond_the_vocabulary_is_refused_when_it_is_written(
-    tiny: Callable[..., Config], tmp_path: Path, id_: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, tmp_path, id_, monkeypatch
+):
     monkeypatch.setattr(BytesTokenizer, "encode", encode_with(id_))
     message = rf"token id {id_} at position \d+ of train-00000\.bin is not below vocab_size 256"
     with pytest.raises(DataError, match=message):
@@ -64,10 +50,8 @@ def test_t3_an_id_beyond_the_vocabulary_is_refused_when_it_is_written(
     assert [path.suffix for path in (tmp_path / "data").iterdir()] == [".lock"]
 
 
-def test_t3_control_unchecked_the_id_wraps_and_the_folder_looks_sound(
-    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def append(writer: SplitWriter, ids: np.ndarray) -> None:
+def test_t3_control_unchecked_the_id_wraps_and_the_folder_looks_sound(tiny, tmp_path, monkeypatch):
+    def append(writer, ids):
         narrow = ids.astype(writer._dtype).tobytes()
         writer._digest.update(narrow)
         writer._file.write(narrow)
@@ -80,7 +64,7 @@ def test_t3_control_unchecked_the_id_wraps_and_the_folder_looks_sound(
     assert b"says xord" in bytes(read_ids(folder_of(text), TRAIN))
 
 
-def test_t3_an_id_beyond_the_vocabulary_is_refused_when_it_is_opened(config: Config) -> None:
+def test_t3_an_id_beyond_the_vocabulary_is_refused_when_it_is_opened(config):
     ids = read_ids(folder_of(config), TRAIN)
     rewrite_ids(folder_of(config), TRAIN, [*ids[:1234], 97, *ids[1235:]])
     refused(
@@ -89,9 +73,7 @@ def test_t3_an_id_beyond_the_vocabulary_is_refused_when_it_is_opened(config: Con
     )
 
 
-def test_t3_control_unverified_the_run_crashes_on_it(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t3_control_unverified_the_run_crashes_on_it(config, monkeypatch):
     ids = read_ids(folder_of(config), TRAIN)
     rewrite_ids(folder_of(config), TRAIN, [97] * len(ids))
     unprotected(monkeypatch)
@@ -104,7 +86,7 @@ BEYOND = 2**33
 
 
 @pytest.fixture
-def sparse(tmp_path: Path) -> Batches:
+def sparse(tmp_path):
     """Batches of a huge split of zeros in two files, both larger than 2^32 bytes."""
     folder = build(tmp_path / "sparse", [1], [1], vocab=50_000)
     sizes = (2**32 + 2**31, BEYOND - 2**32 - 2**31)
@@ -122,13 +104,16 @@ def sparse(tmp_path: Path) -> Batches:
     }
     rewrite_manifest(folder, shards=(*shards, held), splits=splits)
     compute = select_device(MachineConfig(device=Device.cpu))
-    dataset = open_dataset(folder, verify=False)  # hashing 16 GiB of zeros takes 15 s
+    # hashing 16 GiB of zeros takes 15 s
+    dataset = open_dataset(folder, verify=False)
     return Batches(dataset, compute, seeds=[3], batch_seqs=32, seq_len=64)
 
 
-def mark(sparse: Batches, step: int) -> list[int]:
+def mark(sparse, step):
     """Write another id at the start of each of a step's windows; return the ids."""
-    starts = window_starts(seed=3, step=step, batch_seqs=32, n_tokens=BEYOND, seq_len=64)
+    starts = segment_starts(
+        seed=3, step=step, n_steps=1, batch_seqs=32, n_tokens=BEYOND, seq_len=64
+    )[0]
     assert (starts > 2**31).any()
     assert (starts > 2**32).any()
     assert (starts < 2**31).any()
@@ -142,14 +127,14 @@ def mark(sparse: Batches, step: int) -> list[int]:
     return marks
 
 
-def windows_of(sparse: Batches, step: int) -> Tensor:
+def windows_of(sparse, step):
     """What a step reads: (B, T + 1)."""
     windows_RBT = sparse.empty()
     sparse.gather(sparse.starts(step, 1)[0], windows_RBT)
     return windows_RBT[0]
 
 
-def test_t4_windows_beyond_32_bits_are_the_right_ones(sparse: Batches) -> None:
+def test_t4_windows_beyond_32_bits_are_the_right_ones(sparse):
     marks = mark(sparse, step=1_000)
     windows_BT = windows_of(sparse, 1_000)
     assert windows_BT[:, 0].tolist() == marks
@@ -157,14 +142,13 @@ def test_t4_windows_beyond_32_bits_are_the_right_ones(sparse: Batches) -> None:
 
 
 @pytest.mark.parametrize("bits", [31, 32])
-def test_t4_control_narrower_offsets_read_other_windows(
-    sparse: Batches, bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def narrow(**settings: Any) -> np.ndarray:
+def test_t4_control_narrower_offsets_read_other_windows(sparse, bits, monkeypatch):
+    def narrow(**settings):
         return segment_starts(**settings) & (2**bits - 1)
 
     marks = mark(sparse, step=1_000)
     monkeypatch.setattr(batches, "segment_starts", narrow)
     found = windows_of(sparse, 1_000)[:, 0].tolist()
     assert found != marks
-    assert 0 in found  # a window that wrapped to zeros, without a word
+    # a window that wrapped to zeros, and nothing says so
+    assert 0 in found

@@ -5,20 +5,13 @@ division of the batch. The data have 64 windows, which is 8 steps of 8. Each con
 protection and shows the harm.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
 
 from faults.data_runs import launch
 from faults.runner import run_folder, start_steps
 from faults.spoil import STEP, replace_step
-from train.config.schema import Config
 from train.data import sampler
 from train.engine import batches
-from train.engine.engine import Engine
 from train.errors import ConfigError
 from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
@@ -34,12 +27,11 @@ EPOCH = WINDOWS // PER_STEP
 STEPS = 20
 """Two epochs and a half."""
 
-Order = list[tuple[int, list[int]]]
-"""Steps and the windows that each read."""
+# Order: Steps and the windows that each read.
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+def config(tiny, tmp_path):
     return tiny(
         paths__data=str(tmp_path / "data"),
         data__synthetic__tokens=4_000 + WINDOWS * SEQ_LEN + 1,
@@ -50,12 +42,12 @@ def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def order(monkeypatch: pytest.MonkeyPatch) -> Order:
+def order(monkeypatch):
     """What every step of this process's runs reads, while it runs."""
-    read: Order = []
+    read = []
     real = batches.segment_starts
 
-    def segment_starts(**settings: Any) -> np.ndarray:
+    def segment_starts(**settings):
         starts_SB = real(**settings)
         rows = enumerate((starts_SB // SEQ_LEN).tolist(), start=settings["step"])
         read.extend(rows)
@@ -69,11 +61,11 @@ class Crash(Exception):
     """The process goes away."""
 
 
-def crash_after(step: int, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def crash_after(step, config, monkeypatch):
     """Train until `step` steps are done."""
-    done: list[None] = []
+    done = []
 
-    def crash(engine: Engine) -> None:
+    def crash(engine):
         if len(done) == step:
             raise Crash
         done.append(None)
@@ -85,11 +77,11 @@ def crash_after(step: int, config: Config, monkeypatch: pytest.MonkeyPatch) -> N
             train_run(config, validate(config))
 
 
-def without_refusal(plan: Any, **settings: Any) -> float:
+def without_refusal(plan, **settings):
     return sampler.epochs(plan.tokens, settings["n_tokens"], settings["seq_len"])
 
 
-def test_t5_more_tokens_than_there_are_must_be_asked_for(config: Config) -> None:
+def test_t5_more_tokens_than_there_are_must_be_asked_for(config):
     config.data.allow_repeat = False
     plan = validate(config)
     message = (
@@ -106,7 +98,7 @@ def test_t5_more_tokens_than_there_are_must_be_asked_for(config: Config) -> None
     launch(config)
 
 
-def test_t5_repetition_that_was_asked_for_is_recorded(config: Config) -> None:
+def test_t5_repetition_that_was_asked_for_is_recorded(config):
     train_run(config, validate(config))
     folder = run_folder(config)
     assert read_json(folder.run)["data"]["epochs"] == 2.5
@@ -114,9 +106,7 @@ def test_t5_repetition_that_was_asked_for_is_recorded(config: Config) -> None:
     assert (row["tokens"], row["unique_tokens"]) == (5_120, 2_048)
 
 
-def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(
-    config: Config, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(config, order, monkeypatch):
     config.data.allow_repeat = False
     for module in (preflight, opening):
         monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
@@ -130,13 +120,7 @@ def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(
 
 
 @pytest.mark.parametrize(("crash", "resumed_from"), [(6, 4), (8, 8), (10, 8), (17, 16)])
-def test_t7_a_resume_reads_on_where_the_order_was(
-    config: Config,
-    order: Order,
-    crash: int,
-    resumed_from: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_t7_a_resume_reads_on_where_the_order_was(config, order, crash, resumed_from, monkeypatch):
     crash_after(crash, config, monkeypatch)
     assert [step for step, _ in order] == list(range(crash + 1))
     before = dict(order)
@@ -149,9 +133,7 @@ def test_t7_a_resume_reads_on_where_the_order_was(
     assert_each_window_once_an_epoch({**before, **after})
 
 
-def test_t7_control_a_position_that_starts_anew_reads_windows_twice(
-    config: Config, order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_t7_control_a_position_that_starts_anew_reads_windows_twice(config, order, monkeypatch):
     crash_after(6, config, monkeypatch)
     before = {step: windows for step, windows in order if step < 4}
     order.clear()
@@ -159,16 +141,18 @@ def test_t7_control_a_position_that_starts_anew_reads_windows_twice(
     monkeypatch.setattr(
         batches,
         "segment_starts",
-        lambda *, step, **settings: real(step=step - 4, **settings),  # resumed at 4: from zero
+        # resumed at 4: from zero
+        lambda *, step, **settings: real(step=step - 4, **settings),
     )
     with pytest.warns(UserWarning, match="2 of 2 rows that were computed twice differ"):
-        train_run(config, validate(config))  # the replayed rows give it away too
+        # the replayed rows give it away too
+        train_run(config, validate(config))
     after = {step + 4: windows for step, windows in order}
     with pytest.raises(AssertionError):
         assert_each_window_once_an_epoch({**before, **after})
 
 
-def assert_each_window_once_an_epoch(order: dict[int, list[int]]) -> None:
+def assert_each_window_once_an_epoch(order):
     assert sorted(order) == list(range(STEPS))
     for epoch in range(STEPS // EPOCH):
         steps = range(epoch * EPOCH, (epoch + 1) * EPOCH)
@@ -178,7 +162,7 @@ def assert_each_window_once_an_epoch(order: dict[int, list[int]]) -> None:
     assert len(set(rest)) == len(rest)
 
 
-def test_t7_the_order_does_not_depend_on_the_micro_batch(config: Config, order: Order) -> None:
+def test_t7_the_order_does_not_depend_on_the_micro_batch(config, order):
     train_run(config, validate(config))
     whole = list(order)
     order.clear()
@@ -190,22 +174,23 @@ def test_t7_the_order_does_not_depend_on_the_micro_batch(config: Config, order: 
     assert order == whole
 
 
-def starts(step: int, batch_seqs: int) -> list[int]:
+def starts(step, batch_seqs):
     n_tokens = WINDOWS * SEQ_LEN + 1
-    return sampler.window_starts(
-        seed=0, step=step, batch_seqs=batch_seqs, n_tokens=n_tokens, seq_len=SEQ_LEN
-    ).tolist()
+    starts_SB = sampler.segment_starts(
+        seed=0, step=step, n_steps=1, batch_seqs=batch_seqs, n_tokens=n_tokens, seq_len=SEQ_LEN
+    )
+    return starts_SB[0].tolist()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
-def test_t7_processes_that_slice_a_batch_read_what_one_would(processes: int) -> None:
+def test_t7_processes_that_slice_a_batch_read_what_one_would(processes):
     share = PER_STEP // processes
     for step in range(STEPS):
         slices = [starts(step, PER_STEP)[rank * share :][:share] for rank in range(processes)]
         assert [start for part in slices for start in part] == starts(step, PER_STEP)
 
 
-def test_t7_control_processes_that_each_count_alone_read_the_same() -> None:
+def test_t7_control_processes_that_each_count_alone_read_the_same():
     ranks = [starts(0, PER_STEP // 2) for _ in range(2)]
     assert ranks[0] == ranks[1]
     assert len({*ranks[0], *ranks[1]}) == PER_STEP // 2

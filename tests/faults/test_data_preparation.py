@@ -10,10 +10,8 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,8 +19,6 @@ from faults.damage import contents
 from faults.data_runs import SHORT, folder_of, launch
 from faults.patches import At, Kill, Replace
 from faults.runner import run_child, run_here
-from train.config.experiment import DataConfig
-from train.config.schema import Config
 from train.data import prepare as preparation
 from train.data.build import build_tokens
 from train.data.manifest import write_manifest
@@ -31,19 +27,20 @@ from train.errors import DataError, StorageError
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config], tmp_path: Path) -> Config:
+def config(tiny, tmp_path):
     return tiny(paths__data=str(tmp_path / "data"), **SHORT)
 
 
-def prepared(config: Config) -> Path:
+def prepared(config):
     return prepare(config.data, Path(config.paths.data))
 
 
-def assert_whole(config: Config, prepared_data: Path) -> None:
+def assert_whole(config, prepared_data):
     """The folder holds what an undisturbed preparation wrote, and nothing else is left."""
     folder = folder_of(config)
     sound = contents(prepared_folder(config.data, prepared_data))
-    left_out = ("verified.json",)  # times of this machine
+    # which holds modification times
+    left_out = ("verified.json",)
     found, wanted = (
         {name: content for name, content in files.items() if name not in left_out}
         for files in (contents(folder), sound)
@@ -52,17 +49,15 @@ def assert_whole(config: Config, prepared_data: Path) -> None:
     assert names(config) == {folder.name, f"{folder.name}.lock"}
 
 
-def names(config: Config) -> set[str]:
+def names(config):
     return {path.name for path in Path(config.paths.data).iterdir()}
 
 
-def test_l5_one_builds_and_the_other_waits(
-    config: Config, prepared_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_l5_one_builds_and_the_other_waits(config, prepared_data, monkeypatch):
     is_building, may_go_on = threading.Event(), threading.Event()
-    built: list[Path] = []
+    built = []
 
-    def build_slowly(data: DataConfig, root: Path, folder: Path, **options: Any) -> Any:
+    def build_slowly(data, root, folder, **options):
         made = build_tokens(data, root, folder, **options)
         built.append(folder)
         is_building.set()
@@ -83,12 +78,10 @@ def test_l5_one_builds_and_the_other_waits(
     assert_whole(config, prepared_data)
 
 
-def test_l5_control_without_the_lock_they_ruin_each_other(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others: list[Path] = []
+def test_l5_control_without_the_lock_they_ruin_each_other(config, monkeypatch):
+    others = []
 
-    def build_beside_another(data: DataConfig, root: Path, folder: Path, **options: Any) -> Any:
+    def build_beside_another(data, root, folder, **options):
         made = build_tokens(data, root, folder, **options)
         if not others:
             others.append(folder)
@@ -101,18 +94,18 @@ def test_l5_control_without_the_lock_they_ruin_each_other(
         prepared(config)
 
 
-def build_in_place(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
+def build_in_place(data, root, folder, *, progress):
     """A preparation that writes under the final name from the start."""
     folder.mkdir()
     made = build_tokens(data, root, folder, spec=token_spec(data), progress=progress)
     write_manifest(folder, made)
 
 
-KILLED = At("train.data.writer:SplitWriter.write", Kill(), call=30)
+KILLED = At("train.data.build:SplitWriter.write", Kill(), call=30)
 IN_PLACE = Replace("train.data.prepare:_build", build_in_place)
 
 
-def test_l5_a_builder_that_was_killed_is_no_obstacle(config: Config, prepared_data: Path) -> None:
+def test_l5_a_builder_that_was_killed_is_no_obstacle(config, prepared_data):
     assert run_child(config, KILLED).exit_code == -signal.SIGKILL
     name = folder_of(config).name
     assert names(config) == {f"{name}.partial", f"{name}.lock"}
@@ -120,15 +113,16 @@ def test_l5_a_builder_that_was_killed_is_no_obstacle(config: Config, prepared_da
     assert_whole(config, prepared_data)
 
 
-def test_l5_control_built_in_place_half_a_folder_has_the_name(config: Config) -> None:
+def test_l5_control_built_in_place_half_a_folder_has_the_name(config):
     assert run_child(config, IN_PLACE, KILLED).exit_code == -signal.SIGKILL
     assert folder_of(config).exists()
     with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
-        launch(config)  # needs a person
+        # only a person can delete it
+        launch(config)
 
 
 @contextlib.contextmanager
-def full_disk(largest_file: int) -> Iterator[None]:
+def full_disk(largest_file):
     """No file of this process grows beyond that many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
@@ -139,9 +133,7 @@ def full_disk(largest_file: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("room", [0, 300, 9_000, 50_000])
-def test_l5_a_full_disk_stops_a_preparation_and_leaves_nothing(
-    config: Config, prepared_data: Path, room: int
-) -> None:
+def test_l5_a_full_disk_stops_a_preparation_and_leaves_nothing(config, prepared_data, room):
     (Path(config.paths.data)).mkdir()
     with full_disk(room), pytest.raises(StorageError, match="File too large") as caught:
         launch(config)
@@ -151,9 +143,7 @@ def test_l5_a_full_disk_stops_a_preparation_and_leaves_nothing(
     assert_whole(config, prepared_data)
 
 
-def test_l5_control_built_in_place_a_full_disk_leaves_half_a_folder(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_l5_control_built_in_place_a_full_disk_leaves_half_a_folder(config, monkeypatch):
     monkeypatch.setattr(preparation, "_build", build_in_place)
     with full_disk(50_000), pytest.raises(StorageError, match="File too large"):
         launch(config)

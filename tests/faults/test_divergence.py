@@ -33,7 +33,6 @@ from train.run_folder.manifest import register_runs
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.study.study import report_unfinished
-from train.training.stack import Stack
 
 SPOILT = {
     "loss-nan": loss_times(NAN),
@@ -118,9 +117,8 @@ def test_n1_n2_control_an_update_would_have_spoilt_every_weight(
 def without_a_look_at_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither is the update held back nor the loss looked at."""
 
-    def observe(stack: Stack, segment: Segment) -> None:
-        run = stack.runs[0]
-        run.step = stack.engine.step
+    def observe(run, engine, clock, segment: Segment) -> None:
+        run.step = engine.step
         run.window += [(segment.losses_SR[0][0], segment.grad_norms_SR[0][0])]
         run.losses.last = 4.0  # some number, for the message
 
@@ -203,7 +201,7 @@ def spoil_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             return measured
         return [replace(one, loss=math.inf, bits_per_byte=math.inf) for one in measured]
 
-    monkeypatch.setattr("train.training.lockstep.evaluate", spoilt)
+    monkeypatch.setattr("train.training.loop.evaluate", spoilt)
 
 
 def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(

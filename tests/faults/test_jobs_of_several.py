@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from faults import fake_study
 from faults.fake_job import STARTED
-from faults.fake_study import folder_of, run_fake_study, start_launcher, states, study_folder
+from faults.fake_study import run_fake_study, start_launcher, states, study_folder
 from faults.overrides import as_overrides, changed
 from faults.runner import Outcome, run_child, run_folder
 from train.config.schema import Config
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import RunFolder
+from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
 from train.study.launch import STUDY_JOB
 from train.study.study import StudyIncompleteError
@@ -122,7 +123,7 @@ def test_a_killed_job_costs_no_other_and_its_runs_are_started_again_together(tin
     acts = {0: "killed,completed", 1: "completed", 2: "killed,killed,completed", 3: "completed"}
     run_fake_study(config, acts, workers=1)
     assert states(config) == ["completed"] * 4
-    names = {seed: folder_of(config, seed).path.name for seed in acts}
+    names = {seed: fake_study.folder_of(config, seed).path.name for seed in acts}
     log = (study_folder(config) / STARTED).read_text(encoding="utf-8").splitlines()
     assert sorted(log) == sorted(
         [f"{names[0]} {act} {names[1]}" for act in ("killed", "completed")]
@@ -135,7 +136,10 @@ def test_every_run_of_a_job_that_stays_dead_is_named(tiny: Tiny) -> None:
     config = tiny(machine__stack=3)
     with pytest.raises(StudyIncompleteError) as raised:
         run_fake_study(config, {0: "killed", 1: "completed", 2: "completed"}, workers=1)
-    lines = [f"  {folder_of(config, seed).path.name}: stale killed by SIGKILL" for seed in range(3)]
+    lines = [
+        f"  {fake_study.folder_of(config, seed).path.name}: stale killed by SIGKILL"
+        for seed in range(3)
+    ]
     assert str(raised.value).splitlines()[1:] == lines
     assert raised.value.exit_code == 75
 
@@ -146,7 +150,7 @@ def test_an_orphan_is_left_alone_with_all_its_runs(tiny: Tiny, tmp_path: Path) -
     gate.touch()
     acts = {0: f"wait:{gate}", 1: "completed", 2: "completed", 3: "completed"}
     launchers = [start_launcher(config, acts, errors)]
-    folders = [folder_of(config, seed) for seed in acts]
+    folders = [fake_study.folder_of(config, seed) for seed in acts]
     try:
         wait_until(lambda: [folder.state() for folder in folders[:2]] == ["running"] * 2)
         launchers[0].kill()

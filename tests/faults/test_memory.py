@@ -8,11 +8,9 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from faults.damage import names, step_name
 from faults.runner import run_folder, run_here, start_steps
@@ -114,12 +112,12 @@ def test_o2_the_run_goes_on_from_its_checkpoint_as_if_nothing_had_failed(
 def test_o2_an_evaluation_that_does_not_fit_is_done_in_smaller_parts(
     tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
 ) -> None:
-    def limited(engine: Engine, batches: list[Tensor], **options: Any) -> list[Evaluation]:
-        if max(len(windows_BT) for windows_BT in batches) > 4:
+    def limited(engine: Engine) -> list[Evaluation]:
+        if max(len(windows_BT) for windows_BT in engine.batches.validation) > 4:
             raise CUDA_FULL
-        return evaluate(engine, batches, **options)
+        return evaluate(engine)
 
-    monkeypatch.setattr("train.training.lockstep.evaluate", limited)
+    monkeypatch.setattr("train.training.loop.evaluate", limited)
     folder, _ = run_halving(tiny())
     assert micro_batches(folder) == [8, 4]
     row, whole = (read_json(x.result)["row"] for x in (folder, reference_run))
@@ -134,8 +132,8 @@ class RetriedInPlace(Memory):
         try:
             super().__call__(engine)
         except torch.OutOfMemoryError:
-            half = engine.arithmetic.micro_batch_seqs // 2
-            engine.arithmetic = dataclasses.replace(engine.arithmetic, micro_batch_seqs=half)
+            half = engine.policy.micro_batch_seqs // 2
+            engine.policy = dataclasses.replace(engine.policy, micro_batch_seqs=half)
             copy, torch._foreach_copy_ = torch._foreach_copy_, torch._foreach_add_
             super().__call__(engine)
             torch._foreach_copy_ = copy
@@ -191,7 +189,7 @@ def test_o2_control_chosen_anew_it_would_be_rounded_otherwise(
     config = tiny()
     interrupt(config, monkeypatch, Memory({1: 4}))
 
-    monkeypatch.setattr("train.training.stack._recorded", lambda run, compute: None)
+    monkeypatch.setattr("train.training.trainer.recorded_policy", lambda run, compute: None)
     folder, messages = run_halving(config)
     assert micro_batches(folder) == [8, 4, 8]
     assert "rows that were computed twice differ" in messages

@@ -23,8 +23,7 @@ from train.run_folder import checkpoint
 from train.run_folder.checkpoint import load_newest
 from train.run_folder.run_folder import RunFolder
 from train.training import loop, recording, trainer
-from train.training.run_state import Run
-from train.training.stack import Stack
+from train.training.run_state import RunState
 
 Tiny = Callable[..., Config]
 
@@ -84,8 +83,8 @@ def test_at_every_sync_the_last_checkpoint_that_was_committed_can_be_loaded(
         assert (found.step if found else 0) >= committed[-1]
         assert found is None or found.set_aside == ()
 
-    def save(run: Run, stack: Stack) -> None:
-        recording.save(run, stack)
+    def save(run: RunState, *words: Any) -> None:
+        recording.save(run, *words)
         committed.append(run.step)
 
     monkeypatch.setattr(loop, "save", save)

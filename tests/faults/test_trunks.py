@@ -92,7 +92,7 @@ KILLS: Mapping[str, tuple[int, At]] = {
         OTHER_LONG,
         At("train.training.completion:write_json", Kill(), mentions="/result.json"),
     ),
-    "between-stages": (MIDDLE, At("train.training.trainer:_train_stage", Kill(), call=2)),
+    "between-stages": (MIDDLE, At("train.training.trainer:_train_longest", Kill(), call=2)),
     "in-a-branch": at_save(MIDDLE, 12),
     "in-the-other-branch": in_checkpoint(OTHER_MIDDLE, 12),
     "in-the-last-branch": at_save(OTHER_SHORT, 7, when="after"),
@@ -137,7 +137,7 @@ def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     configs: list[Config], undisturbed: list[RunFolder], place: str
 ) -> None:
     who, fault = KILLS[place]
-    is_of_job = fault.target in (STEP, "train.training.trainer:_train_stage")
+    is_of_job = fault.target in (STEP, "train.training.trainer:_train_longest")
     kill_job(configs, fault if is_of_job else of_run(fault, configs[who]))
     folders = train_job(configs)
     assert_same_records(folders, undisturbed)
@@ -147,18 +147,18 @@ def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     assert not [path for folder in folders for path in folder.path.rglob("*.partial")]
 
 
-def forget_riders(*words: Any, riders: Any = (), **named: Any) -> dict[str, Any]:
-    """A trunk's checkpoint that does not say where its riders' records stood."""
-    return {**checkpoint_state(*words, **named), "riders": {r.run_id: None for r in riders}}
+def forget_branches(*words: Any, **named: Any) -> dict[str, Any]:
+    """A trunk's checkpoint that does not know its branches."""
+    return {**checkpoint_state(*words, **named), "branches": {}}
 
 
-def test_a_trunk_s_checkpoint_that_knows_of_no_riders_goes_on_without_them(
+def test_a_trunk_s_checkpoint_that_knows_no_branches_goes_on_without_them(
     configs: list[Config], undisturbed: list[RunFolder]
 ) -> None:
     """The longest of them is trained from its start, and is the trunk of the others."""
     kill_job(
         configs,
-        Replace("train.training.recording:checkpoint_state", forget_riders),
+        Replace("train.training.recording:checkpoint_state", forget_branches),
         of_run(at_save(SHORT, 5)[1], configs[SHORT]),
     )
     folders = train_job(configs)
@@ -174,14 +174,14 @@ def keep_all_rows(folder: RunFolder, sizes: object) -> int:
     return 0
 
 
-def test_control_without_the_rewind_a_rider_s_rows_are_there_twice(
+def test_control_without_the_rewind_a_trunk_s_rows_are_there_twice(
     configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_job(configs, of_run(at_save(LONG, 8)[1], configs[LONG]))
     monkeypatch.setattr("train.training.resume.set_aside", keep_all_rows)
     folders = train_job(configs)
     with pytest.raises(AssertionError, match="metrics differ"):
-        assert_same_records(folders[MIDDLE:OTHER_MIDDLE], undisturbed[MIDDLE:OTHER_MIDDLE])
+        assert_same_records(folders[LONG:OTHER_LONG], undisturbed[LONG:OTHER_LONG])
 
 
 # Signals

@@ -1,7 +1,8 @@
 """W&B that is absent, unreachable, slow or broken: rows W1 to W3 of the fault catalogue.
 
-Each protection has its control: a run that calls wandb itself, as trainers do, fails, hangs or
-dies with it. A fake wandb (tests/train/fake_wandb) strikes at a named call; W2 uses the real one.
+Each protection has a control: a run that calls wandb from the training loop, as trainers do, fails,
+hangs or dies with it. A fake wandb (tests/train/fake_wandb) fails at a named call; W2 uses the real
+one.
 """
 
 import json
@@ -9,19 +10,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.patches import At, Hold, Replace
-from faults.runner import Child, run_child
+from faults.runner import run_child
 from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
     STEPS,
-    Make,
     ends,
     leave_no_key,
     mirrored,
@@ -30,7 +28,6 @@ from faults.wandb_faults import (
     use_fake,
 )
 from tests.train.wandb_record import read_offline_run
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.tracking import wandb_mirror
 from train.tracking.mirror import MirrorRequest
@@ -40,17 +37,17 @@ KEY = "k" * 40
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(tmp_path, monkeypatch):
     leave_no_key(tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path, monkeypatch):
     return use_fake(tmp_path / "calls", monkeypatch)
 
 
-def short_limit(**words: Any) -> MirrorRequest:
-    """A request whose end is waited for 2 s instead of 20."""
+def short_limit(**words):
+    """A request with a time limit of 2 s instead of 20."""
     return MirrorRequest(**words, limit_seconds=2.0)
 
 
@@ -58,8 +55,8 @@ SHORT = Replace("train.tracking.tracker:MirrorRequest", short_limit)
 
 
 def test_w1_without_a_key_or_a_terminal_the_run_completes_with_one_warning(
-    tiny: Make, reference_run: RunFolder, calls: Path
-) -> None:
+    tiny, reference_run, calls
+):
     done = run_child(mirrored(tiny))
     assert done.exit_code == 0, done.stderr
     assert_same_run(done.folder, reference_run)
@@ -72,7 +69,7 @@ def test_w1_without_a_key_or_a_terminal_the_run_completes_with_one_warning(
     assert "No API key configured" in done.stderr
 
 
-def test_w1_control_a_trainer_that_calls_wandb_itself_fails(tiny: Make, calls: Path) -> None:
+def test_w1_control_a_trainer_that_calls_wandb_itself_fails(tiny, calls):
     done = run_child(tiny(), patched())
     assert done.exit_code == 1
     assert "No API key configured" in done.stderr
@@ -80,8 +77,8 @@ def test_w1_control_a_trainer_that_calls_wandb_itself_fails(tiny: Make, calls: P
 
 
 @pytest.fixture(params=["dead", "silent"])
-def endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A key, and a server that refuses connections or accepts them and never answers."""
+def endpoint(request, monkeypatch):
+    """An API key, and a server that refuses connections or never answers."""
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with socket.socket() as silent:
@@ -95,9 +92,9 @@ def endpoint(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_w2_the_real_wandb_goes_offline_when_its_server_does_not_answer(
-    tmp_path: Path, reference_run: RunFolder, endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process itself, with less patience than its 12 s."""
+    tmp_path, reference_run, endpoint, monkeypatch
+):
+    """Runs the mirror with a shorter time limit than its 12 s."""
     monkeypatch.setattr(wandb_mirror, "CONNECT_SECONDS", 1.5)
     for name in ("metrics.jsonl", "evals.jsonl"):
         (tmp_path / name).write_bytes((reference_run.path / name).read_bytes())
@@ -126,9 +123,7 @@ def test_w2_the_real_wandb_goes_offline_when_its_server_does_not_answer(
 
 
 @pytest.mark.slow
-def test_w2_training_starts_and_ends_as_if_there_were_no_server(
-    tiny: Make, reference_run: RunFolder, endpoint: str
-) -> None:
+def test_w2_training_starts_and_ends_as_if_there_were_no_server(tiny, reference_run, endpoint):
     done = run_child(mirrored(tiny))
     assert done.exit_code == 0, done.stderr
     assert done.seconds < 25.0
@@ -141,18 +136,19 @@ def test_w2_training_starts_and_ends_as_if_there_were_no_server(
 
 
 def test_w2_control_a_trainer_that_calls_wandb_itself_waits_for_the_server(
-    tiny: Make, calls: Path, monkeypatch: pytest.MonkeyPatch, started: Callable[..., Child]
-) -> None:
+    tiny, calls, monkeypatch, started
+):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init online": "hang"}))
     child = started(tiny(), patched())
     child.wait_for(lambda: of_kind(calls, "init"))
-    time.sleep(1.0)  # more than the whole run takes
+    # longer than the whole run takes
+    time.sleep(1.0)
     assert len(read_jsonl(child.folder.metrics)) == 1
 
 
-def strike(fault: str, worker: int) -> None:
-    """Do to the mirror what the fake cannot do to itself."""
+def strike(fault, worker):
+    """Cause a fault that the fake cannot cause itself."""
     if fault not in ("mirror killed", "all stopped"):
         return
     parent = int(Path(f"/proc/{worker}/stat").read_text(encoding="utf-8").split(")")[1].split()[1])
@@ -166,7 +162,8 @@ SILENCE = "its process gave no answer in 2 s"
 W3_FAULTS = {
     "raise": ("RuntimeError: log is broken",),
     "die": ("wandb's process died (exit code -9)",),
-    "hang": ("wandb did not end in time", SILENCE),  # whoever of the two is scheduled first
+    # the mirror and the trainer reach their limits at about the same time
+    "hang": ("wandb did not end in time", SILENCE),
     "mirror killed": ("its process was killed by signal 9",),
     "all stopped": (SILENCE,),
 }
@@ -174,14 +171,8 @@ W3_FAULTS = {
 
 @pytest.mark.parametrize("fault", W3_FAULTS)
 def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_it(
-    tmp_path: Path,
-    tiny: Make,
-    reference_run: RunFolder,
-    calls: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    started: Callable[..., Child],
-    fault: str,
-) -> None:
+    tmp_path, tiny, reference_run, calls, monkeypatch, started, fault
+):
     at_log = {} if fault in ("mirror killed", "all stopped") else {"log 20": fault}
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
@@ -190,7 +181,8 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     )
     child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
     strike(fault, of_kind(calls, "init")[-1]["pid"])
-    held.unlink()  # 20 steps are left
+    # 20 steps are left
+    held.unlink()
     began = time.monotonic()
     child.wait_for(lambda: child.folder.state() == "completed")
     assert time.monotonic() - began < 10.0
@@ -203,23 +195,19 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     assert end["mode"] == "off"
     assert end["reason"] in W3_FAULTS[fault]
     assert done.stderr.count("is not mirrored to W&B") == 1
-    assert "scripts/wandb_push.py study=faults" in done.stderr
+    assert "python -m train.tracking.push study=faults" in done.stderr
 
 
 @pytest.mark.parametrize(("fault", "exit_code"), [("raise", 1), ("die", -9), ("hang", None)])
 def test_w3_control_a_trainer_that_calls_wandb_itself_breaks_with_it(
-    tiny: Make,
-    calls: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    started: Callable[..., Child],
-    fault: str,
-    exit_code: int | None,
-) -> None:
+    tiny, calls, monkeypatch, started, fault, exit_code
+):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 20": fault}))
     child = started(tiny(), patched(mode="offline"))
     child.wait_for(lambda: len(of_kind(calls, "log")) == 20)
     if exit_code is None:
-        time.sleep(1.0)  # more than the whole run takes
+        # longer than the whole run takes
+        time.sleep(1.0)
     else:
         assert child.wait().exit_code == exit_code
     assert len(read_jsonl(child.folder.metrics)) == 20

@@ -5,8 +5,6 @@ W4 uses the real wandb offline, and reads its records back.
 
 import signal
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +13,7 @@ from faults.runner import run_child
 from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
-    REPO,
     STEPS,
-    Make,
     ends,
     leave_no_key,
     mirrored,
@@ -27,36 +23,35 @@ from faults.wandb_faults import (
     wait_until,
 )
 from tests.train.wandb_record import parse, read_offline_run
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
-from train.tracking.tracker import Tracker, build_tracker
+from train.tracking import push
+from train.tracking.tracker import build_tracker
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(tmp_path, monkeypatch):
     leave_no_key(tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path, monkeypatch):
     return use_fake(tmp_path / "calls", monkeypatch)
 
 
-def is_closed(folder: RunFolder, wandb_id: str) -> bool:
-    """Whether the offline record of a W&B run says how it ended."""
+def is_closed(folder, wandb_id):
+    """Whether the offline record of a W&B run has its exit code."""
     found = list(folder.path.glob(f"wandb/offline-run-*-{wandb_id}/run-{wandb_id}.wandb"))
     return bool(found) and parse(found[0]).exit_code is not None
 
 
-def steps_of(history: list[dict[str, Any]]) -> list[int]:
+def steps_of(history):
     return [row["progress/step"] for row in history]
 
 
 def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_its_own(
-    tmp_path: Path, tiny: Make, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And scripts/wandb_push.py rebuilds one W&B run of the local record, complete."""
+    tmp_path, tiny, reference_run, monkeypatch
+):
+    """`python -m train.tracking.push` then rebuilds one complete W&B run from the run folder."""
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = mirrored(tiny)
@@ -82,8 +77,7 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
         assert steps_of(run.history) == sorted(steps_of(run.history))
     assert sorted(set(steps_of(runs[1].history))) == list(range(36, 61))  # from the checkpoint
 
-    pushed = push(config, monkeypatch)
-    assert pushed == 0
+    assert push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]) == 0
     whole = read_offline_run(folder.path, folder.path.name)
     assert len(whole.history) == STEPS + EVALS
     losses = [row["train/loss"] for row in whole.history if "train/loss" in row]
@@ -92,26 +86,19 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
     assert whole.summary["n_params"] > 0
 
 
-def steps_of_rows(folder: RunFolder) -> list[int]:
+def steps_of_rows(folder):
     return [row["step"] for row in read_jsonl(folder.metrics)]
 
 
-def push(config: Config, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run scripts/wandb_push.py."""
-    monkeypatch.syspath_prepend(REPO / "scripts")
-    import wandb_push
-
-    return int(wandb_push.main([f"study={config.study.name}", f"runs={config.paths.runs}"]))
-
-
 def test_w4_control_a_trainer_that_calls_wandb_itself_leaves_an_unfinished_record(
-    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, tiny, monkeypatch
+):
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     naive = patched(path=str(tmp_path), mode="offline", folder=str(tmp_path))
     killed = run_child(tiny(), naive, kill_after_step(40))
     assert killed.exit_code == -signal.SIGKILL
-    time.sleep(1.0)  # wandb's service ends with its parent
+    # wandb's service process ends with its parent
+    time.sleep(1.0)
     (path,) = tmp_path.glob("wandb/offline-run-*-r/run-r.wandb")
     run = parse(path)
     assert run.exit_code is None
@@ -119,17 +106,15 @@ def test_w4_control_a_trainer_that_calls_wandb_itself_leaves_an_unfinished_recor
     assert "state" not in run.summary
 
 
-def find_nothing(name: str) -> None:
-    """No package is installed."""
+def find_nothing(name):
+    """A find_spec that finds no package."""
 
 
-def require_nothing(purpose: str) -> None:
-    """No package is looked for."""
+def require_nothing(purpose):
+    """A require_wandb that checks nothing."""
 
 
-def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(
-    tiny: Make, calls: Path
-) -> None:
+def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(tiny, calls):
     missing = Replace("train.tracking.tracker:find_spec", find_nothing)
     done = run_child(mirrored(tiny), missing)
     assert done.exit_code == 2
@@ -141,8 +126,8 @@ def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(
 
 
 def test_w5_control_without_the_look_ahead_the_user_learns_of_it_after_the_run(
-    tmp_path: Path, tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, tiny, monkeypatch
+):
     absent = "raise ModuleNotFoundError(\"No module named 'wandb'\")"
     (tmp_path / "wandb.py").write_text(absent, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -155,22 +140,20 @@ def test_w5_control_without_the_look_ahead_the_user_learns_of_it_after_the_run(
     )
 
 
-def one_id_for_all_attempts(*words: Any, **named: Any) -> Tracker:
+def one_id_for_all_attempts(*words, **named):
     return build_tracker(*words, **{**named, "attempt": 1})
 
 
-def logged_by_id(calls: Path) -> dict[str, list[int]]:
-    """progress/step of every row, by the id of the W&B run that it went to."""
-    steps: dict[str, list[int]] = {}
+def logged_by_id(calls):
+    """progress/step of every logged row, by W&B run id."""
+    steps = {}
     ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
     for call in of_kind(calls, "log"):
         steps.setdefault(ids[call["pid"]], []).append(call["values"]["progress/step"])
     return steps
 
 
-def test_w6_control_under_one_id_for_all_attempts_steps_would_go_back(
-    tiny: Make, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_w6_control_under_one_id_for_all_attempts_steps_would_go_back(tiny, calls, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     one_id = Replace("train.training.recording:build_tracker", one_id_for_all_attempts)
     config = mirrored(tiny)

@@ -1,48 +1,37 @@
-"""W&B in jobs of several runs: each run has its own mirror, complete from its first step on."""
+"""W&B in jobs of several runs: each run has its own mirror, complete from its first step."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.patches import At, Kill
-from faults.runner import Child
 from faults.shared_jobs import FORKS, HORIZONS, TrainJob, kill_job, two_by_three
 from faults.wandb_faults import ends, leave_no_key, of_kind, use_fake
-from tests.train.shared_runs import (
-    planned,
-    train_alone,
-    train_job,
-    with_machine,
-    with_optimizer,
-)
+from tests.train.shared_runs import planned, train_alone, train_job, with_machine, with_optimizer
 from train.config.runtime import TrackerConfig, TrackerKind
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake wandb writes down its calls."""
+def calls(tmp_path, monkeypatch):
+    """File of the fake wandb's calls."""
     leave_no_key(tmp_path / "home", monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     return use_fake(tmp_path / "calls", monkeypatch)
 
 
 @pytest.fixture
-def configs(tmp_path: Path) -> list[Config]:
+def configs(tmp_path):
     """Two replicas with three horizons each, mirrored."""
     return [_mirrored(config) for config in two_by_three(tmp_path)]
 
 
-def _mirrored(config: Config) -> Config:
+def _mirrored(config):
     return dataclasses.replace(config, tracker=TrackerConfig(kind=TrackerKind.wandb))
 
 
-def train(start: Callable[..., Child], configs: list[Config]) -> list[RunFolder]:
+def train(start, configs):
     """Train the runs in one process, and wait for it."""
     child = start(configs[0], command=TrainJob(tuple(configs)))
     outcome = child.wait()
@@ -50,21 +39,21 @@ def train(start: Callable[..., Child], configs: list[Config]) -> list[RunFolder]
     return [folder_of(planned(config)) for config in configs]
 
 
-def logged(calls: Path) -> dict[str, list[dict[str, Any]]]:
-    """What was logged, by the name of the W&B run."""
+def logged(calls):
+    """The logged rows, by W&B run id."""
     ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ids.values()}
+    rows = {name: [] for name in ids.values()}
     for call in of_kind(calls, "log"):
         rows[ids[call["pid"]]].append(call["values"])
     return rows
 
 
-def steps_with(rows: list[dict[str, Any]], column: str) -> list[int]:
+def steps_with(rows, column):
     return [row["progress/step"] for row in rows if column in row]
 
 
-def assert_complete(rows: list[dict[str, Any]], folder: RunFolder) -> None:
-    """Every row of the run's records is in its W&B run, once."""
+def assert_complete(rows, folder):
+    """Check that the W&B run has every row of the run folder once."""
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     assert steps_with(rows, "train/loss") == [row["step"] for row in metrics]
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [
@@ -73,9 +62,7 @@ def assert_complete(rows: list[dict[str, Any]], folder: RunFolder) -> None:
     assert len(rows) == len(metrics) + len(evals)
 
 
-def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(
-    configs: list[Config], calls: Path, started: Callable[..., Child]
-) -> None:
+def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(configs, calls, started):
     folders = train(started, configs)
     rows = logged(calls)
     assert sorted(rows) == sorted(f"{folder.path.name}-a1" for folder in folders)
@@ -86,9 +73,7 @@ def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(
     assert len(of_kind(calls, "finish")) == 6
 
 
-def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(
-    configs: list[Config], calls: Path, started: Callable[..., Child]
-) -> None:
+def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(configs, calls, started):
     branch = folder_of(planned(configs[2]))
     kill_job(
         configs,
@@ -105,9 +90,7 @@ def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(
     assert steps_with(again, "train/loss")[-1] == HORIZONS[1]
 
 
-def test_a_run_that_diverges_on_another_s_trunk_is_mirrored_to_its_end(
-    configs: list[Config], calls: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_diverges_on_another_s_trunk_is_mirrored_to_its_end(configs, calls, tmp_path):
     configs = [with_machine(with_optimizer(each, lr=3e6), log_every=1) for each in configs[::2]]
     folders = train_job(configs)
     assert [folder.state() for folder in folders] == ["diverged"] * 3

@@ -73,7 +73,9 @@ class CallsWandbItself:
 
 
 def patched(**words: Any) -> At:
-    return At("train.training.loop:log_row", CallsWandbItself(**words), call=EVERY, when="after")
+    return At(
+        "train.training.loop:log_metrics", CallsWandbItself(**words), call=EVERY, when="after"
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:

@@ -1,34 +1,18 @@
 """The full study takes an hour; its parts are here, and a few designs among the slow tests."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "coverage_study.py"
+import coverage_study as study
 
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("coverage_study", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["coverage_study"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def named(study: Any, name: Any) -> Any:
+def named(name):
     return next(design for design in study.DESIGNS if design.name == name)
 
 
-def test_the_true_exponent_is_that_of_the_best_sizes(study: Any) -> None:
+def test_the_true_exponent_is_that_of_the_best_sizes():
     for surface in (study.SMALL, study.LARGE):
         for flops in (1e12, 1e15):
             best = surface.best_size(flops)
@@ -39,8 +23,8 @@ def test_the_true_exponent_is_that_of_the_best_sizes(study: Any) -> None:
         assert slope == pytest.approx(surface.a)
 
 
-def test_a_design_has_its_budgets_sizes_and_seeds(study: Any) -> None:
-    table = study.simulate(named(study, "5 x 7, 3 seeds"), 0.01, np.random.default_rng(0))
+def test_a_design_has_its_budgets_sizes_and_seeds():
+    table = study.simulate(named("5 x 7, 3 seeds"), 0.01, np.random.default_rng(0))
     assert len(table) == 5 * 7 * 3
     assert (table.groupby(["flops", "n_params"]).size() == 3).all()
     assert table["run_id"].is_unique
@@ -48,8 +32,8 @@ def test_a_design_has_its_budgets_sizes_and_seeds(study: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["5 x 7", "5 x 7, heavy tails", "5 x 7, checkpoints"])
-def test_noise_has_the_sd_it_is_said_to_have(study: Any, name: Any) -> None:
-    design, residuals = named(study, name), []
+def test_noise_has_the_sd_it_is_said_to_have(name):
+    design, residuals = named(name), []
     for seed in range(40):
         table = study.simulate(design, 0.01, np.random.default_rng(seed))
         clean = design.surface.loss(table["n_params"], table["tokens"])
@@ -57,23 +41,21 @@ def test_noise_has_the_sd_it_is_said_to_have(study: Any, name: Any) -> None:
     assert np.concatenate(residuals).std() == pytest.approx(0.01, rel=0.15)
 
 
-def test_checkpoints_of_one_run_share_their_luck(study: Any) -> None:
-    design = named(study, "5 x 7, checkpoints")
+def test_checkpoints_of_one_run_share_their_luck():
+    design = named("5 x 7, checkpoints")
     table = study.simulate(design, 0.01, np.random.default_rng(0))
     assert table["run_id"].nunique() < len(table) / 2
     assert (table.groupby("run_id")["n_params"].nunique() == 1).all()
 
 
-def test_a_study_that_no_approach_can_read_is_counted_as_refused(study: Any) -> None:
-    row = study.measure(named(study, "4 budgets x 5 sizes"), 3.0, "valleys, cubic", 3, 200, 0)
+def test_a_study_that_no_approach_can_read_is_counted_as_refused():
+    row = study.measure(named("4 budgets x 5 sizes"), 3.0, "valleys, cubic", 3, 200, 0)
     assert row.refused == 3
     assert np.isnan(row.coverage)
     assert "| 3 of 3 |" in study.table_of([row])
 
 
-def test_the_study_prints_writes_and_draws(
-    study: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
+def test_the_study_prints_writes_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "DESIGNS", study.DESIGNS[1:2])
     keep = ("valleys, cubic", "surface, MSE")
     monkeypatch.setattr(study, "APPROACHES", {name: study.APPROACHES[name] for name in keep})
@@ -89,11 +71,9 @@ def test_the_study_prints_writes_and_draws(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["4 budgets x 5 sizes", "5 x 7", "5 x 7, 3 seeds"])
 @pytest.mark.parametrize("approach", ["valleys, cubic", "valleys, parabola"])
-def test_intervals_of_valleys_contain_the_truth_as_often_as_they_say(
-    study: Any, name: Any, approach: Any
-) -> None:
+def test_intervals_of_valleys_contain_the_truth_as_often_as_they_say(name, approach):
     """92 to 98 %, give or take two standard errors of 300 replicates at the nearer end."""
-    row = study.measure(named(study, name), 0.01, approach, 300, 500, seed=1)
+    row = study.measure(named(name), 0.01, approach, 300, 500, seed=1)
     slack_low = 200 * np.sqrt(0.92 * 0.08 / (300 - row.refused))
     slack_high = 200 * np.sqrt(0.98 * 0.02 / (300 - row.refused))
     assert 92 - slack_low <= row.coverage <= 98 + slack_high

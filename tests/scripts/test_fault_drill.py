@@ -1,24 +1,21 @@
-"""scripts/fault_drill.py: what it compares and counts, on folders made by hand; and a drill."""
+"""scripts/fault_drill.py: comparison and counts on hand-made study folders; a real drill."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 import torch
 
-REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "scripts"))
-
-import fault_drill  # type: ignore[import-not-found]  # noqa: E402
-from benchmark_figures import write_figures  # type: ignore[import-not-found]  # noqa: E402
-from compare_studies import compare_studies  # type: ignore[import-not-found]  # noqa: E402
-from drill_report import (  # type: ignore[import-not-found]  # noqa: E402
+import fault_drill
+from bench.figures import read_figures, write_figures
+from drill.compare_studies import compare_studies
+from drill.random_kills import MARK, Kill, Process, Storm, Victim, kill_all, look_up
+from drill.report import (
     Drill,
     figures,
     leftovers,
@@ -27,25 +24,16 @@ from drill_report import (  # type: ignore[import-not-found]  # noqa: E402
     steps_repeated,
     write_markdown,
 )
-from random_kills import (  # type: ignore[import-not-found]  # noqa: E402
-    MARK,
-    Kill,
-    Process,
-    Storm,
-    Victim,
-    kill_all,
-    look_up,
-)
+from train.run_folder.checkpoint import save_checkpoint
+from train.storage.records import append_jsonl, read_json, read_jsonl, write_json
 
-from train.run_folder.checkpoint import save_checkpoint  # noqa: E402
-from train.storage.records import append_jsonl, read_json, read_jsonl, write_json  # noqa: E402
-
+REPO = Path(__file__).resolve().parents[2]
 RUNS = ("d8-a", "d16-b")
 STEPS = 40
 
 
-def write_study(folder: Path, *, seconds: float) -> Path:
-    """Two finished runs of 40 steps as training writes them; only clocks differ between calls."""
+def write_study(folder, *, seconds):
+    """Two finished runs of 40 steps as training writes them; `seconds` sets the time columns."""
     entries = [
         {"run_id": run_id, "plan": {"rung": "d8", "steps": STEPS, "flops": 10}} for run_id in RUNS
     ]
@@ -54,7 +42,7 @@ def write_study(folder: Path, *, seconds: float) -> Path:
     for run_id in RUNS:
         run = folder / run_id
         run.mkdir()
-        rows: list[dict[str, Any]] = [
+        rows = [
             {"step": step, "loss": 1 / step, "grad_norm": 0.1, "seconds": seconds * step}
             for step in range(10, STEPS + 1, 10)
         ]
@@ -69,19 +57,16 @@ def write_study(folder: Path, *, seconds: float) -> Path:
     return folder
 
 
-def save(run: Path, weights: torch.Tensor, step: int = STEPS) -> None:
+def save(run, weights, step=STEPS, optimizer=None):
+    model, optimizer = {"w": weights}, optimizer or {"state": [torch.ones(2), 3]}
+    state = {"seconds": 1.0}
     save_checkpoint(
-        run / "checkpoints",
-        step,
-        model={"w": weights},
-        optimizer={"state": [torch.ones(2), 3]},
-        state={"seconds": 1.0},
-        keep=2,
+        run / "checkpoints", step, model=model, optimizer=optimizer, state=state, keep=2
     )
 
 
-def log_attempts(run: Path, attempts: list[tuple[int, int, dict[str, Any] | None]]) -> None:
-    """Starts, each with an end where something was replayed; the others were killed."""
+def log_attempts(run, attempts):
+    """Log attempts (number, first step, replayed rows); one without replayed rows was killed."""
     for attempt, start_step, replayed in attempts:
         start = {"event": "start", "attempt": attempt, "start_step": start_step, "pid": attempt}
         append_jsonl(run / "attempts.jsonl", [start])
@@ -91,11 +76,11 @@ def log_attempts(run: Path, attempts: list[tuple[int, int, dict[str, Any] | None
 
 
 @pytest.fixture
-def studies(tmp_path: Path) -> tuple[Path, Path]:
+def studies(tmp_path):
     return write_study(tmp_path / "reference", seconds=1), write_study(tmp_path / "s0", seconds=7)
 
 
-def drill_of(reference: Path, study: Path, *kills: Kill, wanted: int = 1) -> Drill:
+def drill_of(reference, study, *kills, wanted=1):
     storm = Storm(
         command=[],
         folder=study,
@@ -126,13 +111,11 @@ KILL = Kill(
 )
 
 
-def values(drill: Drill) -> dict[str, float]:
+def values(drill):
     return {row.name: row.value for row in figures(drill)}
 
 
-def test_studies_that_differ_in_their_clocks_alone_are_the_same(
-    studies: tuple[Path, Path],
-) -> None:
+def test_studies_that_differ_in_their_clocks_alone_are_the_same(studies):
     compared = compare_studies(*studies)
     assert [run.run_id for run in compared] == list(RUNS)
     assert all(run.is_same for run in compared)
@@ -140,90 +123,73 @@ def test_studies_that_differ_in_their_clocks_alone_are_the_same(
     assert all(row.meets for row in figures(drill_of(*studies, KILL)))
 
 
-def edit_row(path: Path, number: int, **changes: Any) -> None:
+def edit_row(path, number, **changes):
     rows = read_jsonl(path)
     rows[number].update(changes)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def differ_in_the_last_bit(run: Path) -> None:
-    edit_row(run / "metrics.jsonl", 2, loss=1 / 30 * (1 + 2**-52))
+def keep_lines(path, keep, before=""):
+    path.write_text(before + "".join(path.read_text().splitlines(keepends=True)[keep]))
 
 
-def lose_a_row(run: Path) -> None:
-    path = run / "metrics.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-
-
-def lose_an_evaluation(run: Path) -> None:
-    (run / "evals.jsonl").unlink()
-
-
-def repeat_a_row(run: Path) -> None:
-    append_jsonl(run / "metrics.jsonl", read_jsonl(run / "metrics.jsonl")[1:2])
-
-
-def garble(run: Path) -> None:
-    path = run / "metrics.jsonl"
-    path.write_text("not JSON\n" + path.read_text())
-
-
-def change_the_result(run: Path) -> None:
+def edit_result(run, loss):
     result = read_json(run / "result.json")
-    result["row"]["loss"] = 1.25
+    result["row"]["loss"] = loss
     write_json(run / "result.json", result)
 
 
-def lose_the_result(run: Path) -> None:
-    (run / "result.json").unlink()
-
-
-def change_a_weight(run: Path) -> None:
-    weights = torch.arange(4.0)
-    weights[2] = 2.0000002
-    save(run, weights)
-
-
-def stop_earlier(run: Path) -> None:
-    for path in sorted((run / "checkpoints").glob("step_*/*")):
-        path.unlink()
-    (run / "checkpoints" / f"step_{STEPS:08d}").rmdir()
+def save_earlier(run):
+    shutil.rmtree(run / "checkpoints")
     save(run, torch.arange(4.0), step=20)
 
 
-def lose_the_checkpoint(run: Path) -> None:
-    for path in (run / "checkpoints").glob("step_*/DONE.json"):
-        path.unlink()
+DAMAGES = [
+    (
+        lambda run: edit_row(run / "metrics.jsonl", 2, loss=1 / 30 * (1 + 2**-52)),
+        "curves that differ",
+        "metrics.jsonl step 30: loss 0.0333",
+    ),
+    (
+        lambda run: keep_lines(run / "metrics.jsonl", slice(0, 3)),
+        "rows lost",
+        "metrics.jsonl step 40 is lost",
+    ),
+    (lambda run: (run / "evals.jsonl").unlink(), "rows lost", "evals.jsonl step 40 is lost"),
+    (
+        lambda run: append_jsonl(run / "metrics.jsonl", read_jsonl(run / "metrics.jsonl")[1:2]),
+        "rows surplus",
+        "metrics.jsonl step 20 is there twice",
+    ),
+    (
+        lambda run: keep_lines(run / "metrics.jsonl", slice(None), before="not JSON\n"),
+        "curves that differ",
+        "metrics.jsonl:1: not JSON",
+    ),
+    (lambda run: edit_result(run, 1.25), "results that differ", "result: loss 1.5 and 1.25"),
+    (lambda run: (run / "result.json").unlink(), "results that differ", "no result"),
+    (
+        lambda run: save(run, torch.tensor([0.0, 1.0, 2.0000002, 3.0])),
+        "final weights that differ",
+        "model.w differs",
+    ),
+    (save_earlier, "final weights that differ", "are of steps 40 and 20"),
+    (
+        lambda run: shutil.rmtree(run / "checkpoints"),
+        "final weights that differ",
+        "no final checkpoint to compare",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("damage", "figure", "told"),
-    [
-        (differ_in_the_last_bit, "curves that differ", "metrics.jsonl step 30: loss 0.0333"),
-        (lose_a_row, "rows lost", "metrics.jsonl step 40 is lost"),
-        (lose_an_evaluation, "rows lost", "evals.jsonl step 40 is lost"),
-        (repeat_a_row, "rows surplus", "metrics.jsonl step 20 is there twice"),
-        (garble, "curves that differ", "metrics.jsonl:1: not JSON"),
-        (change_the_result, "results that differ", "result: loss 1.5 and 1.25"),
-        (lose_the_result, "results that differ", "no result"),
-        (change_a_weight, "final weights that differ", "model.w differs"),
-        (stop_earlier, "final weights that differ", "are of steps 40 and 20"),
-        (lose_the_checkpoint, "final weights that differ", "no final checkpoint to compare"),
-    ],
-)
-def test_what_differs_is_reported(
-    studies: tuple[Path, Path],
-    capsys: Any,
-    damage: Callable[[Path], None],
-    figure: str,
-    told: str,
-) -> None:
+@pytest.mark.parametrize(("damage", "figure", "expected"), DAMAGES)
+def test_what_differs_is_reported(studies, capsys, damage, figure, expected):
     damage(studies[1] / "d16-b")
     drill = drill_of(*studies, KILL)
     rows = {row.name: row for row in figures(drill)}
     assert rows[figure].value >= 1
     assert not rows[figure].meets
-    assert any(told in line and "d16-b" in line for line in drill.problems), drill.problems
+    assert any(expected in line and "d16-b" in line for line in drill.problems), drill.problems
     assert not any("d8-a" in line for line in drill.problems)
     print_report(drill, list(rows.values()))
     printed = capsys.readouterr().out
@@ -231,19 +197,10 @@ def test_what_differs_is_reported(
     assert figure in printed.partition("falls short: ")[2]
 
 
-def test_checkpoints_with_other_bytes_and_the_same_tensors_are_the_same(
-    studies: tuple[Path, Path],
-) -> None:
-    """A file may hold the same tensors in other bytes, as a copy or another pickle does."""
+def test_checkpoints_with_other_bytes_and_the_same_tensors_are_the_same(studies):
     run = studies[1] / "d8-a"
-    save_checkpoint(
-        run / "checkpoints",
-        STEPS,
-        model={"w": torch.arange(4.0)},
-        optimizer={"state": (torch.ones(2), 3)},  # a tuple where a list was
-        state={"seconds": 1.0},
-        keep=2,
-    )
+    # a tuple where the reference has a list
+    save(run, torch.arange(4.0), optimizer={"state": (torch.ones(2), 3)})
     hashes = [
         read_json(folder / "d8-a" / "checkpoints" / f"step_{STEPS:08d}" / "DONE.json")["files"]
         for folder in studies
@@ -252,82 +209,75 @@ def test_checkpoints_with_other_bytes_and_the_same_tensors_are_the_same(
     assert all(run.is_same for run in compare_studies(*studies))
 
 
-def test_repeated_steps_are_those_between_the_last_row_and_the_next_start(
-    studies: tuple[Path, Path],
-) -> None:
-    study = studies[1]
-    assert steps_repeated(study, [KILL]) == 30 - 20
-    starting = Kill(kind="one job", seconds=1.0, victims=(Victim(run_id=None),))
-    assert steps_repeated(study, [KILL, starting]) == 10
+def test_repeated_steps_are_those_between_the_last_row_and_the_next_start(studies):
+    starting = Victim(run_id=None)
     never_again = Victim(run_id="d8-a", attempt=2, last_step=40)
-    assert steps_repeated(study, [Kill(kind="one job", seconds=2.0, victims=(never_again,))]) == 0
     saved_after_its_row = Victim(run_id="d16-b", attempt=1, last_step=10)
-    both = Kill(kind="one job", seconds=2.0, victims=(*KILL.victims, saved_after_its_row))
-    assert steps_repeated(study, [both]) == 10
+    for victims, repeated in (
+        (KILL.victims, 30 - 20),
+        ((*KILL.victims, starting), 10),
+        ((never_again,), 0),
+        ((*KILL.victims, saved_after_its_row), 10),
+    ):
+        kill = Kill(kind="one job", seconds=1.0, victims=victims)
+        assert steps_repeated(studies[1], [kill]) == repeated
 
 
-def test_replayed_rows_count_each_run_s_last_comparison_once(studies: tuple[Path, Path]) -> None:
+def test_replayed_rows_and_leftovers_are_counted(studies):
     study = studies[1]
     assert replayed_rows(study) == (2, 0)
-    log_attempts(study / "d8-a", [(3, 30, {"rows": 4, "differing": 1, "largest": 0.5})])
-    assert replayed_rows(study) == (5, 1)
-    assert values(drill_of(*studies, KILL))["replayed rows that differ"] == 1
-
-
-def test_leftovers_are_found(studies: tuple[Path, Path]) -> None:
-    study = studies[1]
     assert leftovers(study) == ([], [])
+    # only the last comparison of each run counts
+    log_attempts(study / "d8-a", [(3, 30, {"rows": 4, "differing": 1, "largest": 0.5})])
     (study / "d8-a" / "checkpoints" / "step_00000030.partial").mkdir()
     (study / "d16-b" / "result.json.partial").touch()
     (study / "d8-a" / "checkpoints" / "bad" / "step_00000020").mkdir(parents=True)
     found = values(drill_of(*studies, KILL))
-    assert found["partial files left"] == 2
-    assert found["checkpoints quarantined"] == 1
+    assert (found["replayed rows compared"], found["replayed rows that differ"]) == (5, 1)
+    assert (found["partial files left"], found["checkpoints quarantined"]) == (2, 1)
 
 
-def test_the_accounting_of_a_drill(studies: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_figures_and_the_page_of_a_drill(studies, tmp_path):
     power_cut = Kill(
         kind="launcher with all jobs", seconds=9.0, victims=(Victim(run_id=None), *KILL.victims)
     )
     drill = drill_of(*studies, KILL, power_cut, wanted=3)
-    rows = figures(drill)
-    found = values(drill)
-    assert found["kills survived"] == 2
-    assert next(row for row in rows if row.name == "kills survived").meets is False  # 3 wanted
-    assert found["of one job"] == found["of launcher with all jobs"] == 1
-    assert found["of launcher alone"] == 0
-    assert found["runs whose job died"] == 3
-    assert found["of which before their first step"] == 1
-    assert found["steps trained"] == 80
-    assert found["time lost"] == 6.0
-    assert found["time lost per kill"] == 3.0
+    rows, found = figures(drill), values(drill)
+    expected = {
+        "kills survived": 2,
+        "of one job": 1,
+        "of launcher with all jobs": 1,
+        "of launcher alone": 0,
+        "runs whose job died": 3,
+        "of which before their first step": 1,
+        "steps trained": 80,
+        "time lost": 6.0,
+        "time lost per kill": 3.0,
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert len(found) == len(rows)
     write_figures(tmp_path / "figures.json", rows)
-    written = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["name"] for row in written] == [row.name for row in rows]
-    assert len({row["name"] for row in written}) == len(written)
-    for row in written:
-        assert list(row) == ["name", "value", "unit", "goal", "sense", "meets"]
+    assert read_figures(tmp_path / "figures.json") == rows
     write_markdown(tmp_path / "page.md", drill, rows, command="the command")
     page = (tmp_path / "page.md").read_text()
-    assert "| kills survived | 2 | kills | at least 3: FALLS SHORT |" in page
-    assert "2 runs, 20 FLOPs, on a CPU" in page
-    assert "machine.checkpoint_steps=20" in page
-
-
-def test_a_study_that_did_not_finish_survived_nothing(studies: tuple[Path, Path]) -> None:
-    drill = drill_of(*studies, KILL)
+    for words in (
+        "| kills survived | 2 | kills | at least 3: FALLS SHORT |",
+        "2 runs, 20 FLOPs, on a CPU",
+        "machine.checkpoint_steps=20",
+    ):
+        assert words in page
+    # a study that did not finish has survived nothing
     drill.storms[0].share = 0.9
     assert values(drill)["kills survived"] == 0
 
 
-def test_only_a_process_with_the_token_is_killed() -> None:
-    def sleeper(mark: str) -> "subprocess.Popen[bytes]":
+def test_only_a_process_with_the_mark_is_killed():
+    def sleeper(mark):
         child = subprocess.Popen(
             [sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)"],
             env={**os.environ, MARK: mark},
             stdout=subprocess.PIPE,
         )
-        assert child.stdout is not None
         child.stdout.readline()
         return child
 
@@ -336,12 +286,13 @@ def test_only_a_process_with_the_token_is_killed() -> None:
         found = look_up(mine.pid, "mine")
         assert found == Process(mine.pid, found.started, is_job=False)
         assert look_up(other.pid, "mine") is None
-        impostor = Process(mine.pid, found.started - 1, is_job=False)  # its number was given away
+        # the pid of a process that has ended, given to another
+        impostor = Process(mine.pid, found.started - 1, is_job=False)
         assert kill_all([impostor, Process(other.pid, found.started, is_job=False)], "mine") == []
         assert mine.poll() is None
         assert kill_all([found], "mine") == [found]
         assert mine.wait(timeout=10) == -9
-        assert kill_all([found], "mine") == []  # gone
+        assert kill_all([found], "mine") == []
         assert other.poll() is None
     finally:
         for child in (mine, other):
@@ -358,14 +309,12 @@ def test_only_a_process_with_the_token_is_killed() -> None:
         (["study=quickstart", "study.name=mine"], "the drill names its own folders"),
     ],
 )
-def test_a_request_that_cannot_be_meant_is_refused(
-    words: list[str], message: str, capsys: Any
-) -> None:
+def test_a_wrong_request_is_refused(words, message, capsys):
     assert fault_drill.main(words) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_that_no_drill_made_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_no_drill_made_is_left_alone(tmp_path):
     folder = tmp_path / "quickstart-drill-s0"
     folder.mkdir()
     (folder / "precious").touch()
@@ -379,7 +328,7 @@ def test_a_folder_that_no_drill_made_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "new" / "old-run").exists()
 
 
-def test_what_the_command_says_replaces_the_drill_s_settings() -> None:
+def test_overrides_replace_the_drill_s_settings():
     request = fault_drill.Request(
         study="s", kills=1, seed=0, runs=Path("r"), overrides=("machine.log_every=1",)
     )
@@ -391,7 +340,7 @@ def test_what_the_command_says_replaces_the_drill_s_settings() -> None:
 
 
 @pytest.mark.slow
-def test_a_drill_of_a_tiny_study_survives(tmp_path: Path) -> None:
+def test_a_drill_of_a_tiny_study_survives(tmp_path):
     words = [sys.executable, "scripts/fault_drill.py", "--quick", "kills=3", "budget.tokens=204800"]
     words += [f"runs={tmp_path}/runs", f"paths.data={tmp_path}/data", "machine.checkpoint_steps=40"]
     words += ["--json", f"{tmp_path}/figures.json", "--markdown", f"{tmp_path}/page.md"]

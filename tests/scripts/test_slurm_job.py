@@ -1,4 +1,4 @@
-"""S7: scripts/slurm_job.sh with stand-ins for Python and scontrol; test_slurm.py has both."""
+"""S7: scripts/slurm_job.sh with fake python and scontrol; tests/faults/test_slurm.py runs Slurm."""
 
 import contextlib
 import os
@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "slurm_job.sh"
 
 TRAINS = """#!/bin/bash
-# stands in for `python -m train`: waits, and ends with 75 when it is asked to stop
+# a fake `python -m train`: waits, and exits with 75 on a signal
 printf '%s\\n' "$@" >words
 trap 'echo USR2 >>signals; sleep 0.1; exit 75' USR2
 trap 'echo TERM >>signals; sleep 0.1; exit 75' TERM
@@ -24,15 +23,13 @@ while :; do sleep 0.02; done
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Return what starts the script in an empty folder, with a program in Python's place."""
+def start(tmp_path):
+    """Start the script in an empty folder, with a given program as python."""
     processes = []
     binaries = tmp_path / "bin"
     binaries.mkdir()
 
-    def begin(
-        program: str, *words: str, script: Path = SCRIPT, **env: str
-    ) -> subprocess.Popen[bytes]:
+    def begin(program, *words, script=SCRIPT, **env):
         for name, text in {
             "python": program,
             "scontrol": '#!/bin/bash\necho "$@" >>requeued\n',
@@ -58,19 +55,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path):
     deadline = time.monotonic() + 20.0
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.005)
 
 
-def requeued(folder: Path) -> list[str]:
+def requeued(folder):
     path = folder / "requeued"
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def test_s7_the_directives_ask_for_a_signal_a_requeue_and_one_log() -> None:
+def test_s7_the_directives_ask_for_a_signal_a_requeue_and_one_log():
     text = SCRIPT.read_text(encoding="utf-8")
     directives = re.findall(r"^#SBATCH (.*)$", text, flags=re.MULTILINE)
     assert directives == [
@@ -82,13 +79,13 @@ def test_s7_the_directives_ask_for_a_signal_a_requeue_and_one_log() -> None:
         "--signal=B:USR2@300",
     ]
     code = text[text.index("set -uo pipefail") :]
-    assert "runs=" not in code  # where runs are, the config says, for every attempt alike
-    assert text.index("#SBATCH --signal") < text.index("set -uo pipefail")  # else Slurm ignores it
+    # the config says where runs are, so that every attempt finds them
+    assert "runs=" not in code
+    # Slurm ignores directives after the first command
+    assert text.index("#SBATCH --signal") < text.index("set -uo pipefail")
 
 
-def test_s7_the_words_reach_python_as_they_are(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_s7_the_words_reach_python_as_they_are(start, tmp_path):
     words = ["-m", "study=x", "data.files=[a b.jsonl,*.gz]", "model=d24,d32"]
     program = "#!/bin/bash\nprintf '%s\\n' \"$@\" >words\n"
     assert start(program, *words).wait(timeout=20) == 0
@@ -100,23 +97,19 @@ def test_s7_the_words_reach_python_as_they_are(
     ("number", "jobs"), [(signal.SIGUSR2, ["requeue 17"]), (signal.SIGTERM, [])]
 )
 def test_s7_a_signal_is_passed_on_and_only_the_time_limits_one_requeues(
-    start: Callable[..., subprocess.Popen[bytes]],
-    tmp_path: Path,
-    number: signal.Signals,
-    jobs: list[str],
-) -> None:
+    start, tmp_path, number, jobs
+):
     job = start(TRAINS)
     wait_for(tmp_path / "ready")
     job.send_signal(number)
     job.send_signal(number)
-    assert job.wait(timeout=20) == 75  # it waited for the save
+    # it waited for the save
+    assert job.wait(timeout=20) == 75
     assert set((tmp_path / "signals").read_text(encoding="utf-8").split()) == {number.name[3:]}
     assert requeued(tmp_path) == jobs
 
 
-def test_s7_a_cancel_after_the_time_limits_signal_does_not_stop_the_requeue(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_s7_a_cancel_after_the_time_limits_signal_does_not_stop_the_requeue(start, tmp_path):
     job = start(TRAINS)
     wait_for(tmp_path / "ready")
     job.send_signal(signal.SIGUSR2)
@@ -126,10 +119,9 @@ def test_s7_a_cancel_after_the_time_limits_signal_does_not_stop_the_requeue(
     assert requeued(tmp_path) == ["requeue 17"]
 
 
-def test_s7_a_signal_while_python_starts_requeues_too(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    job = start("#!/bin/bash\ntouch ready\nexec sleep 60\n")  # no handler yet
+def test_s7_a_signal_while_python_starts_requeues_too(start, tmp_path):
+    # no signal handler yet
+    job = start("#!/bin/bash\ntouch ready\nexec sleep 60\n")
     wait_for(tmp_path / "ready")
     job.send_signal(signal.SIGUSR2)
     assert job.wait(timeout=20) == 140
@@ -141,27 +133,19 @@ def test_s7_a_signal_while_python_starts_requeues_too(
     [(75, "", ["requeue 17"]), (75, "2", ["requeue 17"]), (75, "3", []), (2, "", []), (1, "", [])],
 )
 def test_s7_without_a_signal_only_a_failed_device_requeues_and_not_for_ever(
-    start: Callable[..., subprocess.Popen[bytes]],
-    tmp_path: Path,
-    code: int,
-    restarts: str,
-    jobs: list[str],
-) -> None:
+    start, tmp_path, code, restarts, jobs
+):
     env = {"SLURM_RESTART_COUNT": restarts} if restarts else {}
     assert start(f"#!/bin/bash\nexit {code}\n", **env).wait(timeout=20) == code
     assert requeued(tmp_path) == jobs
 
 
-def test_s7_outside_of_slurm_nothing_is_requeued(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_s7_outside_of_slurm_nothing_is_requeued(start, tmp_path):
     assert start("#!/bin/bash\nexit 75\n", SLURM_JOB_ID="").wait(timeout=20) == 75
     assert requeued(tmp_path) == []
 
 
-def test_s7_control_without_the_traps_the_signal_never_arrives(
-    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_s7_control_without_the_traps_the_signal_never_arrives(start, tmp_path):
     text = SCRIPT.read_text(encoding="utf-8")
     naive = tmp_path / "naive.sh"
     naive.write_text(re.sub(r"^trap .*$", "", text, flags=re.MULTILINE), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""A request to the mirror, and the end of its run, as tests make them."""
+"""Requests to the mirror process, and a fake wandb that records its calls."""
 
+import json
+import time
 from pathlib import Path
-from typing import Any
 
 from train.tracking.mirror import MirrorRequest
 
@@ -9,8 +10,8 @@ FAKE = Path(__file__).parent / "fake_wandb"
 ENDING = {"state": "completed", "summary": {"loss": 2.5}}
 
 
-def request(**changes: Any) -> MirrorRequest:
-    fields: dict[str, Any] = {
+def request(**changes):
+    fields = {
         "id": "r-a1",
         "name": "r",
         "group": "s",
@@ -21,3 +22,23 @@ def request(**changes: Any) -> MirrorRequest:
         "start_step": 0,
     }
     return MirrorRequest(**{**fields, **changes})
+
+
+def use_fake(folder, monkeypatch):
+    """Make processes import the fake wandb; return the file to which it writes its calls."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKE))
+    monkeypatch.setenv("FAKE_WANDB_CALLS", str(folder / "calls"))
+    return folder / "calls"
+
+
+def calls_of(path, kind):
+    """The recorded calls of one kind, such as "log"; none before the first call."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [call for call in map(json.loads, lines) if call["call"] == kind]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

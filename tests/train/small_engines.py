@@ -12,7 +12,7 @@ from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, Sche
 from train.config.runtime import AttentionKernel, Dtype
 from train.data.sampler import segment_starts
 from train.engine.batches import Windows
-from train.engine.compute_policy import Arithmetic
+from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
 from train.engine.engine import Engine, Replica
 from train.plan.schedule import Schedule
@@ -80,7 +80,7 @@ def replica(seed: int = 0, lr: float = 0.01, **optimizer: Any) -> Replica:
     return Replica(seed=seed, lr=lr, schedule=schedule(), optimizer=settings)
 
 
-def arithmetic(**changes: Any) -> Arithmetic:
+def policy(**changes: Any) -> ComputePolicy:
     """float32, fused attention, the whole batch at once, unless `changes` say otherwise."""
     choices: dict[str, Any] = {
         "dtype": Dtype.fp32,
@@ -89,7 +89,7 @@ def arithmetic(**changes: Any) -> Arithmetic:
         "micro_batch_seqs": BATCH_SEQS,
         "eval_seqs": BATCH_SEQS,
     }
-    return Arithmetic(**{**choices, **changes})
+    return ComputePolicy(**{**choices, **changes})
 
 
 def make_engine(
@@ -102,7 +102,7 @@ def make_engine(
     may_graph: bool = True,
     **changes: Any,
 ) -> Engine:
-    """An engine of these replicas at step 0; `changes` are the arithmetic's."""
+    """An engine of these replicas at step 0; `changes` are the policy's."""
     shape = shape or shape_of()
     windows = TokenWindows(
         shape,
@@ -112,7 +112,7 @@ def make_engine(
         is_resident=is_resident,
     )
     changes = {"micro_batch_seqs": batch_seqs, **changes}
-    return Engine(shape, replicas, compute, windows, arithmetic(**changes), may_graph=may_graph)
+    return Engine(shape, replicas, compute, windows, policy(**changes), may_graph=may_graph)
 
 
 def state_of(engine: Engine, place: int) -> dict[str, Tensor]:

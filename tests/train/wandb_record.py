@@ -1,7 +1,7 @@
-"""Reads the .wandb file of an offline run back: LevelDB's log format around wandb's own protobuf.
+"""Read the .wandb file of an offline run: wandb's protobuf records in LevelDB's log format.
 
-wandb's package writes this format and no longer reads it, so the framing is read here; the records
-are parsed by wandb's classes.
+The wandb package can only write the framing, so it is read here; the records are parsed by wandb's
+own classes.
 """
 
 import json
@@ -19,7 +19,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class OfflineRun:
-    """What a W&B run came to."""
+    """The content of a W&B run."""
 
     id: str = ""
     name: str = ""
@@ -34,13 +34,13 @@ class OfflineRun:
 
 
 def read_offline_run(folder: Path, run_id: str) -> OfflineRun:
-    """The one offline record of `run_id` below a run folder."""
+    """Read the only offline record of `run_id` in a run folder."""
     (path,) = folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
     return parse(path)
 
 
 def parse(path: Path) -> OfflineRun:
-    """Rows, config and summary of a .wandb file, as far as it is whole."""
+    """Read a .wandb file up to its first incomplete record."""
     from wandb.proto import wandb_internal_pb2
 
     run = OfflineRun()

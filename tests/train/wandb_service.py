@@ -1,4 +1,4 @@
-"""A loopback W&B: what the real client needs to run online, and what it was sent."""
+"""A W&B server on the loopback device: enough for the real client, and a record of what it got."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class StoredRun:
-    """One run as the server has it."""
+    """One run as stored by the server."""
 
     group: str = ""
     name: str = ""
@@ -28,19 +28,19 @@ class Service:
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     received: list[bytes] = field(default_factory=list)
-    """Every body, as it came."""
+    """Path and body of every request."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no news."""
+        """Ignore clients that were killed."""
 
 
 @contextmanager
 def serve() -> Iterator[Service]:
-    """Yield a server on a free port of the loopback device."""
+    """Run a server on a free port."""
     service = Service()
     server = _Server(("127.0.0.1", 0), _handler(service))
     service.url = f"http://127.0.0.1:{server.server_port}"
@@ -103,7 +103,7 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
 
 
 def _answer(service: Service, query: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Answer the operations that a run makes; any other gets nothing."""
+    """Answer the GraphQL operations of a run; any other gets an empty answer."""
     if "upsertBucket" in query:
         run = service.runs.setdefault(given["name"], StoredRun())
         run.group = given.get("groupName") or run.group

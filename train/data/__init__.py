@@ -1,5 +1,7 @@
-"""Text to token shards, and token shards to windows.
+"""Data: text becomes token shards on disk, and token shards become windows of ids.
 
-`prepare.prepare` builds the folder once, `shards.open_dataset` verifies and opens it, and
-`sampler.window_starts` says which windows a step reads.
+This room owns the sources, the tokenizers, the split into training and validation documents, the
+prepared folder (`<data root>/<name>-<tokenizer>-<hash>/`) and the order in which a run reads it.
+It must not know models, devices, torch or run folders: what enters is a DataConfig, what leaves
+are numpy arrays. Open prepare.py first, then shards.py for reading and sampler.py for the order.
 """

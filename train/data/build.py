@@ -1,30 +1,46 @@
-"""Documents to token files and their manifest, in a folder that is there and empty."""
+"""From documents to token shards and their manifest, in a folder that is there and empty."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from train.config.experiment import DataConfig, Source, TokenizerKind
 from train.data import enwik8, sources, synthetic, tokenizer
-from train.data.manifest import TRAIN, VALIDATION, Manifest
-from train.data.source_files import hash_files, refuse_edited_meanwhile, source_facts
-from train.data.split import Encoded, FirstTokens, HighestHashes, LowestHashes, Split
-from train.data.token_file import dtype_name
-from train.data.verified import FILES, remember
-from train.data.writer import SplitWriter
+from train.data.manifest import (
+    DTYPES,
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    ShardFacts,
+    SplitFacts,
+    dtype_name,
+)
+from train.data.split import EncodedDocument, FirstTokens, HighestHashes, LowestHashes, Split
+from train.data.verify import (
+    hash_sources,
+    refuse_edited_meanwhile,
+    save_verdicts,
+    source_facts,
+)
 from train.errors import DataError
 
+SHARD_TOKENS = 64 << 20
+"""Tokens per training shard."""
+
 BATCH_DOCUMENTS = 64
-"""Documents tokenised at once, the only ones held beside the validation set."""
+"""Documents tokenised at once; only these and the validation set are held in memory."""
 
 BPE_SAMPLE_BYTES = 16 << 20
-"""Text that a BPE is trained on, or half of it all where that is less."""
+"""Bytes of text that a BPE is trained on; half of the text where that is less."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -32,63 +48,51 @@ TOKENIZER_FILE = "tokenizer.json"
 def build_tokens(
     data: DataConfig, root: Path, folder: Path, *, spec: Mapping[str, Any], progress: bool
 ) -> Manifest:
-    """Write the token files of `data`, on disk when this returns, and return their manifest.
+    """Write the token shards of `data` and return their manifest; the shards are on disk by then.
 
     Args:
         data: The text and how it becomes tokens.
-        root: The data root, where a text that must be fetched is kept.
+        root: The data root, where downloaded text is kept.
         folder: Where to write.
-        spec: What determines the tokens, for the manifest.
+        spec: The settings that determine the tokens, for the manifest.
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        DataError: The text is missing, damaged, too short to be split, or changed meanwhile.
-        OSError: The disk refuses.
+        DataError: The text is missing, damaged, too short to be split, or changed while it was
+            read.
+        OSError: The disk is full or cannot be written.
     """
     with _progress(progress) as bar:
         if data.source is Source.synthetic:
             return _build_synthetic(data, spec, folder, bar)
-        build = _build_enwik8 if data.source is Source.enwik8 else _build_files
-        return build(data, spec, root, folder, bar)
+        if data.source is Source.enwik8:
+            task = bar.add_task("fetching enwik8", total=None)
+            enwik8.fetch(root)
+            bar.remove_task(task)
+            return _build_text(data, spec, root, folder, bar, {"raw_sha256": enwik8.SHA256})
+        hashed = hash_sources(sources.files(data.files))
+        made = _build_text(data, spec, root, folder, bar, source_facts(hashed))
+        refuse_edited_meanwhile(hashed)
+        save_verdicts(folder, hashed)
+        return made
 
 
 def _build_synthetic(
     data: DataConfig, spec: Mapping[str, Any], folder: Path, bar: Progress
 ) -> Manifest:
-    """Generate the chain; its documents are pieces of it, and its beginning is held out."""
+    """Generate the chain; its documents are pieces of it, and the first ones are validation."""
     source = synthetic.markov_source(data.synthetic, data.vocab_size)
     task = bar.add_task("generating tokens", total=data.synthetic.tokens)
 
-    def pieces() -> Iterator[Encoded]:
+    def pieces() -> Iterator[EncodedDocument]:
         for number, tokens in enumerate(synthetic.documents(data.synthetic, source)):
             bar.advance(task, len(tokens))
-            yield Encoded(b"", number, tokens, len(tokens))
+            yield EncodedDocument(b"", number, tokens, len(tokens))
 
     identity = hashlib.sha256(b"windtunnel synthetic: ids are drawn, one byte each").hexdigest()
     facts = {"entropy_rate": source.entropy_rate}
     split = FirstTokens(data.validation_tokens)
     return _write(data, spec, folder, pieces(), split, identity, facts)
-
-
-def _build_enwik8(
-    data: DataConfig, spec: Mapping[str, Any], root: Path, folder: Path, bar: Progress
-) -> Manifest:
-    """Fetch and tokenise the default text."""
-    task = bar.add_task("fetching enwik8", total=None)
-    enwik8.fetch(root)
-    bar.remove_task(task)
-    return _build_text(data, spec, root, folder, bar, {"raw_sha256": enwik8.SHA256})
-
-
-def _build_files(
-    data: DataConfig, spec: Mapping[str, Any], root: Path, folder: Path, bar: Progress
-) -> Manifest:
-    """Tokenise the user's files, and note what they were."""
-    hashed = hash_files(sources.files(data.files))
-    made = _build_text(data, spec, root, folder, bar, source_facts(hashed))
-    refuse_edited_meanwhile(hashed)
-    remember(folder, FILES, hashed)
-    return made
 
 
 def _build_text(
@@ -99,7 +103,7 @@ def _build_text(
     bar: Progress,
     facts: dict[str, Any],
 ) -> Manifest:
-    """Tokenise the documents of a text source."""
+    """Tokenise the documents of a text source; a BPE is trained first, in a pass of its own."""
     split = LowestHashes(data.validation_tokens)
     if data.tokenizer is TokenizerKind.bytes:
         coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
@@ -114,7 +118,7 @@ def _build_text(
     if split.validation()[-1].hash >= sample.lowest():
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} is too much of this text: documents "
-            f"that trained the tokenizer would be held out; use "
+            f"that trained the tokenizer would be validation documents; use "
             f"data.validation_tokens={max(1, data.validation_tokens // 4)}"
         )
     return written
@@ -128,15 +132,15 @@ def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[st
         bar.advance(task, document.read_bytes)
 
 
-def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[Encoded]:
-    """Yield the documents as tokens; those without text are left out."""
+def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[EncodedDocument]:
+    """Yield the documents as tokens; documents of white space alone are left out."""
     number = 0
     remaining = iter(texts)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
         kept = [text for text in batch if text.strip()]
         for text, ids in zip(kept, coder.encode(kept), strict=True):
             plain = tokenizer.text_bytes(text)
-            yield Encoded(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
+            yield EncodedDocument(hashlib.sha256(plain).digest(), number, ids, len(plain) + 1)
             number += 1
 
 
@@ -144,7 +148,7 @@ def _write(
     data: DataConfig,
     spec: Mapping[str, Any],
     folder: Path,
-    documents: Iterable[Encoded],
+    documents: Iterable[EncodedDocument],
     split: Split,
     tokenizer_sha256: str,
     facts: dict[str, Any],
@@ -152,22 +156,16 @@ def _write(
     """Write both splits and return the manifest.
 
     Raises:
-        DataError: All text would be held out.
+        DataError: The validation split would take all of the text.
     """
-    with SplitWriter(folder, TRAIN, vocab_size=data.vocab_size) as train:
-        for document in split.training(documents):
-            train.write(document)
-        train_shards, train_facts = train.finish()
-    with SplitWriter(folder, VALIDATION, vocab_size=data.vocab_size) as held:
-        for document in split.validation():
-            held.write(document)
-        held_shards, held_facts = held.finish()
-    if not train_facts.tokens:
+    train_shards, train = _write_split(data, folder, TRAIN, split.training(documents))
+    # after the last training document, when it is certain which ones are validation
+    held_shards, held = _write_split(data, folder, VALIDATION, split.validation())
+    if not train.tokens:
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} leaves nothing to train on: the text "
-            f"has {held_facts.tokens} tokens in {held_facts.documents} documents, which are held "
-            f"out whole; use data.validation_tokens={max(1, held_facts.tokens // 20)}, or more "
-            f"and shorter documents"
+            f"has {held.tokens} tokens in {held.documents} documents, which are held out whole; "
+            f"use data.validation_tokens={max(1, held.tokens // 20)}, or more and shorter documents"
         )
     return Manifest(
         spec=spec,
@@ -175,14 +173,108 @@ def _write(
         vocab_size=data.vocab_size,
         tokenizer_sha256=tokenizer_sha256,
         shards=(*train_shards, *held_shards),
-        splits={TRAIN: train_facts, VALIDATION: held_facts},
+        splits={TRAIN: train, VALIDATION: held},
         source=facts,
     )
 
 
+def _write_split(
+    data: DataConfig, folder: Path, split: str, documents: Iterable[EncodedDocument]
+) -> tuple[list[ShardFacts], SplitFacts]:
+    with SplitWriter(folder, split, vocab_size=data.vocab_size) as writer:
+        for document in documents:
+            writer.write(document)
+        return writer.finish()
+
+
+class SplitWriter:
+    """Writes the documents of one split into `train-00000.bin, ...` or `validation.bin`."""
+
+    def __init__(
+        self, folder: Path, split: str, *, vocab_size: int, shard_tokens: int = SHARD_TOKENS
+    ) -> None:
+        self._folder = folder
+        self._split = split
+        self._vocab_size = vocab_size
+        self._shard_tokens = shard_tokens if split == TRAIN else None
+        self._dtype: np.dtype[Any] = DTYPES[dtype_name(vocab_size)]
+        self._finished: list[ShardFacts] = []
+        self._text_bytes = 0
+        self._documents = 0
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, document: EncodedDocument) -> None:
+        """Append one document; it may continue in the next shard.
+
+        Raises:
+            DataError: An id is not below vocab_size.
+        """
+        rest = document.tokens
+        while len(rest):
+            if self._tokens == self._shard_tokens:
+                self._close()
+                self._open()
+            room = len(rest) if self._shard_tokens is None else self._shard_tokens - self._tokens
+            self._append(rest[:room])
+            rest = rest[room:]
+        self._text_bytes += document.text_bytes
+        self._documents += 1
+
+    def finish(self) -> tuple[list[ShardFacts], SplitFacts]:
+        """Sync the last shard and return what was written."""
+        self._close()
+        tokens = sum(shard.tokens for shard in self._finished)
+        facts = SplitFacts(tokens=tokens, text_bytes=self._text_bytes, documents=self._documents)
+        return self._finished, facts
+
+    def _append(self, ids: NDArray[np.int64]) -> None:
+        """Check, narrow and write ids."""
+        # astype alone would wrap a larger id to a small one
+        if int(ids.max()) >= self._vocab_size or int(ids.min()) < 0:
+            first = int(np.argmax((ids >= self._vocab_size) | (ids < 0)))
+            raise DataError(
+                f"token id {int(ids[first])} at position {self._tokens + first} of {self._name} "
+                f"is not below vocab_size {self._vocab_size}; use the data.vocab_size of the "
+                f"tokenizer that it comes from"
+            )
+        narrow = ids.astype(self._dtype).tobytes()
+        self._digest.update(narrow)
+        self._file.write(narrow)
+        self._tokens += len(ids)
+
+    def _open(self) -> None:
+        """Start the next shard."""
+        number = len(self._finished)
+        self._name = "validation.bin" if self._split == VALIDATION else f"train-{number:05d}.bin"
+        self._file = (self._folder / self._name).open("wb")
+        self._digest = hashlib.sha256()
+        self._tokens = 0
+
+    def _close(self) -> None:
+        """Sync the shard and note its facts."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._finished.append(
+            ShardFacts(
+                name=self._name,
+                split=self._split,
+                tokens=self._tokens,
+                bytes=self._tokens * self._dtype.itemsize,
+                sha256=self._digest.hexdigest(),
+            )
+        )
+
+
 @contextmanager
 def _progress(show: bool) -> Iterator[Progress]:
-    """Yield a progress bar on standard error, or one that stays invisible."""
+    """Yield a progress bar on standard error, invisible unless `show` is set."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not show, transient=True) as bar:

@@ -1,8 +1,7 @@
-"""The first 100,000,000 bytes of the English Wikipedia dump of 2006-03-03, known as enwik8.
+"""enwik8: the first 100,000,000 bytes of the English Wikipedia dump of 2006-03-03.
 
-Fetched by the first route that works, kept once under `<root>/raw/`, and whatever the route, never
-used without its length and SHA-256 being checked. Nothing half-written is ever found under the
-final name.
+Downloaded by the first route that works, checked by length and SHA-256, and kept as
+`<root>/raw/enwik8`, which is renamed into place only when it is complete.
 
 Source: Mahoney, "Large Text Compression Benchmark", http://mattmahoney.net/dc/text.html.
 """
@@ -33,38 +32,39 @@ SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
 HUB_DATASET = "LTCB/enwik8"
 HUB_REVISION = "refs/convert/parquet"
 HUB_FILE = "enwik8-raw/train/0000.parquet"
-"""The hub's own conversion of the dataset: one row, one column `text`, the whole file."""
+"""The hub's own conversion of the dataset: one row whose column `text` is the whole file."""
 HUB_PROBE_SECONDS = 3.0
 
 PACKAGE = "mingru-pytorch"
 PACKAGE_VERSION = "0.2.1"
 PACKAGE_SHA256 = "fc9b278b4e04db930a5cd4cdab36e2713b1d6e14084269b161d4f133819e758d"
 PACKAGE_MEMBER = "mingru_pytorch-0.2.1/data/enwik8.gz"
-"""A source archive that carries the file. It is downloaded and read, never installed."""
+"""A Python source archive that contains the file. It is downloaded and read, never installed."""
 PACKAGE_SECONDS = 600.0
 
 _ADDRESS = re.compile(r"\S*(?:https?|file)://\S*")
 
 Route = Callable[[Path], bytes]
-"""Takes an empty folder to work in; returns the raw bytes or raises RouteError."""
+"""Takes an empty working folder; returns the raw bytes or raises RouteError."""
 
 
 class RouteError(Exception):
-    """A route that does not work here; the message is the reason."""
+    """A route does not work here; the message says why."""
 
 
 def raw_path(root: Path) -> Path:
-    """Return where the raw file lies under the data root."""
+    """Return the path of the raw file under the data root."""
     return root / "raw" / "enwik8"
 
 
 def fetch(root: Path) -> Path:
-    """Return the verified raw file, downloading it on first use.
+    """Return the path of the verified raw file, downloading it on first use.
 
-    Safe when several processes ask at once: the others wait for the first.
+    Several processes may ask at once: one downloads, the others wait for it.
 
     Raises:
-        DataError: The file there is not enwik8, or no route brings it; each one's reason is given.
+        DataError: The file there is not enwik8, or every route failed; the message gives each
+            one's reason.
     """
     target = raw_path(root)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,8 @@ def fetch(root: Path) -> Path:
             _check_file(target)
             return target
         reasons = []
-        for stale in target.parent.glob("fetch-*"):  # of a process that died
+        # left behind by a process that died
+        for stale in target.parent.glob("fetch-*"):
             shutil.rmtree(stale, ignore_errors=True)
         for name, route in ROUTES.items():
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as work:
@@ -99,7 +100,7 @@ def read(path: Path, block_bytes: int = 1 << 20) -> Iterator[str]:
 
 
 def from_hub(work: Path) -> bytes:
-    """Read the file from the Hugging Face hub, without running the repository's code."""
+    """Download the file from the Hugging Face hub, running none of the repository's code."""
     try:
         import huggingface_hub
         from huggingface_hub import constants
@@ -121,12 +122,13 @@ def from_hub(work: Path) -> bytes:
         )
         column = pyarrow.parquet.read_table(path, columns=["text"])["text"]
         return b"".join(value.as_py().encode() for value in column)
-    except Exception as error:  # any failure of the hub's client only means: the next route
+    # whatever goes wrong in the hub's client, the next route is tried
+    except Exception as error:
         raise RouteError(_first_line(error)) from None
 
 
 def from_package(work: Path) -> bytes:
-    """Read the file out of a source archive that pip downloads and checks before opening it."""
+    """Read the file from a source archive, whose hash pip checks before opening it."""
     requirement = work / "requirements.txt"
     requirement.write_text(f"{PACKAGE}=={PACKAGE_VERSION} --hash=sha256:{PACKAGE_SHA256}\n")
     command = [
@@ -150,7 +152,7 @@ def from_package(work: Path) -> bytes:
 
 
 def read_member(archive: Path, member: str) -> bytes:
-    """Return one gzip file of a tar archive, unpacked in memory; nothing is extracted.
+    """Return one gzip file of a tar archive, decompressed in memory; nothing is extracted.
 
     Raises:
         RouteError: The archive or the member is missing or damaged.
@@ -176,12 +178,13 @@ ROUTES: dict[str, Route] = {
 
 
 def _probe(endpoint: str) -> None:
-    """Fail within seconds when the hub cannot be reached; its client retries for half a minute."""
+    """Fail within seconds if the hub cannot be reached; its client would retry for 30 s."""
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own address
     try:
         urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as answer:
-        answer.close()  # it answered
+        # an HTTP error is an answer too: the hub can be reached
+        answer.close()
     except OSError as error:
         raise RouteError(f"not reachable ({_first_line(error)})") from None
 
@@ -205,7 +208,7 @@ def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
 
 
 def _store(target: Path, raw: bytes) -> None:
-    """Write beside, sync, rename, sync the name."""
+    """Write `<target>.partial`, sync it, rename it, sync the folder."""
     partial = target.with_name(target.name + ".partial")
     with partial.open("wb") as file:
         file.write(raw)

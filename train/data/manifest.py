@@ -1,7 +1,7 @@
-"""The manifest of a prepared folder: what its token shards are, and how to know them again.
+"""manifest.json of a prepared folder: its token shards, with sizes and hashes.
 
-Written last, so a folder with a manifest is complete. Its `sha256` identifies the content: it
-depends on the tokens alone, not on when, where or by which path they were made.
+It is written last, so a folder that has one is complete. Its `sha256` identifies the tokens: it
+does not depend on when, where or from which path they were made, and every run records it.
 """
 
 import hashlib
@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data.token_file import DTYPES
+import numpy as np
+
 from train.errors import DataError
 from train.storage.records import canonical_json, read_json, write_json
 
@@ -20,19 +21,27 @@ NAME = "manifest.json"
 TRAIN = "train"
 VALIDATION = "validation"
 SPLITS = (TRAIN, VALIDATION)
-TOKEN_FILE = re.compile(r"train-[0-9]{5,}\.bin|validation\.bin")
+SHARD_NAME = re.compile(r"train-[0-9]{5,}\.bin|validation\.bin")
+
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+"""Types of the ids in a shard, which holds nothing else: no header, little-endian."""
+
+
+def dtype_name(vocab_size: int) -> str:
+    """Return the narrowest type that holds every id below `vocab_size`."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFacts:
-    """One token file.
+    """One token shard.
 
     Attributes:
         name: File name in the folder.
         split: train or validation.
-        tokens: Tokens in it.
-        bytes: Size of the file.
-        sha256: Of its bytes.
+        tokens: Number of ids.
+        bytes: File size.
+        sha256: Of the file's bytes.
     """
 
     name: str
@@ -44,7 +53,7 @@ class ShardFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """One split: tokens, UTF-8 bytes of its text (a separator counts one), documents."""
+    """One split: tokens, UTF-8 bytes of its text (a separator counts as one byte), documents."""
 
     tokens: int
     text_bytes: int
@@ -53,16 +62,17 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a prepared folder.
+    """The description of a prepared folder.
 
     Attributes:
-        spec: The part of the configuration that determines the tokens.
-        dtype: uint16 or uint32, little-endian.
-        vocab_size: Ids are below this.
+        spec: The part of the data config that determines the tokens.
+        dtype: uint16 or uint32.
+        vocab_size: All ids are below this.
         tokenizer_sha256: Identity of the mapping from text to ids.
-        shards: The token files, training ones in order.
+        shards: The token shards, training ones in order.
         splits: Totals of train and validation.
-        source: Facts about the source, such as `raw_sha256` or `entropy_rate` (nats per token).
+        source: What is known of the source, such as `raw_sha256` or `entropy_rate` (nats per
+            token). Not part of `sha256`, nor is `spec`.
     """
 
     spec: Mapping[str, Any]
@@ -75,7 +85,7 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Identity of the content."""
+        """Identity of the tokens."""
         content = {
             "dtype": self.dtype,
             "vocab_size": self.vocab_size,
@@ -85,19 +95,13 @@ class Manifest:
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
-    @property
-    def entropy_rate(self) -> float | None:
-        """Nats per token of a synthetic source; None for text, where nobody knows it."""
-        rate = self.source.get("entropy_rate")
-        return None if rate is None else float(rate)
-
     def of(self, split: str) -> tuple[ShardFacts, ...]:
         """Return the shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, durable when this returns."""
+    """Write manifest.json; it is on disk when this returns."""
     write_json(folder / NAME, {"schema": SCHEMA, **asdict(manifest), "sha256": manifest.sha256})
 
 
@@ -105,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json.
 
     Raises:
-        DataError: It is missing, damaged, of another schema, or describes what cannot be.
+        DataError: It is missing, damaged, of another schema, or contradicts itself.
     """
     path = folder / NAME
     remedy = f"delete the folder {folder} and run again"
@@ -123,7 +127,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(
                 f"content hashes to {manifest.sha256}, recorded is {value.get('sha256')}"
             )
-        _refuse_impossible(manifest)
+        _refuse_contradictions(manifest)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest ({error!r}); {remedy}") from None
     except ValueError as error:
@@ -132,7 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parse(value: Mapping[str, Any]) -> Manifest:
-    """Build a manifest of JSON values.
+    """Build a manifest from JSON.
 
     Raises:
         KeyError, TypeError, AttributeError: A field is missing, unknown or of another type.
@@ -146,22 +150,21 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         splits={name: SplitFacts(**value["splits"][name]) for name in SPLITS},
         source=value["source"],
     )
-    facts = (manifest, *manifest.shards, *manifest.splits.values())
-    for record in facts:
+    for record in (manifest, *manifest.shards, *manifest.splits.values()):
         for name, wanted in record.__annotations__.items():
             found = getattr(record, name)
             if wanted in (int, str) and type(found) is not wanted:
-                raise TypeError(f"{name} is no {wanted.__name__}: {found!r}")
+                raise TypeError(f"{name} must be {wanted.__name__}: {found!r}")
     if not isinstance(manifest.spec, dict) or not isinstance(manifest.source, dict):
-        raise TypeError("spec and source are objects")
+        raise TypeError("spec and source must be objects")
     return manifest
 
 
-def _refuse_impossible(manifest: Manifest) -> None:
-    """Refuse what no preparation writes: names that lead elsewhere, sums that do not add up.
+def _refuse_contradictions(manifest: Manifest) -> None:
+    """Refuse what no preparation writes: names outside the folder, sums that do not add up.
 
     Raises:
-        ValueError: Says what.
+        ValueError: Says what is wrong.
     """
     if manifest.dtype not in DTYPES:
         raise ValueError(f"unknown dtype {manifest.dtype!r}, expected uint16 or uint32")
@@ -169,8 +172,8 @@ def _refuse_impossible(manifest: Manifest) -> None:
     if not 0 < manifest.vocab_size <= 1 << 8 * width:
         raise ValueError(f"vocab_size {manifest.vocab_size} does not fit {manifest.dtype}")
     for shard in manifest.shards:
-        if shard.split not in SPLITS or not TOKEN_FILE.fullmatch(shard.name):
-            raise ValueError(f"{shard.name!r} of {shard.split!r} is no token file of a split")
+        if shard.split not in SPLITS or not SHARD_NAME.fullmatch(shard.name):
+            raise ValueError(f"{shard.name!r} of {shard.split!r} is not a token file of a split")
         if shard.tokens < 0 or shard.bytes != shard.tokens * width:
             raise ValueError(f"{shard.name} has {shard.tokens} tokens in {shard.bytes} bytes")
     if len({shard.name for shard in manifest.shards}) != len(manifest.shards):

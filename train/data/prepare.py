@@ -1,7 +1,7 @@
-"""From the configured text to a verified folder of token shards: built once, whole or not at all.
+"""The prepared folder of a data config: built once, whole or not at all, and reused by every run.
 
 Invariant: a folder under its final name is complete, because it is built as `<folder>.partial`
-under a lock and renamed as the last act.
+under a lock and renamed at the very end.
 """
 
 import hashlib
@@ -17,28 +17,27 @@ from train.config.experiment import DataConfig, Source
 from train.data import sources, synthetic, tokenizer
 from train.data.build import build_tokens
 from train.data.manifest import Manifest, read_manifest, write_manifest
-from train.data.overlap import refuse_overlap
-from train.data.source_files import refuse_changed_files
+from train.data.verify import verify_sources
 from train.errors import ConfigError, DataError, StorageError
 from train.storage.lock import hold, is_held, read_holder
 from train.storage.records import canonical_json, sync_folder
 
 PREPARATION_VERSION = 1
-"""Raised by every change that alters the tokens of some configuration."""
+"""Increased by every change to this room that alters the tokens of some config."""
 
-WITHOUT_END = -1.0
-"""Patience of a process that waits for another to prepare the same data."""
+WAIT_FOREVER = -1.0
+"""Seconds that a process waits for another one that prepares the same data."""
 
 
 def prepared_folder(data: DataConfig, root: Path) -> Path:
-    """Return the folder of this data under the data root; it need not exist."""
+    """Return the path of the prepared folder under the data root, whether or not it exists."""
     spec = canonical_json(token_spec(data))
     hash8 = hashlib.sha256(spec.encode()).hexdigest()[:8]
     return root / f"{data.name}-{data.tokenizer.value}-{hash8}"
 
 
 def token_spec(data: DataConfig) -> dict[str, Any]:
-    """Return the part of the configuration that determines the tokens."""
+    """Return the settings that determine the tokens; their hash ends the folder's name."""
     spec: dict[str, Any] = {
         "version": PREPARATION_VERSION,
         "source": data.source.value,
@@ -53,13 +52,13 @@ def token_spec(data: DataConfig) -> dict[str, Any]:
 
 
 def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
-    """Build the folder of token shards unless it is there.
+    """Return the prepared folder, building it first if it does not exist.
 
-    Safe when several processes ask at once: one builds, the others wait and find it done.
+    Several processes may ask at once: one builds, the others wait for it.
 
     Args:
         data: The text and how it becomes tokens.
-        root: The data root; made when missing.
+        root: The data root; created when missing.
         progress: Whether to show a progress bar on standard error.
 
     Returns:
@@ -67,7 +66,8 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
 
     Raises:
         ConfigError: The settings contradict each other.
-        DataError: The text is missing, damaged, or too short to be split.
+        DataError: The text is missing, damaged, too short to be split, or no longer what the
+            folder was made of.
         StorageError: The disk is full or cannot be written.
     """
     check(data)
@@ -75,19 +75,20 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
     try:
         if not folder.exists():
             if data.source is Source.files:
-                sources.files(data.files)  # a wrong path is found before anything is written
+                # a wrong path is reported before anything is written
+                sources.files(data.files)
             root.mkdir(parents=True, exist_ok=True)
             _build_once(data, root, folder, progress=progress)
         made = read_manifest(folder)
         _refuse_foreign(data, made, folder)
-        refuse_changed_files(data, made, folder)
+        verify_sources(data, folder, made)
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
     return folder
 
 
 def check(data: DataConfig) -> None:
-    """Refuse settings that contradict each other, before anything is fetched.
+    """Refuse settings that contradict each other, before anything is downloaded.
 
     Raises:
         ConfigError: Names the setting, its value and the rule.
@@ -101,18 +102,18 @@ def check(data: DataConfig) -> None:
 
 
 def _refuse_foreign(data: DataConfig, made: Manifest, folder: Path) -> None:
-    """Refuse a folder that was made of other settings and put under this name."""
+    """Refuse a folder that was made with other settings and moved to this name."""
     asked = json.loads(canonical_json(token_spec(data)))
     for name in sorted(asked.keys() | made.spec.keys()):
         if asked.get(name) != made.spec.get(name):
             raise DataError(
-                f"{folder} was made with {name}={made.spec.get(name)!r}, and {asked.get(name)!r} "
-                f"is asked for; move it away and run again"
+                f"{folder} was prepared with {name}={made.spec.get(name)!r}, not "
+                f"{asked.get(name)!r}; move it away and run again"
             )
 
 
 def _build_once(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
-    """Build the folder, or wait until another process has."""
+    """Build the folder, or wait until another process has built it."""
     lock = root / f"{folder.name}.lock"
     if progress and is_held(lock):
         holder = read_holder(lock) or "another process"
@@ -121,20 +122,21 @@ def _build_once(data: DataConfig, root: Path, folder: Path, *, progress: bool) -
             highlight=False,
             soft_wrap=True,
         )
-    with hold(lock, task=f"is preparing {folder.name}", patience=WITHOUT_END):
+    with hold(lock, task=f"is preparing {folder.name}", patience=WAIT_FOREVER):
         if not folder.exists():
             _build(data, root, folder, progress=progress)
 
 
 def _build(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
-    """Build in a folder beside, and rename it once all of it is on disk."""
+    """Build in `<folder>.partial`, and rename it once everything is on disk."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that died
+    # left behind by a process that died
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         made = build_tokens(data, root, partial, spec=token_spec(data), progress=progress)
-        refuse_overlap(partial, made, remedy="take one of the two out of the text")
-        write_manifest(partial, made)  # and with it the names of all files
+        # also syncs the folder, and so the names of all files in it
+        write_manifest(partial, made)
         partial.rename(folder)
         sync_folder(root)
     except BaseException:

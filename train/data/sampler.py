@@ -1,14 +1,14 @@
-"""Which windows a step reads: a pure function of (seed, step), without state or memory.
+"""Which windows a step reads: a pure function of seed and step, without a shuffle buffer.
 
-Windows of seq_len + 1 tokens start at multiples of seq_len, so that every token but the first is
-predicted once per epoch. The windows of an epoch are visited in the order of a keyed bijection: a
-Feistel network on the cells of a nearly square grid that just holds them (Black and Rogaway 2002,
+Windows of seq_len + 1 tokens start at multiples of seq_len, so every token but the first is
+predicted once per epoch. An epoch visits its windows in the order of a keyed permutation: a
+Feistel network on the smallest nearly square grid that holds them (Black and Rogaway 2002,
 "Ciphers with arbitrary finite domains"), with cycle walking: an image outside the range is mapped
-again until it falls inside. On a grid that is hardly larger than the range, unlike on a power of
-two, that is rare, so one step costs some 0.1 ms.
+again until it falls inside. That is rare, because the grid is hardly larger than the range, and
+one step costs about 0.1 ms.
 
-Invariant: the result depends on (seed, step, batch_seqs, n_tokens, seq_len) alone, never on
-micro-batches or on how many processes share a batch: those take slices of it.
+Invariant: the result depends on (seed, step, batch_seqs, n_tokens, seq_len) alone. Micro-batches
+and ranks take slices of it, so neither changes what a step reads.
 """
 
 import math
@@ -20,7 +20,7 @@ from train.errors import DataError
 
 ROUNDS = 8
 """Feistel rounds. Four already make a pseudo-random permutation of a pseudo-random round function
-(Luby and Rackoff 1988); ours is a mixer, so twice that."""
+(Luby and Rackoff 1988); ours is a hash without proof, so twice that."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -29,7 +29,7 @@ _MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 
 def n_windows(n_tokens: int, seq_len: int) -> int:
-    """Return the windows of one epoch: each reads seq_len + 1 tokens, neighbours share one.
+    """Return the number of windows in one epoch: seq_len + 1 tokens each, neighbours share one.
 
     Raises:
         DataError: Not even one window fits.
@@ -44,18 +44,8 @@ def n_windows(n_tokens: int, seq_len: int) -> int:
 
 
 def epochs(tokens: float, n_tokens: int, seq_len: int) -> float:
-    """Return how often training on `tokens` tokens reads each window of the data."""
+    """Return how many times training on `tokens` tokens reads each window."""
     return tokens / (n_windows(n_tokens, seq_len) * seq_len)
-
-
-def window_starts(
-    *, seed: int, step: int, batch_seqs: int, n_tokens: int, seq_len: int
-) -> NDArray[np.int64]:
-    """Return where the windows of one optimiser step start: row 0 of segment_starts."""
-    starts_SB = segment_starts(
-        seed=seed, step=step, n_steps=1, batch_seqs=batch_seqs, n_tokens=n_tokens, seq_len=seq_len
-    )
-    return starts_SB.reshape(batch_seqs)
 
 
 def segment_starts(
@@ -64,9 +54,9 @@ def segment_starts(
     """Return where the windows of consecutive optimiser steps start.
 
     Args:
-        seed: Any integer; another seed is another order.
-        step: Optimiser steps done before the first of these, >= 0.
-        n_steps: Steps.
+        seed: Any integer; another seed gives another order.
+        step: The first of these steps; steps are counted from 0.
+        n_steps: Number of steps.
         batch_seqs: Windows per step.
         n_tokens: Tokens in the split.
         seq_len: Predicted tokens per window.
@@ -79,7 +69,8 @@ def segment_starts(
         DataError: The split is shorter than one window.
     """
     windows = n_windows(n_tokens, seq_len)
-    first, total = step * batch_seqs, n_steps * batch_seqs  # Python integers: never overflow
+    # Python integers, which never overflow
+    first, total = step * batch_seqs, n_steps * batch_seqs
     starts = np.empty(total, dtype=np.int64)
     done = 0
     while done < total:
@@ -97,12 +88,12 @@ def epoch_key(seed: int, epoch: int) -> int:
 
 
 def permute(positions: NDArray[np.uint64], *, size: int, key: int) -> NDArray[np.int64]:
-    """Map positions of range(size) one to one onto range(size), as `key` says.
+    """Map positions in range(size) one to one onto range(size); another key, another permutation.
 
     Args:
         positions: Shape (n,). Each below `size`.
         size: Length of the permuted range.
-        key: 64 bits.
+        key: 64-bit integer.
 
     Returns:
         Shape (n,). The images.
@@ -111,7 +102,8 @@ def permute(positions: NDArray[np.uint64], *, size: int, key: int) -> NDArray[np
     columns = -(-size // rows)
     keys = [_mix_int(key + _GOLDEN * (number + 1)) for number in range(ROUNDS)]
     images = _feistel(positions, rows, columns, keys)
-    while (images >= size).any():  # rare: the grid has fewer than sqrt(size) cells too many
+    # rare: the grid has fewer than sqrt(size) cells more than the range
+    while (images >= size).any():
         outside = np.flatnonzero(images >= size)
         images[outside] = _feistel(images[outside], rows, columns, keys)
     return images.astype(np.int64)
@@ -128,7 +120,8 @@ def _feistel(
         here = (here + _mix(there ^ np.uint64(key)) % modulus) % modulus
         here, there = there, here
         modulus, other_modulus = other_modulus, modulus
-    return here * width + there  # an even number of rounds: the coordinates are back in place
+    # after an even number of rounds the two coordinates are back in place
+    return here * width + there
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,7 +1,8 @@
-"""Open a prepared folder: verify it once, then read windows of tokens from memory maps.
+"""Token shards on disk, read as one sequence of ids per split.
 
-Invariant: nothing is read from a file whose presence, size, hash and ids were not checked against
-the manifest (verify.py), unless the caller says `verify=False`.
+A shard is a file of little-endian ids in one unsigned type (manifest.DTYPES) and nothing else. It
+is memory-mapped, never loaded whole. Invariant: nothing is read from a file that was not checked
+against the manifest (verify.py), unless the caller says `verify=False`.
 """
 
 from itertools import pairwise
@@ -11,24 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.manifest import SPLITS, Manifest, read_manifest
-from train.data.token_file import DTYPES, map_tokens
-from train.data.verify import verify_files
-from train.errors import DataError, did_you_mean
+from train.data.manifest import DTYPES, SPLITS, Manifest, read_manifest
+from train.data.verify import verify_shards
+from train.errors import DataError
 
 
 class Dataset:
-    """A verified folder of token shards. Offsets are 64-bit; shard borders are invisible."""
+    """The two splits of a prepared folder. Offsets are 64-bit; shard borders are invisible."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        dtype = DTYPES[manifest.dtype]
         self._arrays: dict[str, list[NDArray[Any]]] = {}
         self._edges: dict[str, list[int]] = {}
         for split in SPLITS:
             shards = [shard for shard in manifest.of(split) if shard.tokens]
-            self._arrays[split] = [map_tokens(folder / shard.name, dtype) for shard in shards]
+            self._arrays[split] = [_map(folder / shard.name, self.dtype) for shard in shards]
             edges = [0]
             for shard in shards:
                 edges.append(edges[-1] + shard.tokens)
@@ -40,25 +39,22 @@ class Dataset:
         return self.manifest.sha256
 
     @property
-    def vocab_size(self) -> int:
-        """All ids are below this."""
-        return self.manifest.vocab_size
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the ids on disk, uint16 or uint32."""
         return DTYPES[self.manifest.dtype]
 
     def n_tokens(self, split: str) -> int:
         """Return the tokens of `train` or `validation`."""
-        _check_split(split)
         return self.manifest.splits[split].tokens
 
     def bytes_per_token(self, split: str) -> float:
         """Return UTF-8 bytes of text per token; bits per byte = loss / ln 2 / this."""
-        _check_split(split)
         facts = self.manifest.splits[split]
         return facts.text_bytes / facts.tokens
+
+    def shards(self, split: str) -> list[NDArray[Any]]:
+        """Return the split's memory maps in order, read-only, of type `dtype`."""
+        return self._arrays[split]
 
     def windows(self, split: str, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """Gather windows of consecutive tokens.
@@ -72,10 +68,8 @@ class Dataset:
             Shape (B, length).
 
         Raises:
-            DataError: The split is shorter than one window.
-            IndexError: A window reaches outside the split, which is our mistake.
+            IndexError: A window reaches outside the split: a bug in the caller.
         """
-        self._refuse_short(split, length)
         total = self.n_tokens(split)
         out_BT = np.empty((len(starts), length), dtype=np.int64)
         for row, start in enumerate(starts.tolist()):
@@ -91,20 +85,11 @@ class Dataset:
             DataError: Names the split.
         """
         for split in SPLITS:
-            self._refuse_short(split, length)
-
-    def _refuse_short(self, split: str, length: int) -> None:
-        total = self.n_tokens(split)
-        if total < length:
-            raise DataError(
-                f"{self.folder.name}: {split} has {total} tokens, fewer than one window of "
-                f"{length}; use data.seq_len={max(1, total - 1)} or less, or more text"
-            )
-
-    def shards(self, split: str) -> list[NDArray[Any]]:
-        """Return the split's memory maps in order, read-only, of dtype `dtype`."""
-        _check_split(split)
-        return self._arrays[split]
+            if (total := self.n_tokens(split)) < length:
+                raise DataError(
+                    f"{self.folder.name}: {split} has {total} tokens, fewer than one window of "
+                    f"{length}; use data.seq_len={max(1, total - 1)} or less, or more text"
+                )
 
     def _read(self, split: str, start: int, out: NDArray[np.int64]) -> None:
         """Fill `out` with the tokens from `start` on, across shard borders."""
@@ -125,19 +110,18 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
 
     Args:
         folder: The prepared folder.
-        verify: Whether to check every file against the manifest, as verify.py does.
+        verify: Whether to check every shard against the manifest, which reads each file once.
 
     Raises:
-        DataError: A file is missing, superfluous, cut, changed, or holds an id that is too large;
-            or a validation document is in the training split too.
+        DataError: A file is missing, not in the manifest, cut, changed, or holds an id that is too
+            large.
     """
     manifest = read_manifest(folder)
     if verify:
-        verify_files(folder, manifest)
+        verify_shards(folder, manifest)
     return Dataset(folder, manifest)
 
 
-def _check_split(split: str) -> None:
-    """Refuse a name that is no split."""
-    if split not in SPLITS:
-        raise DataError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    # as a plain array, whose slices are cheaper than those of np.memmap
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))

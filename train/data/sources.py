@@ -1,6 +1,6 @@
-"""Where documents come from: one iterator per source, none of which holds more than one document.
+"""Text sources: iterators of documents that hold one document in memory at a time.
 
-A new source is a function from (data, root) to documents and a line in SOURCES.
+To add a source, write a function from (data, root) to documents and a line in SOURCES.
 """
 
 import gzip
@@ -18,19 +18,19 @@ from train.data import enwik8, wikitext
 from train.errors import ConfigError, DataError, did_you_mean
 
 PIECE_CHARACTERS = 1 << 16
-"""A .txt file longer than this becomes several documents, cut at empty lines where there are any,
-so that a single large file can be split into training and validation text."""
+"""A .txt file longer than this becomes several documents, cut at empty lines where possible, so
+that one large file can be split into training and validation documents."""
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One document, and how much of the source was read for it.
+    """One document.
 
     Attributes:
         text: Its text, any Unicode.
-        read_bytes: Bytes of the source read since the document before, for progress.
+        read_bytes: Bytes of the source read since the previous document, for the progress bar.
     """
 
     text: str
@@ -38,26 +38,22 @@ class Document:
 
 
 def documents(data: DataConfig, root: Path) -> Iterator[Document]:
-    """Yield the documents of a text source, in its own fixed order.
+    """Yield the documents of a text source, always in the same order.
 
     Raises:
-        ConfigError: The source gives no text, or names no files.
+        ConfigError: The source yields tokens instead of text, or names no files.
         DataError: A file is missing or damaged.
     """
-    return _source(data)(data, root)
+    if data.source not in SOURCES:
+        raise ConfigError(f"data.source={data.source.value} gives tokens, not documents")
+    return SOURCES[data.source](data, root)
 
 
 def source_bytes(data: DataConfig, root: Path) -> int:
-    """Return the bytes that `documents` will read in all."""
+    """Return the total bytes that `documents` will read."""
     if data.source is Source.enwik8:
         return enwik8.SIZE
     return sum(path.stat().st_size for path in files(data.files))
-
-
-def _source(data: DataConfig) -> Callable[[DataConfig, Path], Iterator[Document]]:
-    if data.source not in SOURCES:
-        raise ConfigError(f"data.source={data.source.value} gives tokens, not documents")
-    return SOURCES[data.source]
 
 
 def _from_enwik8(data: DataConfig, root: Path) -> Iterator[Document]:
@@ -79,10 +75,10 @@ SOURCES: dict[Source, Callable[[DataConfig, Path], Iterator[Document]]] = {
 
 
 def files(patterns: Iterable[str]) -> list[Path]:
-    """Return the files that paths and globs name, each once; a glob's matches sorted.
+    """Return the files that paths and globs name: each once, the matches of a glob sorted.
 
     Raises:
-        ConfigError: No path is given, or a file has a suffix that is not read.
+        ConfigError: No path is given, or a file's suffix is not one of SUFFIXES.
         DataError: A file does not exist or a glob matches nothing.
     """
     found: dict[Path, None] = {}
@@ -101,7 +97,7 @@ def files(patterns: Iterable[str]) -> list[Path]:
 
 
 def _why_missing(pattern: str) -> str:
-    """Say what is wrong with a path that gives no file, and what lies near it."""
+    """Say why a path gives no file, with the nearest existing name."""
     path = Path(pattern)
     if path.is_dir():
         return f"is a folder; use {path}/*.txt or {path}/*.jsonl"
@@ -112,7 +108,7 @@ def _why_missing(pattern: str) -> str:
 
 
 def _from_file(path: Path) -> Iterator[Document]:
-    """Yield the documents of one file; `read_bytes` counts bytes as stored."""
+    """Yield the documents of one file; `read_bytes` counts compressed bytes."""
     before = 0
     try:
         with path.open("rb") as stored:
@@ -129,7 +125,7 @@ def _from_file(path: Path) -> Iterator[Document]:
 
 
 def _json_lines(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[str]:
-    """Yield the field `text` of every line."""
+    """Yield the field `text` of each line."""
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -148,7 +144,7 @@ def _json_lines(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[str]:
 
 
 def _pieces(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[str]:
-    """Yield a text file whole, or in pieces of some PIECE_CHARACTERS cut at paragraphs."""
+    """Yield a text file whole, or in pieces of about PIECE_CHARACTERS."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig")
     try:
         rest = ""
@@ -165,7 +161,7 @@ def _pieces(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Return where to end a piece: after the last empty line, else line, else at the limit."""
+    """Return where to end a piece: after the last empty line, else line, else word."""
     for mark in ("\n\n", "\n", " "):
         place = text.rfind(mark, PIECE_CHARACTERS // 2, PIECE_CHARACTERS)
         if place >= 0:

@@ -1,9 +1,9 @@
-"""Which documents are held out: the same ones for every run, chosen by what they say.
+"""Which documents are validation and which are training: decided by the hash of their text.
 
-Ordered by the SHA-256 of their text, the first documents that together hold at least
-`validation_tokens` tokens are the validation set. So the choice depends on the documents alone,
-not on their order in the source, on a seed or on a run; and copies of a document, which share
-their hash, fall on the same side.
+Sorted by the SHA-256 of their text, the first documents that together hold at least
+`validation_tokens` tokens are the validation set. So the split depends on the documents alone, not
+on their order in the source, on a seed or on a run. Copies of a document have one hash and fall on
+one side, so no validation document is ever trained on.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from train.data.tokenizer import text_bytes
 
 
 @dataclass(frozen=True, order=True)
-class Encoded:
-    """One document as tokens; ordered by hash, then by its place in the source.
+class EncodedDocument:
+    """One document as tokens; sorts by hash, then by position in the source.
 
     Attributes:
         hash: SHA-256 of its text.
-        number: Place in the source.
+        number: Position in the source, counted in documents.
         tokens: Shape (n,). Its ids.
         text_bytes: UTF-8 bytes of its text, its separator included.
     """
@@ -36,51 +36,54 @@ class Encoded:
 
 
 class LowestHashes:
-    """Sorts a stream into training and validation documents, holding only the latter."""
+    """Split a stream of documents, keeping only the validation ones in memory."""
 
     def __init__(self, validation_tokens: int) -> None:
         self._wanted = validation_tokens
-        self._held: list[tuple[_Descending, Encoded]] = []  # a heap, highest hash first
+        # a heap of (negative hash, position, document): the highest hash comes out first, and of
+        # its copies the earlier one
+        self._held: list[tuple[int, int, EncodedDocument]] = []
         self._tokens_by_hash: Counter[bytes] = Counter()
         self._tokens = 0
 
-    def training(self, documents: Iterable[Encoded]) -> Iterator[Encoded]:
-        """Yield every document that cannot be a validation document any more."""
+    def training(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
+        """Yield each document once it is certain not to be a validation document."""
         for document in documents:
             if self._tokens >= self._wanted and document.hash > self._highest():
                 yield document
                 continue
-            heapq.heappush(self._held, (_Descending(document), document))
+            entry = (-int.from_bytes(document.hash), document.number, document)
+            heapq.heappush(self._held, entry)
             self._tokens_by_hash[document.hash] += len(document.tokens)
             self._tokens += len(document.tokens)
             while self._tokens - self._tokens_by_hash[self._highest()] >= self._wanted:
                 yield from self._release_highest()
 
-    def validation(self) -> list[Encoded]:
-        """Return the held documents in the order of their hashes, when the stream has ended."""
-        return sorted(document for _, document in self._held)
+    def validation(self) -> list[EncodedDocument]:
+        """Return the validation documents in the order of their hashes, after the stream's end."""
+        return sorted(document for *_, document in self._held)
 
     def _highest(self) -> bytes:
-        return self._held[0][1].hash
+        return self._held[0][-1].hash
 
-    def _release_highest(self) -> Iterator[Encoded]:
-        """Give up all copies of the document with the highest hash."""
+    def _release_highest(self) -> Iterator[EncodedDocument]:
+        """Release all copies of the document with the highest hash to training."""
         hash_ = self._highest()
         self._tokens -= self._tokens_by_hash.pop(hash_)
         while self._held and self._highest() == hash_:
-            yield heapq.heappop(self._held)[1]
+            yield heapq.heappop(self._held)[-1]
 
 
 class FirstTokens:
-    """The rule for a generated chain: its beginning is held out, so that both parts stay whole."""
+    """Split a generated chain: validation is its beginning, so that both parts are unbroken."""
 
     def __init__(self, validation_tokens: int) -> None:
         self._wanted = validation_tokens
-        self._held: list[Encoded] = []
+        self._held: list[EncodedDocument] = []
         self._tokens = 0
 
-    def training(self, documents: Iterable[Encoded]) -> Iterator[Encoded]:
-        """Yield every document after the first ones."""
+    def training(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
+        """Yield every document after the validation ones."""
         for document in documents:
             if self._tokens >= self._wanted:
                 yield document
@@ -88,8 +91,8 @@ class FirstTokens:
                 self._held.append(document)
                 self._tokens += len(document.tokens)
 
-    def validation(self) -> list[Encoded]:
-        """Return the first documents."""
+    def validation(self) -> list[EncodedDocument]:
+        """Return the documents at the beginning that together reach `validation_tokens`."""
         return self._held
 
 
@@ -97,15 +100,16 @@ Split = LowestHashes | FirstTokens
 
 
 class HighestHashes:
-    """The sample a tokenizer is trained on: from the other end, so never what is held out."""
+    """The text that a BPE is trained on: the highest hashes, so never validation documents."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._held: list[tuple[bytes, bytes]] = []  # a heap of (hash, UTF-8), lowest hash first
+        # a heap of (hash, UTF-8), lowest hash first
+        self._held: list[tuple[bytes, bytes]] = []
         self._bytes = 0
 
     def take(self, texts: Iterable[str]) -> None:
-        """Look at a whole stream; keep the fewest documents that reach the limit, or half of it."""
+        """Read a whole stream and keep the fewest documents that reach the limit, or half of it."""
         seen = 0
         for text in texts:
             plain = text_bytes(text)
@@ -124,17 +128,6 @@ class HighestHashes:
         return self._held[0][0]
 
     def _shrink(self, limit: int) -> None:
-        """Give up the lowest hashes while the others reach the limit without them."""
+        """Drop the lowest hashes while the others reach the limit without them."""
         while len(self._held) > 1 and self._bytes - len(self._held[0][1]) >= limit:
             self._bytes -= len(heapq.heappop(self._held)[1])
-
-
-@dataclass(frozen=True)
-class _Descending:
-    """Turns heapq's order round; among copies the earlier one leaves first."""
-
-    document: Encoded
-
-    def __lt__(self, other: "_Descending") -> bool:
-        mine, its = self.document, other.document
-        return mine.number < its.number if mine.hash == its.hash else mine.hash > its.hash

@@ -1,9 +1,9 @@
-"""A Markov source whose entropy rate is known exactly, so that a test knows the best loss.
+"""A Markov source whose entropy rate is known exactly: the loss of the best possible model.
 
-The next token is drawn with probability 1 - w from a Zipf unigram distribution (token id = rank)
-and with probability w uniformly from the `successors` tokens that follow its predecessor. The
-tokens are one unbroken stationary chain: "documents" are consecutive pieces of it, without
-separators, and validation is its beginning, so that the entropy rate holds for both splits.
+With probability 1 - w the next token is drawn from a Zipf unigram distribution (token id = rank),
+and with probability w uniformly from the `successors` of the token before it. The tokens are one
+unbroken stationary chain: "documents" are consecutive pieces of it, without separators, and
+validation is its beginning, so the entropy rate holds for both splits.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ from train.config.experiment import SyntheticConfig
 from train.errors import ConfigError
 
 BLOCK_TOKENS = 1 << 20
-"""Tokens generated at once; bounds memory and fixes the order in which randomness is drawn."""
+"""Tokens generated at once. Random numbers are drawn block by block, so another value makes other
+tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarkovSource:
-    """The exact description of a source.
+    """A Markov chain and its entropy rate.
 
     Attributes:
         unigram_V: Shape (V,). Zipf probabilities.
-        successors_VS: Shape (V, S). The distinct followers of each token.
-        bigram_weight: Probability that a token follows its predecessor's own successors.
-        stationary_V: Shape (V,). The chain's stationary distribution.
+        successors_VS: Shape (V, S). The distinct successors of each token.
+        bigram_weight: Probability that a token is one of its predecessor's successors.
+        stationary_V: Shape (V,). Stationary distribution of the chain.
         entropy_rate: Nats per token.
     """
 
@@ -37,22 +38,19 @@ class MarkovSource:
     stationary_V: NDArray[np.float64]
     entropy_rate: float
 
-    def transitions(self) -> NDArray[np.float64]:
-        """Return the transition matrix: shape (V, V), rows sum to 1."""
-        return _transitions(self.unigram_V, self.successors_VS, self.bigram_weight)
-
 
 def markov_source(config: SyntheticConfig, vocab_size: int) -> MarkovSource:
-    """Build the source that `config` describes.
+    """Build the chain that `config` describes.
 
     Raises:
-        ConfigError: A setting has no meaning for a source.
+        ConfigError: A setting is out of its range.
     """
     check(config, vocab_size)
     weights = np.arange(1, vocab_size + 1, dtype=np.float64) ** -config.zipf_exponent
     unigram = weights / weights.sum()
     rng = np.random.default_rng([config.seed, 0])
-    keys = rng.random((vocab_size, vocab_size))  # the lowest keys of a row: a draw without repeats
+    # the tokens with the lowest keys of a row are a draw without replacement
+    keys = rng.random((vocab_size, vocab_size))
     successors = np.argsort(keys, axis=1, kind="stable")[:, : config.successors].astype(np.int64)
     matrix = _transitions(unigram, successors, config.bigram_weight)
     stationary = _stationary(matrix)
@@ -67,7 +65,7 @@ def markov_source(config: SyntheticConfig, vocab_size: int) -> MarkovSource:
 
 
 def check(config: SyntheticConfig, vocab_size: int) -> None:
-    """Refuse settings without a meaning.
+    """Refuse settings that are out of range.
 
     Raises:
         ConfigError: Names the setting, its value and its range.
@@ -90,8 +88,9 @@ def check(config: SyntheticConfig, vocab_size: int) -> None:
 def generate(source: MarkovSource, *, tokens: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Yield the chain in blocks of BLOCK_TOKENS, the last one shorter.
 
-    A token that is drawn from the unigram part forgets its past, so all of those are drawn at
-    once; the rest is filled in by following successors, one distance from them at a time.
+    Tokens from the unigram part do not depend on the token before them, so they are all drawn at
+    once. The others follow in vectorised passes: those right after a unigram token first, then
+    those two after one, and so on.
     """
     rng = np.random.default_rng([seed, 1])
     unigram_cdf = np.cumsum(source.unigram_V)
@@ -103,7 +102,8 @@ def generate(source: MarkovSource, *, tokens: int, seed: int) -> Iterator[NDArra
         draws = rng.random(count)
         block = _draw(unigram_cdf, draws)
         choices = np.minimum((draws * n_successors).astype(np.int64), n_successors - 1)
-        if last_token < 0:  # the chain starts in its stationary distribution
+        if last_token < 0:
+            # the chain starts in its stationary distribution
             block[0] = _draw(np.cumsum(source.stationary_V), draws[:1])[0]
         elif follows[0]:
             block[0] = source.successors_VS[last_token, choices[0]]
@@ -133,7 +133,7 @@ def _follow(
     choices: NDArray[np.int64],
     successors: NDArray[np.int64],
 ) -> None:
-    """Replace each token that follows its predecessor, in order of distance from a free one."""
+    """Replace each token that is a successor, by distance from the last unigram token."""
     due = np.flatnonzero(follows[1:] & ~follows[:-1]) + 1
     while due.size:
         block[due] = successors[block[due - 1], choices[due]]
@@ -143,7 +143,7 @@ def _follow(
 
 
 def _draw(cdf: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return tokens by inverse distribution function."""
+    """Return tokens by inverse transform sampling."""
     tokens = np.searchsorted(cdf, draws, side="right")
     return np.minimum(tokens, len(cdf) - 1).astype(np.int64)
 

@@ -1,15 +1,15 @@
-"""Text to token ids: UTF-8 bytes, or byte-level BPE trained on the training documents.
+"""Tokenizers: UTF-8 bytes, or a byte-level BPE trained on the training documents.
 
-Both end each document with one separator, byte 0 or `<|document|>`, which counts as one byte of
-text: so a byte token is exactly one byte, and bits per byte agree across tokenizers on what a
-document is. NUL characters in text are removed, since byte 0 separates.
+Both end each document with one separator (byte 0, or `<|document|>`), which counts as one byte of
+text. So a byte token is exactly one byte, and bits per byte compare across tokenizers. NUL
+characters are removed from text, because byte 0 separates documents.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +17,21 @@ from tokenizers import Tokenizer as BpeModel
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from train.config.experiment import TokenizerKind
-from train.errors import ConfigError, DataError
+from train.errors import ConfigError
 from train.storage.records import write_text
 
 SEPARATOR = "<|document|>"
-SEPARATOR_ID = 0
-"""In both: byte 0, and the first token that a BPE is given."""
+"""The first token that a BPE is given, so its id is 0."""
 BYTES_VOCAB_SIZE = 256
 SMALLEST_BPE = BYTES_VOCAB_SIZE + 1
-"""All bytes and the separator."""
+"""Every byte and the separator."""
 
 
 class Tokenizer(Protocol):
-    """What preparation needs of a tokenizer."""
+    """The interface of both tokenizers."""
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the ids of each document, shape (n,), its separator last."""
-
-    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
-        """Return the text of ids; separators become line ends."""
+        """Return the ids of each document, shape (n,), the separator last."""
 
     @property
     def sha256(self) -> str:
@@ -43,7 +39,7 @@ class Tokenizer(Protocol):
 
 
 class BytesTokenizer:
-    """Ids are UTF-8 bytes."""
+    """The ids are UTF-8 bytes."""
 
     sha256 = hashlib.sha256(
         b"windtunnel bytes: UTF-8, NUL removed, byte 0 ends a document"
@@ -54,14 +50,9 @@ class BytesTokenizer:
         encoded = (text_bytes(text) + b"\0" for text in texts)
         return [np.frombuffer(one, dtype=np.uint8).astype(np.int64) for one in encoded]
 
-    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
-        """Return the text; a window's torn characters become U+FFFD."""
-        plain = np.asarray(ids).astype(np.uint8).tobytes()
-        return plain.decode("utf-8", errors="replace").replace("\0", "\n")
-
 
 class BpeTokenizer:
-    """Byte-level BPE, so that every text can be written and read back."""
+    """Byte-level BPE: every text can be encoded and decoded without loss."""
 
     def __init__(self, model_json: str) -> None:
         self._model = BpeModel.from_str(model_json)
@@ -74,28 +65,21 @@ class BpeTokenizer:
         encoded = self._model.encode_batch_fast(plain, add_special_tokens=False)
         return [np.array([*one.ids, self._separator], dtype=np.int64) for one in encoded]
 
-    def decode(self, ids: NDArray[Any] | Sequence[int]) -> str:
-        """Return the text; a window's torn characters become U+FFFD."""
-        text = self._model.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
-        return str(text).replace(SEPARATOR, "\n")
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that exist: fewer than asked when the text has too few distinct pairs."""
-        return int(self._model.get_vocab_size())
-
     @property
     def sha256(self) -> str:
-        """Hash of the saved file."""
+        """Hash of the saved tokenizer.json."""
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json, on disk when this returns."""
+        """Write tokenizer.json; it is on disk when this returns."""
         write_text(path, self._json)
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """Train a byte-level BPE with at most `vocab_size` ids, the separator being id 0."""
+    """Train a byte-level BPE, in which id 0 is the separator.
+
+    It has `vocab_size` ids, or fewer when the text has too few distinct pairs.
+    """
     model = BpeModel(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
@@ -109,33 +93,17 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
     return BpeTokenizer(json.dumps(json.loads(model.to_str()), ensure_ascii=True, indent=1))
 
 
-def load_bpe(path: Path) -> BpeTokenizer:
-    """Read a saved tokenizer.json.
-
-    Raises:
-        DataError: The file is missing or no tokenizer.
-    """
-    try:
-        return BpeTokenizer(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise DataError(f"{path}: no readable tokenizer ({error})") from None
-
-
 def text_bytes(text: str) -> bytes:
-    """Return a document's UTF-8 bytes: no NUL, and lone surrogates as U+FFFD."""
+    """Return a document's UTF-8 bytes, without NUL, and with lone surrogates as U+FFFD."""
+    text = text.replace("\0", "")
     try:
-        return text.replace("\0", "").encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError:
-        return (
-            text.replace("\0", "")
-            .encode("utf-16", "surrogatepass")
-            .decode("utf-16", "replace")
-            .encode("utf-8")
-        )
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8")
 
 
 def check_vocab_size(kind: TokenizerKind, vocab_size: int) -> None:
-    """Refuse a vocabulary that the tokenizer cannot have.
+    """Refuse a vocabulary size that the tokenizer cannot have.
 
     Raises:
         ConfigError: Names the size and the nearest possible one.

@@ -1,49 +1,81 @@
-"""Token files against their manifest: present, whole, unchanged, ids in range, splits apart.
+"""Check token shards, and the source files they were made of, against the manifest.
 
-What passed is remembered (verified.py), so that every file is read once, not once a job.
+A file that passed is noted in verified.json with its size and modification time, and is not read
+again until one of the two changes: so the hundredth job of a study starts as fast as the second.
+verified.json is only a cache: whatever stands in it, the worst result is that files are read again.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from train.data.manifest import Manifest, ShardFacts
-from train.data.overlap import refuse_overlap
-from train.data.token_file import DTYPES, read_blocks
-from train.data.verified import DISJOINT, SHARDS, Facts, recall, remember, state_of
+from train.config.experiment import DataConfig
+from train.data import sources
+from train.data.manifest import DTYPES, Manifest, ShardFacts
 from train.errors import DataError
+from train.storage.records import read_json, write_json
+
+CACHE = "verified.json"
+
+BLOCK_BYTES = 1 << 23
+"""Bytes of a shard held in memory while it is checked; a multiple of the size of an id."""
+
+Verdicts = dict[str, list[Any]]
+"""What passed, by shard name or source path: [bytes, mtime in ns, sha256], of a shard vocab_size
+too."""
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check a prepared folder's token files and remember those that passed.
+def read_verdicts(folder: Path) -> Verdicts:
+    """Return what passed before; empty, or without the entries that no version of us writes."""
+    try:
+        cached = read_json(folder / CACHE)
+    except (OSError, ValueError):
+        return {}
+    return {
+        name: verdict
+        for name, verdict in cached.items()
+        if isinstance(verdict, list) and all(isinstance(value, int | str) for value in verdict)
+    }
+
+
+def save_verdicts(folder: Path, passed: Mapping[str, list[Any]]) -> None:
+    """Add what passed to the cache, where the folder can be written."""
+    known = read_verdicts(folder)
+    if passed.items() <= known.items():
+        return
+    # read-only, full, or another job is writing the same: the next open reads the files again
+    with contextlib.suppress(OSError):
+        write_json(folder / CACHE, {**known, **passed})
+
+
+def verify_shards(folder: Path, manifest: Manifest) -> None:
+    """Check that the token shards are present, whole, unchanged, and hold ids below vocab_size.
 
     Raises:
-        DataError: A file is missing, superfluous, cut, changed, or holds an id that is too large;
-            or a validation document is in the training split too.
+        DataError: A shard is missing, not in the manifest, cut, changed, or holds an id that is
+            too large.
     """
     remedy = f"delete the folder {folder} and run again"
     _check_names(folder, manifest, remedy)
-    seen = recall(folder, SHARDS)
-    passed: Facts = {}
+    known = read_verdicts(folder)
+    passed: Verdicts = {}
     for shard in manifest.shards:
         path = folder / shard.name
-        state = state_of(path)
+        state = _state_of(path)
         if state[0] != shard.bytes:
             raise DataError(f"{path}: expected {shard.bytes} bytes, got {state[0]}; {remedy}")
         passed[shard.name] = [*state, shard.sha256, manifest.vocab_size]
-        if seen.get(shard.name) != passed[shard.name]:
+        if known.get(shard.name) != passed[shard.name]:
             _check_content(path, shard, manifest, remedy)
-    if passed != seen:
-        remember(folder, SHARDS, passed)
-    disjoint: Facts = {"manifest": [manifest.sha256]}
-    if recall(folder, DISJOINT) != disjoint:
-        refuse_overlap(folder, manifest, remedy=remedy)
-        remember(folder, DISJOINT, disjoint)
+    save_verdicts(folder, passed)
 
 
 def _check_names(folder: Path, manifest: Manifest, remedy: str) -> None:
-    """Refuse missing shards and shards that the manifest does not know."""
     expected = {shard.name for shard in manifest.shards}
     present = {path.name for path in folder.glob("*.bin")}
     if missing := sorted(expected - present):
@@ -57,7 +89,7 @@ def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: st
     digest = hashlib.sha256()
     too_large: str | None = None
     position = 0
-    for ids in read_blocks(path, DTYPES[manifest.dtype]):
+    for ids in _blocks(path, DTYPES[manifest.dtype]):
         digest.update(ids.data)
         if too_large is None and int(ids.max()) >= manifest.vocab_size:
             first = int(np.argmax(ids >= manifest.vocab_size))
@@ -66,9 +98,103 @@ def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: st
                 f"is not below vocab_size {manifest.vocab_size}; {remedy}"
             )
         position += len(ids)
+    # a damaged file is named as damaged, whatever ids the damage left in it
     if digest.hexdigest() != shard.sha256:
         raise DataError(
             f"{path}: expected sha256 {shard.sha256}, got {digest.hexdigest()}; {remedy}"
         )
     if too_large is not None:
         raise DataError(too_large)
+
+
+def _blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield np.frombuffer(block, dtype=dtype)
+
+
+def hash_sources(paths: Sequence[Path]) -> Verdicts:
+    """Return size, modification time and SHA-256 of each source file, by path."""
+    return {str(path): [*_state_of(path), _sha256(path)] for path in paths}
+
+
+def source_facts(hashed: Verdicts) -> dict[str, Any]:
+    """Return what the manifest records of hashed source files."""
+    entries = [
+        {"path": path, "bytes": size, "sha256": sha256}
+        for path, (size, _, sha256) in hashed.items()
+    ]
+    return {"files_bytes": sum(entry["bytes"] for entry in entries), "files": entries}
+
+
+def refuse_edited_meanwhile(hashed: Verdicts) -> None:
+    """Refuse source files that changed since they were hashed, while they were being tokenised.
+
+    Raises:
+        DataError: Names the first one.
+    """
+    for path, (*state, _) in hashed.items():
+        if not Path(path).exists() or _state_of(Path(path)) != state:
+            raise DataError(f"{path}: changed while it was read; run again when it is complete")
+
+
+def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
+    """Refuse a prepared folder whose source files have changed since.
+
+    A file that is gone is no error: its tokens are here. Under a glob that still matches other
+    files it is one, because the glob then asks for another text than was prepared.
+
+    Raises:
+        DataError: Names the file that is new, missing or different.
+    """
+    # absent for a source without files, and in folders of versions before 0.3
+    entries = manifest.source.get("files")
+    if entries is None:
+        return
+    remedy = "delete that folder and run again, or use another data.name"
+    try:
+        recorded = {str(entry["path"]): (entry["bytes"], entry["sha256"]) for entry in entries}
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}: its manifest does not list its source files ({error!r}); {remedy}"
+        ) from None
+    present: dict[str, Path] = {}
+    for pattern in data.files:
+        with contextlib.suppress(DataError):
+            present.update((str(path), path) for path in sources.files([pattern]))
+    if not present:
+        return
+    if new := sorted(present.keys() - recorded.keys()):
+        raise DataError(
+            f"{new[0]}: matches data.files, but {folder} was prepared without it; {remedy}"
+        )
+    if gone := sorted(recorded.keys() - present.keys() - set(data.files)):
+        raise DataError(f"{gone[0]}: {folder} was prepared from it, but it is gone; {remedy}")
+    known = read_verdicts(folder)
+    passed: Verdicts = {}
+    for name, path in present.items():
+        size, sha256 = recorded[name]
+        state = _state_of(path)
+        if state[0] != size:
+            raise DataError(
+                f"{path}: has {state[0]} bytes, but had {size} when {folder} was prepared from it; "
+                f"{remedy}"
+            )
+        passed[name] = [*state, sha256]
+        if known.get(name) != passed[name] and (found := _sha256(path)) != sha256:
+            raise DataError(
+                f"{path}: was edited after {folder} was prepared from it (sha256 {found[:12]}, was "
+                f"{str(sha256)[:12]}, same size); {remedy}"
+            )
+    save_verdicts(folder, passed)
+
+
+def _state_of(path: Path) -> list[int]:
+    """Return size and modification time (ns) of a file."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,21 +1,15 @@
-"""A MediaWiki XML dump to plain article text.
+"""Plain article text from a MediaWiki XML dump.
 
-Out go templates, tables, references, comments, formulas, images, categories, interlanguage links,
-HTML tags and addresses; links leave their text, headings and list items their plain line. Not a
-parser of MediaWiki's grammar (nobody has one): a fixed sequence of regular expressions, plus one
-linear scan for what nests.
-
-The steps of wikitext.clean, in the order in which they must run.
-
-Each takes and returns text and is linear in its length: what nests (templates, tables, links with
-links inside) is never matched by a backtracking expression.
+Removed are templates, tables, references, comments, formulas, images, categories, interlanguage
+links, HTML tags and addresses. Links keep their text, headings and list items their plain line.
+This is no parser of MediaWiki's grammar but a fixed sequence of regular expressions, the steps of
+`clean`. Each step is linear in the length of the text: what nests (templates, tables, links inside
+links) is found by a scan with a stack, never by a backtracking expression.
 """
 
 import html
 import re
 from collections.abc import Iterable, Iterator
-
-from train.data import wikitext as markup
 
 _PAGE_END = "</page>"
 _TITLE = re.compile(r"<title>(.*?)</title>")
@@ -26,8 +20,8 @@ _REDIRECT = re.compile(r"\s*#redirect", re.IGNORECASE)
 def articles(blocks: Iterable[str]) -> Iterator[tuple[str, str, int]]:
     """Yield the articles of a dump.
 
-    Redirects, pages outside the article namespace, pages without text, and the page that the end
-    of the dump cuts in two are left out.
+    Left out are redirects, pages outside the article namespace, pages without text, and the last
+    page if the end of the dump cuts it.
 
     Args:
         blocks: The dump's XML in pieces of any size.
@@ -45,20 +39,20 @@ def articles(blocks: Iterable[str]) -> Iterator[tuple[str, str, int]]:
 
 
 def _article(page: str) -> tuple[str, str] | None:
-    """Return title and text of one page, or None when it is no article or has no text."""
+    """Return title and text of one page, or None if it is not an article or has no text."""
     title = _TITLE.search(page)
     source = _TEXT.search(page)
     if title is None or source is None or _REDIRECT.match(source[1]):
         return None
     name = html.unescape(title[1])
-    if name.partition(":")[0].lower() in markup.NAMESPACES:
+    if name.partition(":")[0].lower() in NAMESPACES:
         return None
     text = clean(_unescape_xml(source[1]))
     return (name, text) if text else None
 
 
 def _pages(blocks: Iterable[str]) -> Iterator[str]:
-    """Yield each finished page's XML."""
+    """Yield the XML of each complete page."""
     rest = ""
     for block in blocks:
         *pages, rest = (rest + block).split(_PAGE_END)
@@ -66,21 +60,21 @@ def _pages(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _unescape_xml(text: str) -> str:
-    """Undo XML's own escapes; what MediaWiki escaped inside them is left for `clean`."""
+    """Undo the escapes of XML; those of MediaWiki inside them are left for `clean`."""
     text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
     return text.replace("&amp;", "&")
 
 
 def clean(text: str) -> str:
-    """Return the plain text of one page's wiki markup; the empty string when nothing remains."""
-    text = markup.drop_elements(text)
-    text = markup.drop_templates(text)
-    text = markup.drop_tables(text)
-    text = markup.links_to_text(text)
-    text = markup.drop_tags(text)
-    text = markup.mark_lines(text)
+    """Return the plain text of one page's wiki markup, which may be empty."""
+    text = drop_elements(text)
+    text = drop_templates(text)
+    text = drop_tables(text)
+    text = links_to_text(text)
+    text = drop_tags(text)
+    text = mark_lines(text)
     text = html.unescape(text)
-    return markup.tidy(text)
+    return tidy(text)
 
 
 _SUBJECTS = (
@@ -88,7 +82,7 @@ _SUBJECTS = (
     *("mediawiki", "template", "help", "category", "portal"),
 )
 NAMESPACES = frozenset({*_SUBJECTS, "talk", *(f"{subject} talk" for subject in _SUBJECTS)})
-"""Page prefixes that are not articles, in lower case."""
+"""Title prefixes of pages that are not articles, in lower case."""
 
 _DROPPED_LINKS = frozenset({"image", "file", "media", "category", "bild"})
 _LANGUAGES = re.compile(
@@ -98,7 +92,7 @@ _LANGUAGES = re.compile(
 _TEXT_TEMPLATE = re.compile(
     r"\{\{\s*(?:ipa|unicode|polytonic|arabdin|ar|hayeren|hebrew|lang\|[a-z-]+)\|([^{}|]*)\}\}", re.I
 )
-"""Templates that only dress the text inside them."""
+"""Templates that only format the text inside them."""
 
 _LINK = re.compile(r"\[\[((?:[^\[\]]++|\[[^\[\]]*+\])*+)\]\]")
 _BROKEN_LINK = re.compile(r"\[\[(?:image|file|category):(?:.*?\]\]|.*)", re.I)
@@ -138,28 +132,28 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def drop_elements(text: str) -> str:
-    """Drop comments and the HTML elements whose content is no running text."""
+    """Drop comments and the HTML elements whose content is not running text."""
     if "<" not in text:
         return text
     return _ELEMENT.sub("", _COMMENT.sub("", text))
 
 
 def drop_templates(text: str) -> str:
-    """Drop {{...}} with whatever nests inside, unless it only dresses a text."""
+    """Drop {{...}} with everything nested inside, except templates that only format a text."""
     if "{{" not in text:
         return text
     return _drop_nested(_TEXT_TEMPLATE.sub(r"\1", text), _TEMPLATE_EDGE, "{{")
 
 
 def drop_tables(text: str) -> str:
-    """Drop {| ... |} with whatever nests inside, and rows that lost their table."""
+    """Drop {| ... |} with everything nested inside, and rows without a table."""
     if "{|" in text:
         text = _drop_nested(text, _TABLE_EDGE, "{|")
     return _TABLE_LINE.sub("", text)
 
 
 def _drop_nested(text: str, edge: re.Pattern[str], opening: str) -> str:
-    """Drop every balanced span between edges, in one scan with a stack."""
+    """Drop every balanced span between two edges, in one scan with a stack."""
     opened: list[int] = []
     spans: list[tuple[int, int]] = []
     for match in edge.finditer(text):
@@ -167,7 +161,8 @@ def _drop_nested(text: str, edge: re.Pattern[str], opening: str) -> str:
             opened.append(match.start())
         elif opened:
             begin = opened.pop()
-            while spans and spans[-1][0] > begin:  # inside the new span
+            # spans inside the new one
+            while spans and spans[-1][0] > begin:
                 spans.pop()
             spans.append((begin, match.end()))
     kept: list[str] = []
@@ -210,14 +205,14 @@ def _external_text(link: re.Match[str]) -> str:
 
 
 def drop_tags(text: str) -> str:
-    """Drop HTML tags; those that start a line in a browser start one here."""
+    """Drop HTML tags; those that break a line in a browser become a newline."""
     if "<" not in text:
         return text
     return _TAG.sub("", _BREAK.sub("\n", text))
 
 
 def mark_lines(text: str) -> str:
-    """Make headings and list items plain lines; headings keep a mark and their level for `tidy`."""
+    """Make headings and list items plain lines; `tidy` still needs a mark and level on headings."""
     text = _QUOTES.sub("", text)
     if "__" in text or "~~~" in text:
         text = _MAGIC.sub("", text)
@@ -231,7 +226,7 @@ def _mark_heading(heading: re.Match[str]) -> str:
 
 
 def tidy(text: str) -> str:
-    """Normalise white space, drop what the earlier steps left hollow, and unmark headings."""
+    """Normalise white space, drop brackets and sections left empty, and unmark headings."""
     text = _ODD_SPACE.sub(" ", _UNPRINTABLE.sub("", text))
     text = _AFTER_OPEN.sub("(", _HOLLOW.sub("", text))
     text = _BEFORE_STOP.sub(r"\1", _SPACES.sub(" ", text))
@@ -241,9 +236,10 @@ def tidy(text: str) -> str:
 
 
 def _drop_empty_sections(lines: list[str]) -> str:
-    """Drop headings with nothing below them, and unmark the others."""
+    """Drop headings without text below them, and unmark the others."""
     kept: list[str] = []
-    level_below = 0  # of the heading that follows directly; 0 is the end, 9 is text
+    # level of the heading that follows directly; 0 at the end of the page, 9 for text
+    level_below = 0
     for line in reversed(lines):
         if line.startswith(_HEADING_MARK):
             level = int(line[1])

@@ -1,10 +1,13 @@
 """Batches as a pure function of (seed, step): the data's position is the step, nothing is saved.
 
-On CUDA the training tokens are put on the device whole when they fit, and a step gathers its
+On CUDA the training tokens are copied to the device whole when they fit, and a step gathers its
 windows there; otherwise, and on the CPU, the host gathers them from the memory-mapped shards.
+
+Shapes: S steps, R replicas, B batch, T time.
 """
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -23,10 +26,14 @@ RESIDENT_SHARE = 0.4
 
 
 class Windows(ABC):
-    """Where R replicas get the windows of a step from; the engine knows no more of the data."""
+    """Source of the windows of R replicas; the engine knows no more of the data."""
 
     is_resident: bool
     """Whether the tokens are on the device, and a step gathers its windows itself."""
+    validation: Sequence[Tensor] = ()
+    """Validation windows, batches of (B, T + 1) int64; none where steps are only timed."""
+    bytes_per_token: float = math.nan
+    """Of the validation text."""
 
     def __init__(
         self, compute: ComputeDevice, *, seeds: Sequence[int], batch_seqs: int, seq_len: int
@@ -37,18 +44,18 @@ class Windows(ABC):
 
     @abstractmethod
     def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
-        """Where the windows of `n_steps` steps from `step` on start: (S, R, B)."""
+        """Starts of the windows of `n_steps` steps from `step` on: (S, R, B)."""
 
     @abstractmethod
     def gather(self, starts_RB: NDArray[np.int64], out_RBT: Tensor) -> None:
-        """Put the windows at `starts_RB` into `out_RBT`; when they are not resident."""
+        """Copy the windows at `starts_RB` into `out_RBT`; for tokens that are not resident."""
 
     @abstractmethod
     def resident_windows(self, starts_RB: Tensor) -> Tensor:
-        """The windows at `starts_RB`, (R, B, T + 1) int64; when they are resident."""
+        """The windows at `starts_RB`, (R, B, T + 1) int64; for tokens that are resident."""
 
     def empty(self) -> Tensor:
-        """Room for the windows of one step: (R, B, T + 1) int64, on the device."""
+        """A buffer for the windows of one step: (R, B, T + 1) int64, on the device."""
         size = (len(self.seeds), self.batch_seqs, self.seq_len + 1)
         return torch.zeros(size, dtype=torch.int64, device=self.compute.device)
 
@@ -67,8 +74,8 @@ class Batches(Windows):
         world: World | None = None,
     ) -> None:
         self._world, self._all_seqs = world or World(), batch_seqs
-        share = self._world.share(batch_seqs)
-        super().__init__(compute, seeds=seeds, batch_seqs=share, seq_len=seq_len)
+        own_seqs = self._world.split(batch_seqs)
+        super().__init__(compute, seeds=seeds, batch_seqs=own_seqs, seq_len=seq_len)
         self.dataset = dataset
         self.n_tokens = dataset.n_tokens("train")
         self._tokens = _resident_tokens(dataset, compute)
@@ -77,9 +84,9 @@ class Batches(Windows):
         self._staging = _Staging(self.empty().shape) if is_sent else None
 
     def starts(self, step: int, n_steps: int) -> NDArray[np.int64]:
-        """Where the windows of `n_steps` steps from `step` on start: (S, R, B) token offsets.
+        """Starts of the windows of `n_steps` steps from `step` on: (S, R, B) token offsets.
 
-        Of the whole batch, which is the same in any world, this rank takes its share in a row.
+        The whole batch is the same in a world of any size; this rank takes consecutive windows.
         """
         here = slice(self._world.rank * self.batch_seqs, (self._world.rank + 1) * self.batch_seqs)
         by_seed = {
@@ -111,15 +118,16 @@ class Batches(Windows):
         mask = 0xFFFF if self._tokens.dtype is torch.int16 else -1
         return self._tokens[starts_RB[..., None] + self.offsets_T].long() & mask
 
-    def validation(self, tokens: int, *, max_seqs: int) -> list[Tensor]:
-        """The first `tokens` validation tokens as windows, (B, T + 1) int64, B at most `max_seqs`.
+    def load_validation(self, tokens: int, *, max_seqs: int) -> None:
+        """Load the first `tokens` validation tokens as windows, at most `max_seqs` at a time.
 
-        Windows lie end to end, the same for every run; at least one is returned.
+        Windows lie end to end, the same for every run; at least one is loaded.
         """
         available = n_windows(self.dataset.n_tokens("validation"), self.seq_len)
         n_used = max(1, min(available, tokens // self.seq_len))
         starts = np.arange(n_used, dtype=np.int64) * self.seq_len
-        return [
+        self.bytes_per_token = self.dataset.bytes_per_token("validation")
+        self.validation = [
             torch.from_numpy(
                 self.dataset.windows("validation", starts[i : i + max_seqs], self.seq_len + 1)
             ).to(self.compute.device)
@@ -128,9 +136,9 @@ class Batches(Windows):
 
 
 class _Staging:
-    """Two page-locked buffers in turn: the host fills one while the device still computes.
+    """Two pinned buffers in turn: the host fills one while the device still computes.
 
-    From ordinary memory a copy to the device waits for the steps before it, and so would the host.
+    A copy from pageable memory would wait for the steps before it, and the host with it.
     """
 
     def __init__(self, size: Sequence[int]) -> None:
@@ -141,9 +149,10 @@ class _Staging:
         self._turns = itertools.cycle(pairs)
 
     def send(self, windows: Tensor, out: Tensor) -> None:
-        """Copy to the device in its own time, after what it is to do before."""
+        """Queue a copy to the device, after the work that is queued there."""
         buffer, is_sent = next(self._turns)
-        is_sent.synchronize()  # until its last content is on the device
+        # wait until the buffer's last content is on the device
+        is_sent.synchronize()
         buffer.copy_(windows)
         out.copy_(buffer, non_blocking=True)
         is_sent.record()

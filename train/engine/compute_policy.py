@@ -30,7 +30,7 @@ DTYPES = {Dtype.bf16: torch.bfloat16, Dtype.fp32: torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arithmetic:
+class ComputePolicy:
     """One device's way to compute one shape."""
 
     dtype: Dtype
@@ -59,13 +59,13 @@ class Arithmetic:
             and batch_seqs % self.micro_batch_seqs == 0
         )
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {**asdict(self), "dtype": self.dtype.name, "attention": self.attention.name}
 
     @classmethod
-    def from_facts(cls, facts: Any) -> Self | None:  # noqa: ANN401
-        """What `facts` returned; None when it is anything else."""
+    def from_json(cls, facts: Any) -> Self | None:  # noqa: ANN401
+        """What `to_json` returned; None when it is anything else."""
         try:
             dtype, attention = Dtype[facts["dtype"]], AttentionKernel[facts["attention"]]
             sizes = [facts["micro_batch_seqs"], facts["eval_seqs"]]
@@ -83,7 +83,7 @@ class Arithmetic:
             return None
 
 
-def choose_arithmetic(
+def choose_policy(
     shape: ModelShape,
     machine: MachineConfig,
     compute: ComputeDevice,
@@ -91,8 +91,8 @@ def choose_arithmetic(
     n_replicas: int,
     batch_seqs: int,
     flops: float,
-    most_micro_batch_seqs: int | None = None,
-) -> Arithmetic:
+    max_micro_batch_seqs: int | None = None,
+) -> ComputePolicy:
     """Take what the config asks for, and choose the rest for this device.
 
     Args:
@@ -102,7 +102,7 @@ def choose_arithmetic(
         n_replicas: Runs in the stack.
         batch_seqs: Windows of a replica per step.
         flops: Training FLOPs of the job, which decide whether compiling pays.
-        most_micro_batch_seqs: Windows per forward pass that are known to fit, after a larger number
+        max_micro_batch_seqs: Windows per forward pass that are known to fit, after a larger number
             did not; null when nothing is known.
     """
     dtype = resolve_dtype(machine, compute)
@@ -111,7 +111,7 @@ def choose_arithmetic(
         attention = faster_kernel(shape, compute, DTYPES[dtype])
     pays = flops >= COMPILE_FROM_FLOPS[compute.device.type] and can_compile(compute)
     compiled = machine.compile is Compile.always or (machine.compile is Compile.auto and pays)
-    micro_batch_seqs = most_micro_batch_seqs or choose_micro_batch(
+    micro_batch_seqs = max_micro_batch_seqs or choose_micro_batch(
         shape,
         compute,
         n_replicas=n_replicas,
@@ -120,12 +120,12 @@ def choose_arithmetic(
         is_plain=attention is AttentionKernel.plain,
     )
     at_once = EVAL_TOKENS_AT_ONCE // shape.seq_len
-    return Arithmetic(
+    return ComputePolicy(
         dtype=dtype,
         attention=attention,
         compiled=compiled,
         micro_batch_seqs=micro_batch_seqs,
-        eval_seqs=most_micro_batch_seqs or max(1, at_once),
+        eval_seqs=max_micro_batch_seqs or max(1, at_once),
     )
 
 

@@ -1,11 +1,9 @@
 """The validation loss: the same tokens for every run, whatever its seed, batch or size."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from train.engine.engine import Engine
 
@@ -22,26 +20,19 @@ class Evaluation:
     """Tokens it was measured on."""
 
 
-def evaluate(
-    engine: Engine, windows: Sequence[Tensor], *, bytes_per_token: float
-) -> list[Evaluation]:
-    """Token-weighted mean loss of each replica; ranks measure parts of it and add them up.
-
-    Args:
-        engine: The replicas.
-        windows: Batches of (B, T + 1) tokens, on the device.
-        bytes_per_token: Of the validation text.
-    """
+def evaluate(engine: Engine) -> list[Evaluation]:
+    """Token-weighted mean loss of each replica; each rank measures its part of the windows."""
+    windows = engine.batches.validation
     total_R = torch.zeros(engine.n_replicas, dtype=torch.float64, device=engine.compute.device)
     for windows_BT in engine.world.part(windows):
         predicted = windows_BT.shape[0] * (windows_BT.shape[1] - 1)
         total_R += engine.losses_on(windows_BT).double() * predicted
-    engine.world.sum(total_R)
+    engine.world.all_reduce(total_R)
     n_tokens = sum(windows_BT[:, 1:].numel() for windows_BT in windows)
     return [
         Evaluation(
             loss=loss,
-            bits_per_byte=loss / math.log(2) / bytes_per_token,
+            bits_per_byte=loss / math.log(2) / engine.batches.bytes_per_token,
             n_tokens=n_tokens,
         )
         for loss in (total_R / n_tokens).tolist()

@@ -12,7 +12,7 @@ from torch import Tensor
 from train.config.experiment import OptimizerConfig
 from train.config.runtime import Compile, MachineConfig
 from train.engine.batches import Windows
-from train.engine.compute_policy import choose_arithmetic
+from train.engine.compute_policy import choose_policy
 from train.engine.device import ComputeDevice, release_memory
 from train.engine.engine import Engine, Replica
 from train.plan.schedule import Schedule
@@ -75,7 +75,7 @@ def seconds_per_step(
         batch_seqs: Windows of a replica per step.
         n_replicas: Runs in the stack.
     """
-    arithmetic = choose_arithmetic(
+    policy = choose_policy(
         shape,
         replace(machine, compile=Compile.never),
         compute,
@@ -88,7 +88,7 @@ def seconds_per_step(
     is_alone = not compute.is_cuda and machine.threads == 1
     clock = time.process_time if is_alone else time.perf_counter  # without a neighbour's turns
     try:
-        return _fastest(Engine(shape, [replica] * n_replicas, compute, windows, arithmetic), clock)
+        return _fastest(Engine(shape, [replica] * n_replicas, compute, windows, policy), clock)
     finally:
         if compute.is_cuda:
             release_memory()

@@ -28,8 +28,6 @@ class TimeKind(StrEnum):
     checkpoint = "checkpoint"
     startup = "startup"
     """Building, compiling and warming up."""
-    undone = "undone"
-    """What a stop threw away: everything after the checkpoint that the restart went on from."""
     other = "other"
 
 
@@ -51,36 +49,32 @@ class RunClock:
 
         Args:
             step: Updates applied so far.
-            replicas: Runs that are trained at once, among which the time is divided; see share.
+            replicas: Runs that are trained at once, among which the time is divided.
             doing: What goes on until something else is said.
             startup: Seconds of start-up that have passed before, such as process_seconds().
         """
-        self._replicas, self._doing = replicas, doing
+        self.replicas, self._doing = replicas, doing
         self._seconds = dict.fromkeys(TimeKind, 0.0)
         self._shares = {**dict.fromkeys(TimeKind, 0.0), TimeKind.startup: startup / replicas}
         self._since = self._saved_at = time.perf_counter()
         self._save_seconds = 0.0
         self._from_step, self._from = step, 0.0
-        self._segment = 0.0
+        self.segment_seconds = 0.0
+        """Wall time of the last segment: steps and their data."""
 
-    def resume(self, step: int) -> None:
+    def start_segment(self, step: int) -> None:
         """Begin a segment of training at `step`."""
         self._turn_to(TimeKind.train)
         self._from_step, self._from = step, self._trained()
 
-    def training_seconds(self) -> float:
-        """Close the segment: what comes next, until `resume`, is not training.
-
-        Returns:
-            Its wall time: steps and their data, without what was spent on anything else.
-        """
+    def end_segment(self) -> None:
+        """End the segment: what comes next, until `start_segment`, is not training."""
         self._turn_to(TimeKind.other)
-        self._segment = self._trained() - self._from
-        return self._segment
+        self.segment_seconds = self._trained() - self._from
 
     def rate(self, step: int, batch_tokens: int) -> float:
-        """Tokens per second, of one replica, of the segment that training_seconds closed."""
-        return (step - self._from_step) * batch_tokens / max(1e-9, self._segment)
+        """Tokens per second, of one replica, of the segment that ended."""
+        return (step - self._from_step) * batch_tokens / max(1e-9, self.segment_seconds)
 
     @contextlib.contextmanager
     def spending(self, what: TimeKind) -> Iterator[None]:
@@ -92,10 +86,10 @@ class RunClock:
         finally:
             self._turn_to(before)
 
-    def share(self, replicas: int) -> None:
-        """From here on the time is divided among so many, as others came to their ends."""
+    def divide_among(self, replicas: int) -> None:
+        """Divide the time from here on among `replicas` runs."""
         self._turn_to(self._doing)
-        self._replicas = replicas
+        self.replicas = replicas
 
     def spent(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds by the names of TimeKind that one replica answers for; their sum is wall time.
@@ -127,7 +121,7 @@ class RunClock:
         """End what was going on, and begin `what`."""
         now = time.perf_counter()
         self._seconds[self._doing] += now - self._since
-        self._shares[self._doing] += (now - self._since) / self._replicas
+        self._shares[self._doing] += (now - self._since) / self.replicas
         self._doing, self._since = what, now
 
     def _trained(self) -> float:
@@ -143,17 +137,6 @@ def process_seconds() -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
     except (OSError, AttributeError):  # not on Linux
         return 0.0
-
-
-def undone(before: Mapping[str, float], told: Mapping[str, float]) -> dict[str, float]:
-    """What a run that restarts has spent, the work that it lost by the stop included.
-
-    Args:
-        before: Seconds by the names of TimeKind, as the checkpoint that it goes on from has them.
-        told: As its status told them last, later than the checkpoint.
-    """
-    lost = max(0.0, sum(told.values()) - sum(before.values()))
-    return {**before, TimeKind.undone.value: before.get(TimeKind.undone, 0.0) + lost}
 
 
 LARGEST_NUMBER = 1e300

@@ -1,10 +1,10 @@
-"""One holder at a time of a run or a study, for the life of the process.
+"""Lock files: one process at a time per run, study or preparation of data.
 
-The lock is flock on a file that names its holder; the kernel frees it the moment the holder dies,
-however it dies, and no child inherits it. Where the file system has no flock, a lease takes its
-place: a file made with O_EXCL that the holder touches, and that others may take once it is old.
-Processes on several machines exclude each other only where the file system carries flock between
-them (NFS with a lock daemon, Lustre mounted with -o flock).
+A lock is flock on a file that names its holder. The kernel releases it the moment the holder dies,
+however it dies, and child processes do not inherit it. On a file system without flock a lease takes
+its place: a file created with O_EXCL whose modification time the holder renews, and which others
+may take over once it has expired. Between machines flock excludes only where the file system
+carries it (NFS with a lock daemon, Lustre mounted with -o flock).
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from train.errors import LockedError, StorageError
 
 START_SECONDS = 0.5
-"""How long a start waits: is_held shares the lock for an instant when it looks."""
+"""Seconds that `hold` waits by default: `is_held` takes the lock in shared mode for an instant."""
 
 LEASE_SECONDS = 30.0
-"""Seconds without a touch after which a lease may be taken; its holder touches it three times in
-that time."""
+"""Seconds after which a lease that was not renewed may be taken over; its holder renews it three
+times in that time."""
 
 NO_FLOCK = frozenset((errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
-"""What a file system answers that cannot lock."""
+"""Errors of a file system without flock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who held a lock last, by its own word."""
+    """The process that holds a lock or held it last, as the lock file says."""
 
     host: str
     pid: int
@@ -54,16 +54,16 @@ class Holder:
 
 @contextlib.contextmanager
 def hold(path: Path, *, task: str, patience: float = START_SECONDS) -> Iterator[None]:
-    """Hold the lock file `path`, made with its folder where it is missing.
+    """Hold the lock file `path`, creating it and its folder where they are missing.
 
     Args:
-        path: The lock file; it stays when the lock is free again.
-        task: What its holder does, for the message to the next one: "is training this run".
-        patience: Seconds to wait for another holder.
+        path: The lock file; it is not deleted when the lock is released.
+        task: What the holder does, for the message to others: "is training this run".
+        patience: Seconds to wait for another holder; negative waits forever.
 
     Raises:
         LockedError: Another live process holds it.
-        StorageError: The folder or the file cannot be made or written.
+        StorageError: The folder or the file cannot be created or written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +79,17 @@ def hold(path: Path, *, task: str, patience: float = START_SECONDS) -> Iterator[
 
 
 def refuse_if_held(path: Path, *, task: str) -> None:
-    """Raise the LockedError of `hold` when the lock is held, without taking it."""
+    """Raise the LockedError of `hold` if the lock is held, without taking it."""
     if is_held(path):
         raise _refusal(path, task)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock file `path`; looking never refuses anyone a start."""
+    """Whether a live process holds the lock file `path`; asking never makes a `hold` fail."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:  # it was never held, or this process may not look
+    except OSError:
+        # it was never held, or this process may not read it
         return _is_leased(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -100,25 +101,27 @@ def is_held(path: Path) -> bool:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds the lock file, or held it last; None when that was not written down."""
+    """The process that holds the lock file or held it last; None if the file does not say."""
     with contextlib.suppress(OSError):
         if (owner := _lease(path).owner) is not None:
             touched = datetime.fromtimestamp(_lease_path(path).stat().st_mtime, UTC)
-            host = owner.hostname.partition("?")[0]  # a container's name has a mark after it
+            # filelock appends "?..." to the host name inside a container
+            host = owner.hostname.partition("?")[0]
             return Holder(host=host, pid=owner.pid, since=touched)
     try:
         with path.open("rb") as file:
             record = json.loads(file.read(1_000))
         host, since = str(record["host"]), datetime.fromisoformat(record["since"])
+        # the name is printed to a terminal, so it must not hold control characters
         if not re.fullmatch(r"[\w.-]{1,253}", host) or since.tzinfo is None:
-            return None  # it goes to a terminal: a name, or nothing
+            return None
         return Holder(host=host, pid=int(record["pid"]), since=since)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def this_host() -> str:
-    """The name by which a holder on this machine calls it."""
+    """The host name that holders on this machine write into their locks."""
     return socket.gethostname()
 
 
@@ -130,10 +133,12 @@ def _acquire(path: Path, patience: float) -> BaseFileLock:
     lock = FileLock(path, timeout=patience, fallback_to_soft=False, on_acquired=_write_down_holder)
     try:
         lock.acquire()
-    except OSError as error:  # Timeout is one too, without a number
+    except OSError as error:
+        # filelock's Timeout is an OSError too, without an errno
         if error.errno not in NO_FLOCK:
             raise
-        warnings.warn(  # the same words for every file, so that they are said once
+        # the same words for every file, so that Python shows the warning once
+        warnings.warn(
             f"the file system has no flock ({error.strerror}); leases of {LEASE_SECONDS:g} s "
             f"stand in for its locks",
             stacklevel=2,
@@ -150,7 +155,7 @@ def _write_down_holder(descriptor: int) -> None:
 
 
 def _lease_path(path: Path) -> Path:
-    """Beside the lock file, which stays without a record where flock is missing."""
+    """The lease of a lock file, which itself stays empty where flock is missing."""
     return path.with_suffix(".lease")
 
 
@@ -161,7 +166,7 @@ def _lease(path: Path) -> SoftFileLease:
 
 
 def _acquire_lease(path: Path, patience: float) -> SoftFileLease:
-    """Take the lease, which needs a watch of LEASE_SECONDS when its holder seems to be gone."""
+    """Take the lease; one that seems expired is watched for LEASE_SECONDS first."""
     lease = _lease(path)
     seems_gone = _lease_path(path).exists() and not _is_leased(path)
     lease.acquire(timeout=patience + (1.1 * LEASE_SECONDS if seems_gone else 0))
@@ -169,9 +174,9 @@ def _acquire_lease(path: Path, patience: float) -> SoftFileLease:
 
 
 def _is_leased(path: Path) -> bool:
-    """Whether the lease was touched lately.
+    """Whether the lease was renewed within LEASE_SECONDS.
 
-    A holder that died on this machine is not told apart; a start takes its lease at once anyhow.
+    That of a holder that just died on this machine still counts; `hold` takes it over at once.
     """
     try:
         return time.time() - _lease_path(path).stat().st_mtime < LEASE_SECONDS
@@ -180,7 +185,7 @@ def _is_leased(path: Path) -> bool:
 
 
 def _stop_without_lease(loss: object) -> None:
-    """End this process at once: it slept through its lease, and another may own its files now."""
+    """End this process at once: its lease expired, and another process may own its files now."""
     sys.stderr.write(f"error: the lease was lost ({loss}); another process may have taken over\n")
     sys.stderr.flush()
     os._exit(LockedError.exit_code)

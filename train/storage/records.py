@@ -1,10 +1,10 @@
-"""What is written to a run folder, and how it is read back. Standard library only.
+"""JSON and JSONL records: how they are written, and how they are read back after a crash.
 
-The run folder is the truth (DESIGN, section 7). JSON never contains NaN or infinity: a non-finite
-number is written as null, and a row says beside it what it was: `"nonfinite": {"loss": "nan"}`.
-Files that are replaced are written beside their target and renamed; files that grow (`*.jsonl`) may
-end in a torn line after a crash, which readers drop. What is read may come from a shared folder, so
-its size and nesting are limited and its run ids cannot lead out of the study's folder.
+JSON never contains NaN or infinity: a non-finite number is written as null, and a row adds what it
+was: `"nonfinite": {"loss": "nan"}`. A file that is replaced is written as `<name>.partial` and
+renamed; a file that grows (`*.jsonl`) may end in a torn line after a crash, which readers drop.
+Records may come from a shared folder, so their size and nesting are limited, and run ids cannot
+lead out of the study's folder. Standard library only.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from typing import Any
 SCHEMA_VERSION = 1
 
 STATES = ("planned", "running", "preempted", "completed", "diverged", "failed")
-"""Life cycle of a run, a closed set."""
+"""States of a run; there are no others."""
 
 FINISHED_STATES = ("completed", "diverged")
-"""States that a relaunch leaves alone."""
+"""States of a run that a relaunch does not train again."""
 
 REQUIRED_COLUMNS = ("n_params", "tokens", "flops", "loss")
-"""Columns that the analysis needs of any table."""
+"""Columns that the analysis needs in any table."""
 
 RUNS_TABLE_COLUMNS = (
     *REQUIRED_COLUMNS,
@@ -53,29 +53,29 @@ RUNS_TABLE_COLUMNS = (
     "seconds",
     "device",
 )
-"""One row a run: `row` in result.json, in this order in runs.csv."""
+"""One row per run: `row` in result.json, in this order in runs.csv."""
 
 
 LARGEST_LINE_BYTES = 1_000_000
-"""A longer row of a `*.jsonl` is neither written nor read; ours have hundreds of bytes."""
+"""Longer rows of a `*.jsonl` are neither written nor read; ours have hundreds of bytes."""
 
 LARGEST_JSON_BYTES = 500_000_000
-"""A larger JSON file is not read; a manifest of MOST_RUNS runs has about 200 MB."""
+"""Larger JSON files are not read; a manifest of MOST_RUNS runs has about 200 MB."""
 
 MOST_RUNS = 100_000
-"""A manifest of more runs is not read."""
+"""Manifests of more runs are not read."""
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
-"""What can name a run's folder: no separator, no leading dot."""
+"""Names that a run's folder can have: no separator, no leading dot."""
 
 _NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\n\s*(?:[-+.\deE]+|null))*)\n\s*\]")
-"""A list of numbers over several lines; no string holds a line break."""
+"""A list of numbers over several lines; JSON strings hold no line break."""
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
     """Replace `path` atomically with `value`, as write_text does.
 
-    Indented for people, a list of numbers on one line.
+    Indented for human readers, with each list of numbers on one line.
     """
     text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
@@ -83,16 +83,17 @@ def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> No
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace `path` atomically with `text`: after a crash it holds the old or the new text, whole.
+    """Replace `path` atomically with `text`: after a crash it holds all of the old or the new text.
 
     Args:
-        path: The file; `<name>.partial` beside it is used on the way.
+        path: The file; `<name>.partial` beside it is written first and then renamed.
         text: Its new content.
-        sync: Whether the new name is on disk when this returns, so that a loss of power cannot
-            bring the old content back; the content itself always is.
+        sync: Whether to sync the rename as well, so that a power failure cannot bring the old
+            content back; the content is always synced.
     """
     partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # of a process that died; a link there is not followed
+    # left behind by a process that died, or a symbolic link, which must not be followed
+    partial.unlink(missing_ok=True)
     with _naming(path), partial.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -104,7 +105,7 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an error say which file it is about: a write to an open one does not."""
+    """Add the file's name to an OSError: one from writing to an open file has none."""
     try:
         yield
     except OSError as error:
@@ -113,7 +114,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where its file system can."""
+    """Sync a folder, so that the names of its files are on disk, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
-        ValueError: The file is not one JSON object, or too large; the message names it.
+        ValueError: The file is not one JSON object, or too large; the message names the file.
     """
     size = path.stat().st_size
     if size > LARGEST_JSON_BYTES:
@@ -143,12 +144,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
-    """Append rows, flushed to the kernel, and to the disk when `sync` is set.
+    """Append rows and flush them to the kernel, with `sync` also to the disk.
 
-    A torn last line, which readers drop, is cut off first: a row glued to it would be lost.
+    A torn last line is cut off first, because a row appended to it could not be read.
 
     Raises:
-        ValueError: A row is longer than the LARGEST_LINE_BYTES that are read back.
+        ValueError: A row is longer than LARGEST_LINE_BYTES, so it could not be read back.
     """
     lines = [json.dumps(_row(row), allow_nan=False) + "\n" for row in rows]
     if lines and max(map(len, lines)) > LARGEST_LINE_BYTES:
@@ -163,10 +164,10 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = 
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read all rows; a torn last line is dropped, a missing file is empty.
+    """Read all rows; a torn last line is dropped, a missing file has no rows.
 
     Raises:
-        ValueError: A whole line is not a JSON object, or too long; the message names it.
+        ValueError: A whole line is not a JSON object, or too long; the message names file and line.
     """
     if not path.exists():
         return []
@@ -175,7 +176,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def sound_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows that can be read, of a file on which nothing depends; damage is passed over."""
+    """Yield the readable rows and skip damaged ones, for files on which no result depends."""
     if not path.exists():
         return
     for line in path.read_bytes().decode(errors="replace").split("\n"):
@@ -184,7 +185,7 @@ def sound_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _whole_bytes(path: Path) -> int:
-    """Bytes of `path` up to the end of its last whole line."""
+    """Bytes of `path` up to the end of its last complete line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -216,7 +217,7 @@ def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def refuse_hostile_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a manifest whose runs are no list of objects, too many, or lead out of its folder.
+    """Refuse a study's manifest whose runs are not a list, too many, or lead out of its folder.
 
     Raises:
         ValueError: The message names the file and what is wrong.
@@ -236,7 +237,7 @@ def refuse_hostile_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401
-    """json.loads, with ValueError for nesting that overflows the parser too."""
+    """json.loads, which raises ValueError also where nesting overflows the parser."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -244,7 +245,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is written: finite, with the names of what was not."""
+    """The row as it is written: non-finite numbers as null, and named in `nonfinite`."""
     named = {path: str(value) for path, value in _non_finite(row, "")}
     if named:
         return {**_finite(row), "nonfinite": {**row.get("nonfinite", {}), **named}}
@@ -252,7 +253,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _non_finite(value: Any, path: str) -> Iterator[tuple[str, float]]:  # noqa: ANN401
-    """Dotted paths of the floats that JSON cannot hold."""
+    """Yield the non-finite floats in `value` with their dotted paths."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, Mapping | list | tuple):
@@ -273,7 +274,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401
-    """One text per value: sorted keys, no spaces, shortest floats, 1.0 written as 1."""
+    """The same text for equal values, for hashing: sorted keys, no spaces, 1.0 written as 1."""
     return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

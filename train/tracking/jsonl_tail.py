@@ -1,4 +1,4 @@
-"""New rows of a run folder whose files grow, in the order of their steps."""
+"""Follow the growing .jsonl files of a run folder: new rows, in the order of their steps."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 
 class Tail:
-    """The whole lines that were added to a file since it was last read."""
+    """Reads the complete lines added to a file since the last read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -15,10 +15,10 @@ class Tail:
         self._open()
 
     def rows(self) -> list[dict[str, Any]]:
-        """New rows; a line without its end waits for it.
+        """Return the new rows; an incomplete last line is left for the next call.
 
         Raises:
-            ValueError: A whole line is not JSON.
+            ValueError: A complete line is not JSON.
         """
         self._open()
         if self._file is None:
@@ -31,18 +31,18 @@ class Tail:
         return [json.loads(line) for line in whole.split(b"\n") if line.strip()]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _open(self) -> None:
-        """Open the file once: a later attempt puts another in its place, which is not ours."""
+        """Open the file once. A later attempt replaces it; this attempt keeps reading its own."""
         if self._file is None and self._path.exists():
             self._file = self._path.open("rb")
 
 
 class RunTail:
-    """metrics.jsonl and evals.jsonl as one sequence of (file name, row) by step."""
+    """metrics.jsonl and evals.jsonl merged into one sequence of (file name, row) by step."""
 
     def __init__(self, folder: Path, *, start_step: int) -> None:
         self._metrics, self._evals = Tail(folder / "metrics.jsonl"), Tail(folder / "evals.jsonl")
@@ -51,10 +51,11 @@ class RunTail:
         self._early: list[dict[str, Any]] = []
 
     def rows(self, *, is_over: bool) -> list[tuple[str, dict[str, Any]]]:
-        """New rows with a step after the start.
+        """Return the new rows with steps after `start_step`.
 
-        An evaluation is written after its step's row of metrics and before the next one. So one
-        whose step is at most the last row's is in order; any other waits, unless the run `is_over`.
+        The trainer writes an evaluation after its step's row of metrics and before the next one. So
+        an evaluation up to the last row's step can be returned; a later one waits for its row,
+        unless the run `is_over`.
         """
         metrics = [row for row in self._metrics.rows() if row["step"] > self._start_step]
         if metrics:
@@ -64,9 +65,10 @@ class RunTail:
         ready = evals[: len(evals) - len(self._early)]
         named = [("metrics.jsonl", row) for row in metrics]
         named += [("evals.jsonl", row) for row in ready]
-        return sorted(named, key=lambda item: item[1]["step"])  # stable: metrics come first
+        # the sort is stable: at equal steps metrics come first
+        return sorted(named, key=lambda item: item[1]["step"])
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close both files."""
         self._metrics.close()
         self._evals.close()

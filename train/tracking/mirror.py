@@ -1,7 +1,7 @@
-"""Starts the mirror's process, tells it what to keep, and waits for its end, but not for long.
+"""Start and stop the mirror process of one run folder.
 
-The process (wandb_mirror.py) reads the rows from the run folder. It is told of nothing but
-its folder on its command line, which wandb records; the rest goes through its standard input.
+The process (wandb_mirror.py) reads the rows from the run folder. wandb records the command line, so
+it holds only the folder; everything else goes through standard input.
 """
 
 import contextlib
@@ -17,42 +17,42 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_SECONDS = 20.0
-"""How long the end of an attempt waits for its mirror."""
+"""Time that the end of an attempt waits for its mirror."""
 
 REAP_SECONDS = 2.0
-"""How long a killed process may take to go."""
+"""Time to wait for a killed process to disappear."""
 
 SEND_SECONDS = 5.0
-"""How long the start waits when the request is larger than the pipe, 64 kB."""
+"""Time to wait for the process to read a request that is larger than the pipe (64 kB)."""
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorRequest:
-    """What the process is asked to keep: one JSON line on its standard input, never its argv."""
+    """What the process is to mirror; sent as one JSON line on its standard input."""
 
     id: str
-    """W&B's own, unique in the project."""
+    """W&B run id, unique in the project."""
     name: str
     group: str
     project: str
     entity: str | None
     mode: str
-    """auto (online, and offline when that fails), online or offline."""
+    """One of "auto" (online, or offline when that fails), "online", "offline"."""
     resume: str = "never"
-    """wandb's word for an id that exists: never refuses it, allow adds the rows that it lacks."""
+    """wandb.init(resume=): "never" refuses an existing id, "allow" adds the rows it lacks."""
     config: Mapping[str, Any]
     start_step: int
-    """Rows after this step are mirrored."""
+    """Only rows after this step are mirrored."""
     limit_seconds: float = LIMIT_SECONDS
-    """From the last word of the trainer to the end of the process."""
+    """Time limit from the trainer's last line to the end of the process."""
     trainer_pid: int = field(default_factory=os.getpid)
-    """The parent, by which its death is seen while a child of it holds the pipe open."""
+    """The trainer's pid, watched besides the pipe, which a child of the trainer may hold open."""
 
 
 class MirrorProcess:
-    """A mirror of one folder's rows. Nothing here raises once the process has been asked for."""
+    """The mirror process of one run folder. Its failures are reported by `finish`, never raised."""
 
     def __init__(self, request: MirrorRequest, folder: Path) -> None:
         self._limit = request.limit_seconds
@@ -66,16 +66,23 @@ class MirrorProcess:
             self._kill()
 
     def finish(self, state: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Wait for the mirror's end, at most the request's limit; the second call only repeats.
+        """Close the W&B run and wait for the process, at most the request's limit.
+
+        A second call returns the first one's report.
+
+        Args:
+            state: Final state of the attempt.
+            summary: Row of the runs table, or empty.
 
         Returns:
-            `{"mode": "online" | "offline", "rows": n}` with a `reason` when auto went offline, or
+            `{"mode": "online" | "offline", "rows": n}`, with a `reason` if auto went offline; or
             `{"mode": "off", "reason": why}`.
         """
         if self._report is None:
             try:
                 self._report = self._close({"state": state, "summary": dict(summary)})
-            except Exception as error:  # whatever it is, the run has ended well without it
+            # the run itself has ended; no failure of its mirror may change that
+            except Exception as error:
                 self._report = {"mode": "off", "reason": f"{type(error).__name__}: {error}"}
             self._kill()
         return self._report
@@ -83,25 +90,26 @@ class MirrorProcess:
     def _close(self, ending: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process is not None
         try:
-            told, _ = self._process.communicate(
+            answer, _ = self._process.communicate(
                 json.dumps(ending).encode() + b"\n", timeout=self._limit
             )
         except subprocess.TimeoutExpired:
             return {"mode": "off", "reason": f"its process gave no answer in {self._limit:g} s"}
-        if not told.endswith(b"}\n"):
+        if not answer.endswith(b"}\n"):
             code = self._process.returncode
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             return {"mode": "off", "reason": f"its process {how}"}
-        report = json.loads(told)
+        report = json.loads(answer)
         assert isinstance(report, dict)
         return report
 
     def _kill(self) -> None:
-        """End the process, its worker too, and let go of its pipes."""
+        """Kill the process and its worker, and close the pipes."""
         process, self._process = self._process, None
         if process is None:
             return
-        if process.returncode != 0:  # a worker may be left of one that died
+        # a process that died may have left its worker
+        if process.returncode != 0:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
         for pipe in (process.stdin, process.stdout):
@@ -113,7 +121,7 @@ class MirrorProcess:
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the process; wandb records argv, so it holds the folder and nothing else."""
+    """Start the process with only the folder on its command line."""
     known = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "train.tracking.wandb_mirror", str(folder)],
@@ -121,12 +129,17 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
-        start_new_session=True,  # a signal to the trainer's group is not meant for the mirror
+        # signals to the trainer's process group must not reach the mirror
+        start_new_session=True,
     )
 
 
 def _send(process: subprocess.Popen[bytes], request: MirrorRequest) -> None:
-    """Write the request; a reader that never comes costs SEND_SECONDS."""
+    """Write the request.
+
+    Raises:
+        OSError: The process did not read it within SEND_SECONDS.
+    """
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     left = json.dumps(asdict(request)).encode() + b"\n"

@@ -1,7 +1,7 @@
-"""The mirror of the run folder as the trainer sees it: nothing, or a process of its own.
+"""The trainer's side of W&B: a tracker that does nothing, or one that starts a mirror process.
 
-Training waits for W&B only once, at the end, and at most mirror.LIMIT_SECONDS; whatever happens to
-the mirror is said there, and never raised.
+Training waits for W&B only at its end, at most mirror.LIMIT_SECONDS. A failure of the mirror
+becomes a warning there, never an error.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from train.tracking.mirror import MirrorProcess, MirrorRequest
 
 
 class Tracker(Protocol):
-    """What the loop knows of a mirror."""
+    """What the training loop sees of W&B."""
 
     attempt_id: str | None
 
     def finish(self, state: str, summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The attempt is over. Returns how the mirror ended, for attempts.jsonl."""
+        """End the attempt; return the mirror's report for attempts.jsonl."""
 
 
 class NullTracker:
-    """No mirror."""
+    """Tracks nothing."""
 
     attempt_id: str | None = None
 
@@ -36,7 +36,7 @@ class NullTracker:
 
 
 class MirrorTracker:
-    """One W&B run per attempt, kept by a process that dies with the trainer at the latest."""
+    """One W&B run per attempt, mirrored by a process that ends with the trainer."""
 
     def __init__(self, request: MirrorRequest, folder: Path) -> None:
         self.attempt_id: str | None = request.id
@@ -45,21 +45,21 @@ class MirrorTracker:
         self._process = MirrorProcess(request, folder)
 
     def finish(self, state: str, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Wait for the mirror's end and say once when there was none; see MirrorProcess.finish."""
+        """Wait for the mirror (MirrorProcess.finish); warn once if it failed."""
         report = self._process.finish(state, summary)
         if report["mode"] == "off" and not self._has_ended:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(
                     f"warning: {self.attempt_id} is not mirrored to W&B: {report['reason']}; the "
-                    f"run folder has everything, and scripts/wandb_push.py study={self._group} "
-                    f"rebuilds W&B from it\n"
+                    f"run folder has all rows, and `python -m train.tracking.push "
+                    f"study={self._group}` rebuilds W&B from it\n"
                 )
         self._has_ended = True
         return report
 
 
 def require_tracker(config: TrackerConfig) -> None:
-    """Refuse a mirror whose package is missing, before anything is written.
+    """Check that wandb is installed if the config asks for it, without importing it.
 
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
@@ -70,13 +70,17 @@ def require_tracker(config: TrackerConfig) -> None:
 
 
 def require_wandb(purpose: str) -> None:
-    """Refuse what needs wandb when it is not installed; does not load it.
+    """Check that wandb is installed, without importing it.
+
+    Args:
+        purpose: What needs it, for the message.
 
     Raises:
         MissingExtraError: wandb is not installed.
     """
     spec = find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder ./wandb of logs is found too, without origin
+    # ./wandb, a folder of logs, is found as a namespace package without origin
+    if spec is None or spec.origin is None:
         raise MissingExtraError("wandb", "wandb", purpose)
 
 
@@ -90,9 +94,9 @@ def build_tracker(
     science: Mapping[str, Any],
     folder: Path,
 ) -> Tracker:
-    """Start the mirror that the config asks for: one W&B run per attempt, grouped by study.
+    """Start the tracker that the config asks for: one W&B run per attempt, grouped by study.
 
-    Called when the run folder has been rewound to `start_step`.
+    The run folder must have been rewound to `start_step` before.
 
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
@@ -121,10 +125,10 @@ WANDB_MODES = {
     "dryrun": "offline",
     "disabled": "off",
 }
-"""What wandb takes in its environment, and what it comes to here."""
+"""Our mode for each value of WANDB_MODE that wandb knows."""
 
 
 def resolve_mode(mode: WandbMode) -> str:
-    """What auto comes to: `WANDB_MODE` in the environment wins over it, as wandb's users expect."""
+    """Resolve mode=auto by WANDB_MODE in the environment, as wandb itself does."""
     word = os.environ.get("WANDB_MODE", "") if mode is WandbMode.auto else ""
     return WANDB_MODES.get(word, mode.name)

@@ -1,12 +1,12 @@
-"""The mirror's process: `python -m train.tracking.wandb_mirror FOLDER`, started by mirror.py.
+"""The mirror process: `python -m train.tracking.wandb_mirror FOLDER`, started by mirror.py.
 
-It reads a MirrorRequest from standard input, mirrors the folder's rows, and on the trainer's last
-line {"state", "summary"} closes the W&B run and prints one line: {"mode", "rows", "reason"?}. An
-input that ends without that line is a trainer that was killed; the state is then `killed`.
+It reads a MirrorRequest from standard input and mirrors the folder's rows. On the trainer's last
+line, {"state", "summary"}, it closes the W&B run and prints one line, {"mode", "rows", "reason"?}.
+If the input ends without that line, the trainer was killed, and so the state is `killed`.
 
-wandb may hang, raise or die, so it lives in a worker forked from here, and this process, which
-never touches it, kills the worker that is silent for too long. The fork is made before wandb is
-loaded, while there is one thread. wandb's own service ends when its worker does.
+wandb may hang, raise or crash, so it runs in a forked worker. This process never imports it, and
+kills a worker that is silent for too long. It forks before wandb is imported, while there is only
+one thread. wandb's own service process ends with the worker.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ from train.tracking.wandb_run import (
 )
 
 CONNECT_SECONDS = 12.0
-"""A connection that takes longer counts as none; the rest of the limit is for going offline."""
+"""Time limit for connecting; the rest of the trainer's limit is for an offline record."""
 
 CLOSE_SHARE = 0.9
-"""Share of the trainer's limit after which it is told that there is no end."""
+"""Share of the trainer's limit after which the mirror gives up, so that its report arrives."""
 
 POLL_SECONDS = 0.5
 
@@ -44,22 +44,28 @@ KILLED = {"state": "killed", "summary": {}}
 
 
 class Trainer:
-    """The other end of standard input: its lines, and whether it is still there."""
+    """The trainer at the other end of standard input: its lines, and whether it is alive."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.pid = os.getppid()  # until the request tells
+        # the request replaces it with the trainer's own value
+        self.pid = os.getppid()
         self._bytes = b""
 
     def line(self, *, is_ready: bool) -> dict[str, Any] | None:
-        """The next line when it is whole; KILLED when the trainer is gone without one."""
+        """Return the next complete line, None if there is none yet, KILLED if the trainer died.
+
+        Args:
+            is_ready: Whether the input can be read without blocking.
+        """
         if is_ready and b"\n" not in self._bytes:
             new = os.read(self.descriptor, 65_536)
             self._bytes += new
             if not new:
                 return KILLED
         line, newline, rest = self._bytes.partition(b"\n")
-        if not newline:  # the pipe's other end may outlive the trainer in a child of it
+        # a child of the trainer may hold the pipe open after its death
+        if not newline:
             return KILLED if os.getppid() != self.pid else None
         self._bytes = rest
         value = json.loads(line)
@@ -68,7 +74,7 @@ class Trainer:
 
 
 class Worker:
-    """The process that holds wandb, and the pipe to it."""
+    """The forked process that runs wandb, and the pipe to it."""
 
     def __init__(
         self, request: MirrorRequest, folder: Path, mode: str, *, not_for_it: Sequence[int]
@@ -80,13 +86,13 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def tell(self, ending: dict[str, Any]) -> None:
-        """Pass on the trainer's last line; a dead worker is noticed by `hear`."""
+    def send(self, ending: dict[str, Any]) -> None:
+        """Pass on the trainer's last line; `receive` notices a dead worker."""
         with contextlib.suppress(OSError):
             self.pipe.send(ending)
 
-    def hear(self) -> tuple[str, Any]:
-        """The worker's next message, if there is one; its death is a failure."""
+    def receive(self) -> tuple[str, Any]:
+        """Return the worker's next message: ("", None) if none, ("failed", why) if it died."""
         try:
             return self.pipe.recv() if self.pipe.poll() else ("", None)
         except (EOFError, OSError):
@@ -94,13 +100,13 @@ class Worker:
             return "failed", f"wandb's process died (exit code {self._process.exitcode})"
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker."""
         self._process.kill()
         self._process.join(1.0)
 
 
 class Mirror:
-    """One request from its first worker to its report."""
+    """Serves one request: runs workers, goes offline if need be, and makes the report."""
 
     def __init__(
         self, request: MirrorRequest, folder: Path, trainer: Trainer, *, not_for_worker: int
@@ -113,7 +119,7 @@ class Mirror:
         self._start("offline" if request.mode == "offline" else "online")
 
     def keep(self) -> dict[str, Any]:
-        """Mirror until the trainer has ended and the W&B run is closed, or cannot be."""
+        """Mirror until the W&B run is closed or the mirror has failed; return the report."""
         while True:
             listens = [self._trainer.descriptor] if self._ending is None else []
             patience = min(self._ends_by, self._opens_by) - time.monotonic()
@@ -124,8 +130,8 @@ class Mirror:
                 self._ending = self._trainer.line(is_ready=is_ready)
                 if self._ending is not None:
                     self._ends_by = time.monotonic() + CLOSE_SHARE * self._request.limit_seconds
-                    self._worker.tell(self._ending)
-            report = self._follow(*self._worker.hear())
+                    self._worker.send(self._ending)
+            report = self._follow(*self._worker.receive())
             if report is not None:
                 self._worker.kill()
                 return report
@@ -135,10 +141,10 @@ class Mirror:
         self._is_open, self._opens_by = False, math.inf
         self._worker = Worker(self._request, self._folder, mode, not_for_it=self._not_for_worker)
         if self._ending is not None:
-            self._worker.tell(self._ending)
+            self._worker.send(self._ending)
 
     def _follow(self, word: str, value: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Act on the worker's message and on the clock; a report is the end."""
+        """Act on the worker's message and on the time limits; return the report at the end."""
         now = time.monotonic()
         if word == "opening" and self._mode == "online":
             self._opens_by = now + CONNECT_SECONDS
@@ -156,13 +162,13 @@ class Mirror:
         return None
 
     def _give_up(self, why: str) -> dict[str, Any] | None:
-        """Go offline when auto could not connect; anything else is the end of the mirror."""
+        """Start again offline if mode=auto could not connect; otherwise return the report."""
         if self._is_open or self._mode == "offline" or self._request.mode != "auto":
             return {"mode": "off", "reason": why}
         self._reason = why
         _warn(
             f"{self._request.id} is mirrored offline, into {self._folder / 'wandb'} ({why}); "
-            f"scripts/wandb_push.py study={self._request.group} sends it later"
+            f"`python -m train.tracking.push study={self._request.group}` sends it later"
         )
         self._worker.kill()
         self._start("offline")
@@ -172,7 +178,7 @@ class Mirror:
 def _work(
     pipe: Connection, closed: Sequence[int], request: MirrorRequest, folder: Path, mode: str
 ) -> None:
-    """The worker's life. It leaves without wandb's or Python's own farewells, which may hang."""
+    """Run wandb in the worker. It leaves by os._exit: wandb's and Python's exit hooks may hang."""
     for descriptor in closed:
         os.close(descriptor)
     try:
@@ -193,13 +199,13 @@ def _work(
         pipe.send(("closed", max(0, n_rows - n_known)))
     except BaseException as error:
         with contextlib.suppress(OSError):
-            pipe.send(("failed", _in_words(error)))
+            pipe.send(("failed", _describe(error)))
     finally:
         os._exit(0)
 
 
-def _in_words(error: BaseException) -> str:
-    """The first sentence, on one line, without the key."""
+def _describe(error: BaseException) -> str:
+    """The first sentence of an error, on one line, without the API key."""
     words = f"{type(error).__name__}: {error}"
     key = os.environ.get("WANDB_API_KEY")
     words = " ".join((words.replace(key, "(key)") if key else words).split())
@@ -213,7 +219,7 @@ def _warn(text: str) -> None:
 
 
 def main(folder: Path) -> None:
-    """Serve one trainer. wandb and what it starts get neither its input nor its output."""
+    """Serve one trainer. wandb and its processes get /dev/null as standard input and output."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

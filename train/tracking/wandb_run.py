@@ -1,10 +1,10 @@
-"""One W&B run: opened, given rows, closed. The only module of train that imports wandb.
+"""Open, fill and close one W&B run. The only module of train that imports wandb.
 
-What leaves the machine, online: the id, name, group, project and entity; the science part of the
-config; the rows of metrics and evaluations under the names below; at the end the state and the row
-of the runs table, which names the device; and what wandb adds to every run: times, the versions of
-Python and wandb, the kind of system, and the key's own user. Not sent: code, git state, command
-line, console output, package list, host name, hardware, system statistics, error reports.
+Sent to W&B, when online: id, name, group, project and entity; the experiment part of the config;
+the rows of metrics and evaluations under the names below; at the end the state and the row of the
+runs table, which names the device; and what wandb adds to every run: times, versions of Python and
+wandb, operating system, the user of the API key. Not sent: code, git state, command line, console
+output, package list, host name, hardware, system statistics, error reports.
 """
 
 import math
@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "WANDB_DISABLE_CODE": "true",
     "WANDB_CONSOLE": "off",
 }
-"""Set in a process before it loads wandb."""
+"""Environment of the process, set before it imports wandb."""
 
 PRIVATE = {
     "disable_code": True,
@@ -35,7 +35,7 @@ PRIVATE = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
-"""Settings of every run; a wandb that does not know one of them refuses to start."""
+"""wandb.Settings of every run. A wandb version that lacks one of them refuses to start."""
 
 PROGRESS_KEYS = {
     "step": "progress/step",
@@ -55,11 +55,11 @@ EVAL_KEYS = {"loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
 KEYS_OF = {"metrics.jsonl": WANDB_KEYS, "evals.jsonl": EVAL_KEYS}
 
 GOOD_ENDS = ("completed", "preempted", "running")
-"""States that W&B shows as finished; the others as failed."""
+"""States that W&B shows as finished; all others show as failed."""
 
 
 def load_wandb() -> Any:  # noqa: ANN401
-    """The package: seconds on a slow disk."""
+    """Import wandb, which takes seconds on a slow disk."""
     import wandb
 
     return wandb
@@ -73,7 +73,7 @@ def open_run(
     folder: Path,
     connect_seconds: float,
 ) -> Any:  # noqa: ANN401
-    """Open the W&B run and say which axis belongs to which metric."""
+    """Open the W&B run and define the x-axis of each group of metrics."""
     run = wandb.init(
         project=request.project,
         entity=request.entity,
@@ -95,18 +95,18 @@ def open_run(
 
 
 def log_row(run: Any, file_name: str, row: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Mirror one row of metrics.jsonl or evals.jsonl; a number that was not finite is left out."""
+    """Log one row of metrics.jsonl or evals.jsonl, without values that are not finite."""
     named = {**PROGRESS_KEYS, **KEYS_OF[file_name]}
     run.log({named[key]: value for key, value in row.items() if key in named and _is_value(value)})
 
 
 def count_rows(run: Any) -> int:  # noqa: ANN401
-    """Rows that a resumed W&B run has: each is one of wandb's own steps, counted from zero."""
+    """Number of rows in a resumed W&B run; wandb counts each row as one of its own steps."""
     return int(run.starting_step)
 
 
 def close_run(run: Any, state: str, summary: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Write the summary and wait until W&B has, or the disk holds, everything."""
+    """Write the summary; wait until everything is uploaded, or on disk when offline."""
     known = {key: value for key, value in summary.items() if _is_value(value)}
     run.summary.update({"state": state, **known})
     run.finish(exit_code=0 if state in GOOD_ENDS else 1)

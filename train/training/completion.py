@@ -1,7 +1,4 @@
-"""The end of a run at its horizon: diverged all the same, or its result, written once.
-
-How one attempt at a run ends: what its error means, and what is written down about it.
-"""
+"""The end of a run: completed at its last step, or what ended it before; each is written once."""
 
 import contextlib
 import hashlib
@@ -10,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from train.engine.engine import Engine
 from train.errors import (
     DeviceMemoryError,
     DivergedError,
@@ -22,27 +20,31 @@ from train.errors import (
     is_out_of_memory,
 )
 from train.plan.planning import PlannedRun, RunPlan
-from train.run_folder.accounting import RunCost
+from train.run_folder.accounting import RunClock, RunCost
 from train.run_folder.provenance import runs_table_row
 from train.run_folder.replay_check import ReplayReport, compare
 from train.run_folder.run_folder import folder_of
 from train.storage.records import SCHEMA_VERSION, append_jsonl, write_json
-from train.training.run_state import Run
-from train.training.stack import Stack
+from train.training.recording import cost_of, write_status
+from train.training.run_state import RunState, evaluation_steps_of
+
+STATE_AFTER = {"diverged": "diverged", "preempted": "preempted", "interrupted": "preempted"}
+"""State of a run by the cause that ended its attempt; any other cause is a failure."""
 
 
-def refuse_diverged_evaluation(run: Run) -> None:
-    """A validation loss that is not finite, on record by now, ends the run.
+def refuse_diverged_evaluation(run: RunState) -> None:
+    """Raise when the last validation loss, which is on record, is not finite.
 
     Raises:
-        DivergedError: It is.
+        DivergedError: It is not.
     """
-    if not math.isfinite(run.val_loss):
+    is_new = run.step in evaluation_steps_of(run.planned)
+    if is_new and not math.isfinite(run.val_loss):
         raise DivergedError(f"step {run.step}: the validation loss is {run.val_loss:g}")
 
 
-def refuse_diverged_end(run: Run) -> None:
-    """At the horizon: a run that ended worse than it began is diverged, not completed.
+def refuse_diverged_end(run: RunState) -> None:
+    """Raise when a run at its last step has a higher training loss than at its first.
 
     Raises:
         DivergedError: The rule of divergence.py holds.
@@ -57,30 +59,8 @@ def refuse_diverged_end(run: Run) -> None:
         )
 
 
-def _result(
-    run: Run, stack: Stack, row: Mapping[str, Any], replayed: ReplayReport
-) -> dict[str, Any]:
-    """The content of result.json; `row` is the one of the runs table."""
-    return {
-        "schema": SCHEMA_VERSION,
-        "run_id": run.plan.run_id,
-        "state": "completed",
-        "data_sha256": run.dataset.sha256,
-        "row": row,
-        "divergence": {**run.losses.facts(), "diverged_above": run.config.study.diverged_above},
-        "epochs": run.epochs,
-        "attempts": run.attempt,
-        "cost": stack.cost(run).to_json(),
-        "replayed": replayed.to_json(),
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (run.folder.metrics, run.folder.evals)
-        },
-    }
-
-
-def complete(run: Run, stack: Stack) -> None:
-    """Write the result, once, and close the run."""
+def complete(run: RunState, engine: Engine, clock: RunClock) -> None:
+    """Finish a run at its last step: write result.json once, and close the attempt."""
     row = runs_table_row(
         run.config,
         run.plan,
@@ -92,31 +72,43 @@ def complete(run: Run, stack: Stack) -> None:
             "loss_train": run.loss_train,
             "tokens_per_second": round(run.plan.tokens / max(1e-9, run.seconds), 1),
             "seconds": round(run.seconds, 3),
-            "device": stack.engine.compute.name,
+            "device": engine.compute.name,
         },
     )
-    folder = run.folder
-    append_jsonl(folder.metrics, [], sync=True)
-    replayed = compare(folder)
+    append_jsonl(run.folder.metrics, [], sync=True)
+    replayed = compare(run.folder)
     if replayed.differing:
-        warnings.warn(f"{run.plan.run_id}: {replayed}", stacklevel=2)
-    write_json(folder.result, _result(run, stack, row, replayed))
-    folder.write_status(
-        "completed",
-        step=run.step,
-        total_steps=run.plan.steps,
-        seconds=round(run.seconds, 3),
-        cost=stack.cost(run).to_json(),
-    )
+        warnings.warn(f"{run.run_id}: {replayed}", stacklevel=2)
+    cost = cost_of(run, engine, clock)
+    write_json(run.folder.result, _result(run, cost, row, replayed))
+    write_status(run, "completed", cost=cost)
     close_attempt(run, "completed", cause=None, summary=row)
 
 
-STATE_AFTER = {"diverged": "diverged", "preempted": "preempted", "interrupted": "preempted"}
-"""State of a run by the cause that ended its attempt; any other cause is a failure."""
+def _result(
+    run: RunState, cost: RunCost, row: Mapping[str, Any], replayed: ReplayReport
+) -> dict[str, Any]:
+    """Content of result.json; `row` is the run's in the runs table."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "run_id": run.run_id,
+        "state": "completed",
+        "data_sha256": run.dataset.sha256,
+        "row": row,
+        "divergence": {**run.losses.to_json(), "diverged_above": run.config.study.diverged_above},
+        "epochs": run.epochs,
+        "attempts": run.attempt,
+        "cost": cost.to_json(),
+        "replayed": replayed.to_json(),
+        "files": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (run.folder.metrics, run.folder.evals)
+        },
+    }
 
 
-def known_error(error: BaseException, plan: RunPlan) -> BaseException:
-    """Say what an error of torch or of the system means for the user; others are returned."""
+def user_error(error: BaseException, plan: RunPlan) -> BaseException:
+    """The error that tells a user what an error of torch or the system means; else the same."""
     if isinstance(error, OSError):
         return as_storage_error(error) or error
     first_line = (str(error) or type(error).__name__).splitlines()[0]
@@ -134,55 +126,42 @@ def known_error(error: BaseException, plan: RunPlan) -> BaseException:
 
 
 def record_end(
-    planned: PlannedRun | Run,
+    run: RunState | PlannedRun,
     error: BaseException,
     cause: str,
     *,
     state: str,
     cost: RunCost | None = None,
 ) -> None:
-    """Write down how an attempt ended short of its horizon; a full disk must not hide the cause.
+    """Write down how an attempt ended before the last step; a full disk must not hide the cause.
 
     Args:
-        planned: The run; only planned when it could not even be opened.
+        run: The run; only planned when it could not even be opened.
         error: What ended it, in the user's terms.
         cause: One of retries.RETRIES.
-        state: The run's, from here on.
-        cost: What the run has cost, where that is known.
+        state: The run's state from here on.
+        cost: What the run has cost; None keeps what status.json says.
     """
-    folder = planned.folder if isinstance(planned, Run) else folder_of(planned)
-    told = cost.to_json() if cost is not None else folder.read_status().get("cost")
+    exit_code = error.exit_code if isinstance(error, WindTunnelError) else 1
+    reason = str(error) or type(error).__name__
     with contextlib.suppress(OSError, ValueError, StorageError):
-        folder.write_status(
-            state,
-            reason=str(error) or type(error).__name__,
-            total_steps=planned.plan.steps,
-            **_progress(planned),
-            exit_code=error.exit_code if isinstance(error, WindTunnelError) else 1,
-            **({"cost": told} if told is not None else {}),
-        )
-        if isinstance(planned, Run):
-            close_attempt(planned, state, cause=cause)
+        write_status(run, state, cost=cost, reason=reason, exit_code=exit_code)
+        if isinstance(run, RunState):
+            close_attempt(run, state, cause=cause)
         else:
+            folder = folder_of(run)
             number = folder.attempt_number() + 1
             folder.log_attempt("end", attempt=number, state=state, cause=cause)
 
 
-def _progress(planned: PlannedRun | Run) -> dict[str, float]:
-    """How far the run came; as its status told last when it was not opened."""
-    if isinstance(planned, Run):
-        return {"step": planned.step, "seconds": round(planned.seconds, 3)}
-    known = folder_of(planned).read_status()
-    return {"step": known.get("step", 0), "seconds": known.get("seconds", 0.0)}
-
-
 def close_attempt(
-    run: Run, state: str, *, cause: str | None, summary: Mapping[str, Any] | None = None
+    run: RunState, state: str, *, cause: str | None, summary: Mapping[str, Any] | None = None
 ) -> None:
     """Close the mirror and append the attempt's end: its cause, its step, how replays compare."""
     mirror = run.tracker.finish(state, summary or {})
     replayed = None
-    with contextlib.suppress(RecordsError):  # whose end is written all the same
+    # the end is written also when the records are damaged
+    with contextlib.suppress(RecordsError):
         replayed = compare(run.folder)
     run.folder.log_attempt(
         "end",

@@ -53,7 +53,7 @@ class LossWatch:
         """Whether the run ended above `above` times its start."""
         return self.start is not None and self.end > above * self.start
 
-    def facts(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, float | None]:
         """What result.json says about it."""
         return {
             "loss_start": self.start,

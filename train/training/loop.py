@@ -1,20 +1,23 @@
-"""The training loop: a stack of runs from where its checkpoints left it to its horizon.
+"""The training loop: the runs of a stack, from the step they resume from to their last.
 
-Order at a step where something is due: log rows, evaluation rows, sync, checkpoint, status. A
-checkpoint at step k therefore implies that every row up to k is on disk. Whatever ends one run of a
-stack is that run's own end; the others go on.
+Every boundary, in this order: log, evaluate, checkpoint, stop. A checkpoint of step k therefore
+implies that every row up to k is on disk. All ranks run the loop; rank 0 alone reads and writes run
+folders. What ends one run of a stack leaves the others training.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from train.config.runtime import OnSaveError
-from train.engine.engine import Segment
+from train.engine.engine import Engine, Segment
+from train.engine.evaluate import Evaluation, evaluate
 from train.errors import DivergedError, LockedError, StorageError
-from train.plan.schedule import evaluation_steps
-from train.run_folder.accounting import TimeKind
+from train.run_folder.accounting import RunClock, TimeKind
 from train.signals import StopRequest
+from train.training.branches import diverge_with_trunk, fork
 from train.training.completion import (
     complete,
     record_end,
@@ -23,164 +26,217 @@ from train.training.completion import (
 )
 from train.training.progress import RunProgress
 from train.training.recording import (
-    fork,
+    cost_of,
     log_evaluation,
-    log_row,
-    open_records,
+    log_metrics,
     save,
     write_running,
 )
-from train.training.run_state import Run
-from train.training.stack import Stack
+from train.training.run_state import Branch, RunState, active
 
 
-def train_to_horizon(stack: Stack, stop: StopRequest) -> None:
-    """Train the stack to its horizon.
+def train_to_last_step(
+    runs: list[RunState], engine: Engine, clock: RunClock, stop: StopRequest
+) -> None:
+    """Train the runs of a stack to their last step.
 
-    A run that diverges ends there, is recorded, and leaves stack.active; its error goes to
-    stack.ended. So does a run that another process took over, in whose folder nothing is written.
+    A run that diverges is recorded and no longer active, its error on `RunState.error`; so is a run
+    that another process took over, in whose folder nothing more is written.
 
     Raises:
         PreemptedError, InterruptedByUserError: A signal stopped it; everything is saved.
         StorageError: A checkpoint could not be written.
     """
-    engine, clock = stack.engine, stack.clock
-    title = stack.runs[0].run_id
-    if len(stack.runs) > 1:
-        title += f" and {len(stack.runs) - 1} more"
-    with RunProgress(title, total_steps=stack.steps, start_step=engine.step) as progress:
-        _for_each(stack, stack.runs, lambda run: write_running(run, stack))
-        _fork(stack)  # where a kill came between the trunk's checkpoint and theirs
-        if engine.step < stack.steps and stack.active:
-            if engine.arithmetic.compiled:
+    world, steps = engine.world, runs[0].plan.steps
+    title = runs[0].run_id + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+    with RunProgress(
+        title, total_steps=steps, start_step=engine.step, is_shown=world.rank == 0
+    ) as progress:
+        _on_rank_0(_begin, runs, engine, clock)
+        if engine.step < steps and active(runs):
+            if engine.policy.compiled:
                 progress.prepare("compiling, or loading what was compiled before")
-            stack.warm_up()  # still start-up: no row's tokens per second have it
+            # still start-up: no row's tokens per second include it
+            with engine.collective():
+                engine.warm_up()
             progress.begin()
-        clock.resume(engine.step)
-        while engine.step < stack.steps and stack.active:
-            due = _next_boundary(stack)
-            segment = stack.advance(due - engine.step, stop)
-            is_stop = bool(stop) and engine.step < stack.steps  # once: it may come at any line
-            _observe(stack, segment)
-            _at_boundary(stack, progress, is_stop=is_stop)
-            if is_stop and stack.active:
+        clock.start_segment(engine.step)
+        while engine.step < steps and active(runs):
+            n_steps = _next_boundary(runs, engine.step) - engine.step
+            with engine.collective():
+                segment = engine.advance(n_steps, should_stop=lambda: world.any_stop(stop))
+            clock.end_segment()
+            is_stop = world.any_stop(stop) and engine.step < steps
+            _on_rank_0(_log, runs, engine, clock, segment, progress)
+            _evaluate(runs, engine, clock)
+            _on_rank_0(_checkpoint, runs, engine, clock, is_stop)
+            if is_stop and active(runs):
                 raise stop.error(f"after step {engine.step}")
-            clock.resume(engine.step)
+            clock.start_segment(engine.step)
     with clock.spending(TimeKind.logging):
-        _for_each(stack, stack.runs, lambda run: complete(run, stack))
+        _on_rank_0(_complete, runs, engine, clock)
 
 
-def _for_each(stack: Stack, runs: Sequence[Run], action: Callable[[Run], None]) -> None:
-    """Do `action` for those of `runs` that are under way; one that it finds at its end leaves."""
-    for run in [run for run in runs if run in stack.active]:
+def _on_rank_0(
+    work: Callable[..., None],
+    runs: list[RunState],
+    engine: Engine,
+    *rest: Any,  # noqa: ANN401
+) -> None:
+    """Do `work(runs, engine, *rest)` on rank 0; every rank learns which runs are still active."""
+
+    def work_and_list() -> list[str]:
+        work(runs, engine, *rest)
+        return [run.run_id for run in active(runs)]
+
+    names = engine.world.on_rank_0(work_and_list)
+    for run in active(runs):
+        if run.run_id not in names:
+            run.error = DivergedError(f"{run.run_id} ended on rank 0")
+
+
+def _for_each(
+    runs: list[RunState],
+    engine: Engine,
+    clock: RunClock,
+    action: Callable[[RunState], None],
+) -> None:
+    """Do `action` for those of `runs` that are active; one that it finds at its end leaves."""
+    for run in active(runs):
         try:
             action(run)
-        except LockedError as error:
-            stack.leave(run, error)
-        except DivergedError as error:
-            stack.leave(run, error)
-            if run in stack.riders:  # it ends as if it had been trained alone: with a start
-                run.fork_step = run.step
-                open_records(run, stack)
-            record_end(run, error, error.cause, state="diverged", cost=stack.cost(run))
+        except (LockedError, DivergedError) as error:
+            # without its frames, which would keep the engine's memory
+            run.error = error.with_traceback(None)
+            clock.divide_among(max(1, clock.replicas - 1))
+            if isinstance(error, DivergedError):
+                cost = cost_of(run, engine, clock)
+                record_end(run, error, error.cause, state="diverged", cost=cost)
 
 
-def _next_boundary(stack: Stack) -> int:
+def _begin(runs: list[RunState], engine: Engine, clock: RunClock) -> None:
+    """Mark the runs as running, and repeat forks that a kill cut short after the checkpoint."""
+    _for_each(runs, engine, clock, lambda run: write_running(run, engine, clock))
+    _for_each(runs, engine, clock, lambda run: _fork(run, engine, clock))
+
+
+def _next_boundary(runs: list[RunState], step: int) -> int:
     """The next step after which something is due."""
-    step, machine = stack.engine.step, stack.runs[0].config.machine
-    steps = [stack.steps, step + machine.log_every - step % machine.log_every]
+    machine = runs[0].config.machine
+    due = [runs[0].plan.steps, step + machine.log_every - step % machine.log_every]
     if machine.checkpoint_steps:
-        steps.append(step + machine.checkpoint_steps - step % machine.checkpoint_steps)
-    for run in stack.active:
-        steps += [due for due in _evaluations(run) if due > step]
-    steps += [rider.rides_to for rider in stack.riders if rider in stack.active]
-    return min(steps)
+        due.append(step + machine.checkpoint_steps - step % machine.checkpoint_steps)
+    return min(due + [run.next_due(step) for run in active(runs)])
 
 
-def _evaluations(run: Run) -> tuple[int, ...]:
-    return evaluation_steps(run.plan.steps, run.config.eval.points)
-
-
-def _observe(stack: Stack, segment: Segment) -> None:
-    """Take the losses of the steps since the last boundary; a non-finite one ends its run."""
-    first = stack.engine.step - len(segment) + 1
-
-    def observe(run: Run) -> None:
-        values = zip(segment.losses_SR, segment.grad_norms_SR, strict=True)
-        for step, (losses_R, grad_norms_R) in enumerate(values, start=first):
-            loss, grad_norm = losses_R[run.replica], grad_norms_R[run.replica]
-            run.step = step
-            if not math.isfinite(loss) or not math.isfinite(grad_norm):
-                last = "none" if run.losses.last is None else f"{run.losses.last:.6g}"
-                raise DivergedError(
-                    f"step {step}: loss {loss:g}, gradient norm {grad_norm:g} "
-                    f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
-                )
-            run.window.append((loss, grad_norm))
-            run.losses.observe(step, loss)
-
-    _for_each(stack, stack.active, observe)
-
-
-def _at_boundary(stack: Stack, progress: RunProgress, *, is_stop: bool) -> None:
-    """Do what is due at this step, for each run that is under way."""
-    clock, machine, step = stack.clock, stack.runs[0].config.machine, stack.engine.step
-    seconds = clock.training_seconds()
-    _for_each(stack, stack.active, lambda run: run.folder.refuse_other_holder())
-    for run in stack.active:
-        run.seconds += seconds
-    ending = [run for run in stack.active if run.plan.steps == step]  # riders without a cooldown
-    due = stack.active if step % machine.log_every == 0 else ending
-    is_log = bool(due)
-    if is_log:
+def _log(
+    runs: list[RunState], engine: Engine, clock: RunClock, segment: Segment, progress: RunProgress
+) -> None:
+    """Take the losses of the segment, and append a row of metrics where one is due."""
+    machine, steps = runs[0].config.machine, runs[0].plan.steps
+    _for_each(runs, engine, clock, lambda run: _observe(run, engine, clock, segment))
+    _for_each(runs, engine, clock, lambda run: run.folder.refuse_other_holder())
+    for run in active(runs):
+        run.seconds += clock.segment_seconds
+    if engine.step % machine.log_every == 0 or engine.step == steps:
         with clock.spending(TimeKind.logging):
-            _log(stack, due, progress)
-    _evaluate(stack)
-    _for_each(stack, ending, refuse_diverged_end)
-    is_save = step % (machine.checkpoint_steps or stack.steps) == 0 or step == stack.steps
-    if is_save or is_stop or (is_log and clock.save_is_due(machine.checkpoint_minutes)):
-        with clock.saving():
-            _for_each(stack, stack.runs, lambda run: _keep(run, stack, save))
-    _fork(stack)
-    if is_log or is_stop:
-        with clock.spending(TimeKind.logging):
-            _for_each(stack, stack.runs, lambda run: write_running(run, stack))
+            rows = [log_metrics(run, engine, clock) for run in active(runs)]
+        if rows:
+            progress.update(engine.step, rows[0])
 
 
-def _fork(stack: Stack) -> None:
-    """Let the riders go whose cooldown begins here, each with a checkpoint of its own."""
-    leaving = [rider for rider in stack.riders if rider.rides_to == stack.engine.step]
-    with stack.clock.spending(TimeKind.checkpoint):
-        _for_each(stack, leaving, lambda rider: _keep(rider, stack, fork))
-    stack.active = [run for run in stack.active if run not in leaving]
+def _observe(run: RunState, engine: Engine, clock: RunClock, segment: Segment) -> None:
+    """Take a run's losses of the steps since the last boundary.
+
+    Raises:
+        DivergedError: One of them, or a gradient norm, is not finite.
+    """
+    first = engine.step - len(segment) + 1
+    values = zip(segment.losses_SR, segment.grad_norms_SR, strict=True)
+    for step, (losses_R, grad_norms_R) in enumerate(values, start=first):
+        loss, grad_norm = losses_R[run.replica], grad_norms_R[run.replica]
+        run.step = step
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            last = "none" if run.losses.last is None else f"{run.losses.last:.6g}"
+            error = DivergedError(
+                f"step {step}: loss {loss:g}, gradient norm {grad_norm:g} "
+                f"(learning rate {run.plan.lr:.3g}, last finite loss {last})"
+            )
+            for branch in run.pending(step):
+                _for_branch(branch, partial(diverge_with_trunk, run, branch, error, engine, clock))
+            raise error
+        run.window.append((loss, grad_norm))
+        for watch in (run.losses, *(branch.losses for branch in run.pending(step))):
+            watch.observe(step, loss)
 
 
-def _log(stack: Stack, due: Sequence[Run], progress: RunProgress) -> None:
-    """Append a row of metrics to those of the runs that are due."""
-    step, rate = stack.engine.step, stack.clock.rate(stack.engine.step, stack.batch_tokens)
-    for number, run in enumerate(due):
-        row = log_row(run, stack, tokens_per_second=rate)
-        if number == 0:
-            progress.update(step, row)
-
-
-def _evaluate(stack: Stack) -> None:
-    """Measure the validation loss where a run's evaluations are due, once for all of them."""
-    due = [run for run in stack.active if stack.engine.step in _evaluations(run)]
+def _evaluate(runs: list[RunState], engine: Engine, clock: RunClock) -> None:
+    """Measure the validation loss where it is due for a run or a branch, once for all of them."""
+    due = [run for run in active(runs) if run.evaluates_at(engine.step)]
     if not due:
         return
-    with stack.clock.spending(TimeKind.evaluation):
-        measured = stack.evaluate()
-        for run in due:
-            log_evaluation(run, measured[run.replica])
-        _for_each(stack, due, refuse_diverged_evaluation)
+    with clock.spending(TimeKind.evaluation):
+        with engine.collective():
+            measured = evaluate(engine)
+        _on_rank_0(_log_evaluations, due, engine, clock, measured)
 
 
-def _keep(run: Run, stack: Stack, commit: Callable[[Run, Stack], None]) -> None:
-    """Commit a checkpoint, and go on without it if that fails and the config says so."""
+def _log_evaluations(
+    due: list[RunState], engine: Engine, clock: RunClock, measured: list[Evaluation]
+) -> None:
+    def log(run: RunState) -> None:
+        log_evaluation(run, measured[run.replica])
+        refuse_diverged_evaluation(run)
+
+    _for_each(due, engine, clock, log)
+
+
+def _checkpoint(runs: list[RunState], engine: Engine, clock: RunClock, is_stop: bool) -> None:
+    """Save where it is due, let branches fork, and write the status."""
+    machine, step, steps = runs[0].config.machine, engine.step, runs[0].plan.steps
+    if step == steps:
+        _for_each(runs, engine, clock, refuse_diverged_end)
+    is_log = step % machine.log_every == 0 or step == steps
+    is_due = step % (machine.checkpoint_steps or steps) == 0 or step == steps
+    if is_due or is_stop or (is_log and clock.save_is_due(machine.checkpoint_minutes)):
+        with clock.saving():
+            _for_each(runs, engine, clock, lambda run: _save(run, engine, clock))
+    with clock.spending(TimeKind.checkpoint):
+        _for_each(runs, engine, clock, lambda run: _fork(run, engine, clock))
+    if is_log or is_stop:
+        with clock.spending(TimeKind.logging):
+            _for_each(runs, engine, clock, lambda run: write_running(run, engine, clock))
+
+
+def _fork(run: RunState, engine: Engine, clock: RunClock) -> None:
+    """Give the branches that fork here their checkpoints; they are trained after this stack."""
+    for branch in run.branches:
+        if branch.fork_step == engine.step:
+            write = partial(fork, run, branch, engine, clock)
+            _for_branch(branch, partial(_or_warn, run, write))
+
+
+def _for_branch(branch: Branch, write: Callable[[], None]) -> None:
+    """Write to a branch's folder, unless another process took it over."""
     try:
-        commit(run, stack)
+        write()
+    except LockedError as error:
+        branch.error = error
+
+
+def _save(run: RunState, engine: Engine, clock: RunClock) -> None:
+    _or_warn(run, lambda: save(run, engine, clock))
+
+
+def _or_warn(run: RunState, write: Callable[[], None]) -> None:
+    """Write a checkpoint; go on without it if that fails and machine.on_save_error says so."""
+    try:
+        write()
     except StorageError as error:
         if run.config.machine.on_save_error is OnSaveError.stop:
             raise StorageError(f"{error}; free some, and the same command continues") from None
         warnings.warn(f"{error}; training goes on without this checkpoint", stacklevel=2)
+
+
+def _complete(runs: list[RunState], engine: Engine, clock: RunClock) -> None:
+    _for_each(runs, engine, clock, lambda run: complete(run, engine, clock))

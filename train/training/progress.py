@@ -31,8 +31,10 @@ def _shortened(*, ratio: int) -> Column:
 class RunProgress:
     """Steps done, loss, tokens/s, MFU and time left."""
 
-    def __init__(self, run_id: str, *, total_steps: int, start_step: int) -> None:
-        self._console = Console(file=sys.stderr)
+    def __init__(
+        self, run_id: str, *, total_steps: int, start_step: int, is_shown: bool = True
+    ) -> None:
+        self._console = Console(file=sys.stderr, quiet=not is_shown)
         self._run_id, self._total, self._start = run_id, total_steps, start_step
         self._began = self._last_line = time.monotonic()
         self._bar = Progress(

@@ -1,22 +1,118 @@
-"""Back to a checkpoint: verified, of this very run, and its records cut to match."""
+"""Opening a run: its data, its newest sound checkpoint, and its records cut back to it.
+
+Runs are stacked when they resume from one step. A kill between the checkpoints of two runs leaves
+one of them a checkpoint ahead; it goes back to the newest one that all of them have.
+"""
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from train.data.prepare import prepare
+from train.data.shards import Dataset, open_dataset
+from train.engine.compute_policy import ComputePolicy
+from train.engine.device import ComputeDevice
 from train.engine.engine import Engine
 from train.errors import CheckpointError
 from train.plan.identity import NUMERICS_VERSION, science
-from train.run_folder.accounting import cost_number, undone
-from train.run_folder.checkpoint import Checkpoint, load_newest
+from train.plan.planning import PlannedRun
+from train.plan.validate import check_enough_tokens
+from train.run_folder.checkpoint import Checkpoint, committed_steps, load_newest
 from train.run_folder.replay_check import set_aside
+from train.run_folder.run_folder import folder_of
+from train.storage.records import sound_rows
 from train.training.divergence import LossWatch
-from train.training.run_state import Run
+from train.training.run_state import RunState
 
 
-def identity_facts(run: Run) -> dict[str, Any]:
-    """What a checkpoint must agree with its run on."""
+def open_run(planned: PlannedRun) -> RunState:
+    """The run at its newest checkpoint, or at its start; its records are cut back to that step.
+
+    Raises:
+        ConfigError: The data has too few tokens.
+        DataError: The data is missing or damaged.
+        CheckpointError: Its checkpoints are all damaged, or another run's.
+        RecordsError: Rows that its checkpoint vouches for are gone or damaged.
+    """
+    dataset = open_data(planned)
+    run = RunState(
+        planned=planned,
+        dataset=dataset,
+        attempt=folder_of(planned).attempt_number() + 1,
+        epochs=check_enough_tokens(
+            planned.plan,
+            n_tokens=dataset.n_tokens("train"),
+            seq_len=planned.config.data.seq_len,
+            allow_repeat=planned.config.data.allow_repeat,
+            name=planned.config.data.name,
+        ),
+        losses=LossWatch(total_steps=planned.plan.steps),
+    )
+    restore(run, find_checkpoint(run))
+    return run
+
+
+def open_data(planned: PlannedRun) -> Dataset:
+    """The run's prepared data.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    data, paths = planned.config.data, planned.config.paths
+    return open_dataset(prepare(data, Path(paths.data), progress=True))
+
+
+def align(runs: Sequence[RunState]) -> list[list[RunState]]:
+    """Group opened runs by the step that they resume from, brought to a common one where possible.
+
+    Runs whose checkpoints were computed under different policies are not stacked; nor is a run
+    whose checkpoint of the common step is damaged, which resumes from where it is.
+
+    Raises:
+        RecordsError: As open_run.
+    """
+    if len({run.step for run in runs}) > 1:
+        steps = [set(committed_steps(run.folder.checkpoints)) for run in runs]
+        common = max(set.intersection(*steps), default=None)
+        for run in runs:
+            if common is not None and run.step != common:
+                _try_to_go_back(run, common)
+    groups: dict[tuple[int, str], list[RunState]] = {}
+    for run in runs:
+        policy = run.checkpoint.state.get("arithmetic") if run.checkpoint is not None else None
+        groups.setdefault((run.step, repr(policy)), []).append(run)
+    return list(groups.values())
+
+
+def _try_to_go_back(run: RunState, step: int) -> None:
+    try:
+        restore(run, find_checkpoint(run, at_most=step))
+    except CheckpointError as error:  # the later checkpoints are left as they were
+        warnings.warn(
+            f"{run.run_id} resumes from step {run.step}, apart from its stack: {error}",
+            stacklevel=2,
+        )
+
+
+def recorded_policy(run: RunState, compute: ComputeDevice) -> ComputePolicy | None:
+    """Policy of the checkpoint, before the first one of the last start; None on another device.
+
+    Another device has other memory and instructions, so the policy is chosen anew there.
+    """
+    rows: Iterable[Mapping[str, Any]] = reversed(list(sound_rows(run.folder.attempts)))
+    if run.checkpoint is not None:
+        rows = [{"event": "start", **run.checkpoint.state}]
+    for row in rows:
+        if row.get("event") == "start":
+            is_same_device = row.get("device") == compute.name
+            return ComputePolicy.from_json(row.get("arithmetic")) if is_same_device else None
+    return None
+
+
+def identity_facts(run: RunState) -> dict[str, Any]:
+    """What a checkpoint must have in common with its run."""
     return {
         "science": science(run.config),
         "numerics_version": NUMERICS_VERSION,
@@ -27,35 +123,29 @@ def identity_facts(run: Run) -> dict[str, Any]:
 
 
 def checkpoint_state(
-    run: Run, engine: Engine, *, spent: Mapping[str, float], riders: Sequence[Run] = ()
+    run: RunState, engine: Engine, *, spent: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The loop's own state, beside the weights and the optimiser's: JSON values.
+    """State of a checkpoint beside weights and moments: JSON values.
 
-    The data's position and the schedule's are the step, and nothing draws random numbers. The
-    records' sizes tell a resume which rows this checkpoint vouches for; the caller has put those on
-    disk.
+    The data's position and the schedule's are the step, and nothing draws random numbers. The sizes
+    of the records tell which rows the checkpoint vouches for; the caller has synced them to disk.
 
     Args:
         run: The run.
-        engine: What trains it.
-        spent: Wall seconds that it answers for by now.
-        riders: Runs that share its trunk from here on, and have no checkpoint of their own.
+        engine: Its engine.
+        spent: Wall seconds by TimeKind that are charged to it by now.
     """
     return {
         "identity": identity_facts(run),
-        "arithmetic": engine.arithmetic.facts(),
+        "arithmetic": engine.policy.to_json(),
         "device": engine.compute.name,
         "spent": dict(spent),
         "tracker": {"attempt_id": run.tracker.attempt_id, "step": run.step},
-        "riders": {rider.run_id: _records_state(rider) for rider in riders},
-        **run.facts_of_fork(),
-        **_records_state(run),
-    }
-
-
-def _records_state(run: Run) -> dict[str, Any]:
-    """What a run's rows so far come to, and their sizes on disk."""
-    return {
+        "branches": {
+            branch.run_id: {"losses": branch.losses.to_state(), "evals": branch.evals}
+            for branch in run.pending(run.step)
+        },
+        **run.fork_facts(),
         "seconds": run.seconds,
         "window": run.window,
         "losses": run.losses.to_state(),
@@ -70,7 +160,7 @@ def _records_state(run: Run) -> dict[str, Any]:
     }
 
 
-def find_checkpoint(run: Run, *, at_most: int | None = None) -> Checkpoint | None:
+def find_checkpoint(run: RunState, *, at_most: int | None = None) -> Checkpoint | None:
     """The newest sound checkpoint of the run, or None before its first.
 
     Args:
@@ -81,58 +171,44 @@ def find_checkpoint(run: Run, *, at_most: int | None = None) -> Checkpoint | Non
         CheckpointError: None is sound, or it is of another config, data, tokenizer or numerics.
     """
     found = load_newest(run.folder.checkpoints, at_most=at_most)
-    if found is not None:
-        for damaged in found.set_aside:
-            warnings.warn(
-                f"{run.folder.checkpoints}: a damaged checkpoint is in bad/ now ({damaged}); going "
-                f"on from step {found.step}",
-                stacklevel=2,
-            )
-        here, there = identity_facts(run), found.state["identity"]
-        differences = list(_differences("", there, here))
-        if differences:
-            raise CheckpointError(
-                f"{run.folder.checkpoints}: the checkpoint of step {found.step} is of another run:"
-                f"\n  " + "\n  ".join(differences) + "\nmove it away, or start the run again from "
-                "zero with restart=true"
-            )
+    if found is None:
+        return None
+    for damaged in found.set_aside:
+        warnings.warn(
+            f"{run.folder.checkpoints}: a damaged checkpoint is in bad/ now ({damaged}); going "
+            f"on from step {found.step}",
+            stacklevel=2,
+        )
+    differences = list(_differences("", found.state["identity"], identity_facts(run)))
+    if differences:
+        raise CheckpointError(
+            f"{run.folder.checkpoints}: the checkpoint of step {found.step} is of another run:"
+            f"\n  " + "\n  ".join(differences) + "\nmove it away, or start the run again from "
+            "zero with restart=true"
+        )
     return found
 
 
-def restore_records(run: Run, step: int, state: Mapping[str, Any] | None) -> None:
-    """Put what a run's rows come to where it was at `step`, and set later rows aside.
-
-    Args:
-        run: A run that was just made.
-        step: Of the checkpoint.
-        state: Its own part of the checkpoint's state; None at the start.
+def restore(run: RunState, checkpoint: Checkpoint | None) -> None:
+    """Put a run's state where the checkpoint has it, and set later rows of its records aside.
 
     Raises:
         RecordsError: Rows that the checkpoint vouches for are gone or damaged.
     """
-    run.spent = undone(state.get("spent", {}) if state is not None else {}, _told(run))
-    if state is not None:
-        run.step = step
-        run.forked_from, run.fork_step = state.get("forked_from"), state.get("fork_step")
-        run.seconds = state["seconds"]
-        run.window = [(loss, grad_norm) for loss, grad_norm in state["window"]]
-        run.losses = LossWatch.from_state(state["losses"], total_steps=run.plan.steps)
-        run.loss_train = _or_nan(state["loss_train"])
-        run.val_loss = _or_nan(state["val_loss"])
-        run.bits_per_byte = _or_nan(state["bits_per_byte"])
-    set_aside(run.folder, state["records"] if state is not None else {})
-
-
-def _told(run: Run) -> dict[str, float]:
-    """Seconds by TimeKind in its last status, which may be from before a restart."""
-    status = run.folder.read_status()
-    archived = run.folder.newest_archive()
-    if not status and archived is not None:
-        status = archived.read_status()
-    cost = status.get("cost")
-    spent = cost.get("spent") if isinstance(cost, dict) else None
-    told = spent if isinstance(spent, dict) else {}
-    return {what: cost_number(seconds) for what, seconds in told.items()}
+    run.checkpoint = checkpoint
+    if checkpoint is None:
+        set_aside(run.folder, {})
+        return
+    state = checkpoint.state
+    run.step, run.spent = checkpoint.step, dict(state.get("spent", {}))
+    run.forked_from, run.fork_step = state.get("forked_from"), state.get("fork_step")
+    run.seconds = state["seconds"]
+    run.window = [(loss, grad_norm) for loss, grad_norm in state["window"]]
+    run.losses = LossWatch.from_state(state["losses"], total_steps=run.plan.steps)
+    run.loss_train = _or_nan(state["loss_train"])
+    run.val_loss = _or_nan(state["val_loss"])
+    run.bits_per_byte = _or_nan(state["bits_per_byte"])
+    set_aside(run.folder, state["records"])
 
 
 def _differences(name: str, there: Any, here: Any) -> Iterator[str]:  # noqa: ANN401

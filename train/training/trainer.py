@@ -1,37 +1,55 @@
 """The runs of one job, from their locks to their results: start here.
 
-Runs of equal steps form a stack, the longest first; shorter ones that share its trunk ride along,
-and form the stacks that follow. A run's checkpoints decide where it goes on, so a stack is made of
-runs that go on from the same step, and whatever stopped a job, the same job continues.
+Runs of equal length form a stack, the longest first; the shorter ones that share its trunk get
+their first checkpoint while it is trained, and form the stacks that follow. A stack is made of runs
+that resume from the same step, so whatever stopped a job, the same job continues. Every rank of the
+job runs this code; rank 0 alone reads and writes run folders.
 """
 
 import contextlib
+import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from train.config.schema import Config
-from train.engine.device import release_memory
+from train.distributed import ReleasedError, World, this_world
+from train.engine.build import build_engine
+from train.engine.device import release_memory, select_device
+from train.engine.engine import Engine
 from train.engine.memory import half_micro_batch
 from train.errors import (
     CheckpointError,
+    DataError,
     DivergedError,
+    InterruptedByUserError,
     LockedError,
+    PreemptedError,
     RecordsError,
     WindTunnelError,
     is_out_of_memory,
 )
 from train.plan.planning import PlannedRun, RunPlan
-from train.run_folder.accounting import RunClock, TimeKind
+from train.plan.validate import validate
+from train.run_folder.accounting import RunClock, RunCost, TimeKind
 from train.run_folder.run_folder import folder_of
+from train.secrets import mask
 from train.signals import StopRequest, stop_requests
 from train.storage.records import FINISHED_STATES
-from train.training.completion import STATE_AFTER, known_error, record_end
-from train.training.loop import train_to_horizon
-from train.training.opening import align, find_riders, open_run
-from train.training.recording import open_records
-from train.training.run_state import Run
-from train.training.stack import Stack, build_stack
+from train.training.branches import find_branches
+from train.training.completion import STATE_AFTER, record_end, user_error
+from train.training.divergence import LossWatch
+from train.training.loop import train_to_last_step
+from train.training.recording import cost_of, describe, open_records, write_status
+from train.training.resume import align, open_data, open_run, recorded_policy
+from train.training.run_state import Branch, RunState, active
+
+SAME_ON_ALL_RANKS = (DivergedError, PreemptedError, InterruptedByUserError)
+"""Errors that every rank raises at the same point, and rank 0 reports."""
 
 
 def train_run(config: Config, plan: RunPlan) -> None:
@@ -40,14 +58,14 @@ def train_run(config: Config, plan: RunPlan) -> None:
 
 
 def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
-    """Train the runs of a job to their horizons, or go on where they stopped.
+    """Train the runs of a job to their last steps, or resume them where they stopped.
 
     Finished runs are left alone. A run that diverges, whose own files are damaged, or that another
     process takes over, costs no other: its error is raised when the others are done.
 
     Args:
-        planned: Runs of one family (grouping.family).
-        startup: Seconds that the process took to come here.
+        planned: Runs of one family (grouping.family); rank 0's count, and the other ranks get them.
+        startup: Seconds since the process started.
 
     Raises:
         ConfigError: The device is not there, the data has too few tokens, or versions changed and
@@ -62,81 +80,184 @@ def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
         PreemptedError, InterruptedByUserError: A signal stopped it; everything is saved.
         DivergedError: The loss stopped being finite, or ended above its start; recorded as such.
     """
+    world = this_world()
+    runs = _same_on_all_ranks(world, planned)
     errors: list[WindTunnelError] = []
     with stop_requests() as stop, contextlib.ExitStack() as locks:
-        for run in planned:
-            locks.enter_context(folder_of(run).locked())
-        left = [run for run in planned if _is_unfinished(run)]
+
+        def lock() -> None:
+            for run in runs:
+                locks.enter_context(folder_of(run).locked())
+
+        world.on_rank_0(lock)
+        left = _select(world, runs, _is_unfinished)
         while left:
             steps = max(run.plan.steps for run in left)
-            together = [run for run in left if run.plan.steps == steps]
-            left = [run for run in left if run.plan.steps < steps]
-            errors += _train_stage(together, left, stop, startup=startup)
-            left = [run for run in left if folder_of(run).state() not in FINISHED_STATES]
+            longest = [run for run in left if run.plan.steps == steps]
+            shorter = [run for run in left if run.plan.steps < steps]
+            errors += _train_longest(longest, shorter, stop, startup=startup)
+            left = _select(world, shorter, lambda run: not _is_finished(run))
             startup = 0.0
     if errors:
         raise min(errors, key=lambda error: isinstance(error, DivergedError))
 
 
+def follow_rank_0(world: World) -> int:
+    """Train what rank 0 trains, on another rank, and return this rank's exit code.
+
+    It is 0 whenever rank 0 reports the end, so that the job's exit code is rank 0's.
+    """
+    code = 0
+    try:
+        train_runs(())
+        world.wait_for_release()
+    except ReleasedError:
+        pass
+    except SAME_ON_ALL_RANKS:
+        world.wait_for_release()
+    except BaseException as error:
+        is_first = not world.has_failed()
+        world.is_broken = True
+        world.report(error)
+        code = error.exit_code if isinstance(error, WindTunnelError) else 1
+        if not isinstance(error, WindTunnelError):
+            sys.excepthook(type(error), error, error.__traceback__)
+        elif is_first:
+            sys.stderr.write(mask(f"error: rank {world.rank}: {error}\n"))
+    world.shutdown(code)
+    return code
+
+
+def _same_on_all_ranks(world: World, planned: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Rank 0's runs, on every rank."""
+    if world.size == 1:
+        return list(planned)
+
+    def configs() -> list[Any]:
+        structured = (OmegaConf.structured(run.config) for run in planned)
+        return [OmegaConf.to_container(config, enum_to_str=True) for config in structured]
+
+    runs = []
+    for content in world.on_rank_0(configs):
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))
+        assert isinstance(config, Config)
+        runs.append(PlannedRun(overrides=[], config=config, plan=validate(config)))
+    return runs
+
+
+def _select(
+    world: World, runs: Sequence[PlannedRun], test: Callable[[PlannedRun], bool]
+) -> list[PlannedRun]:
+    """The runs that pass a test of their folders, which rank 0 reads."""
+    names = world.on_rank_0(lambda: [run.plan.run_id for run in runs if test(run)])
+    return [run for run in runs if run.plan.run_id in names]
+
+
+def _is_finished(planned: PlannedRun) -> bool:
+    return folder_of(planned).state() in FINISHED_STATES
+
+
 def _is_unfinished(planned: PlannedRun) -> bool:
-    """Whether anything is left to do; a diverged run that is to start again is archived first."""
-    folder, steps = folder_of(planned), planned.plan.steps
+    """Whether anything is left to train; a diverged run that is to start again is archived."""
+    folder = folder_of(planned)
     if planned.config.restart and folder.state() == "diverged":
         folder.archive()
-    if folder.state() in FINISHED_STATES:
+    if _is_finished(planned):
         return False
-    if folder.result.exists():  # killed between the result and the status
-        folder.write_status("completed", step=steps, total_steps=steps)
+    if folder.result.exists():
+        # killed between the result and the status
+        write_status(planned, "completed", step=planned.plan.steps)
         return False
     return True
 
 
-def _train_stage(
-    together: Sequence[PlannedRun],
-    later: Sequence[PlannedRun],
+def _train_longest(
+    longest: Sequence[PlannedRun],
+    shorter: Sequence[PlannedRun],
     stop: StopRequest,
     *,
     startup: float,
 ) -> list[WindTunnelError]:
-    """Train the runs of one horizon, in as few stacks as their checkpoints allow.
+    """Train the runs of one length, in as few stacks as their checkpoints allow.
 
-    A micro-batch that does not fit is halved, and its runs restart from their checkpoints with the
-    same batch: what the failed step left behind is not used.
+    When a micro-batch does not fit the memory it is halved, and the runs resume from their
+    checkpoints with the batch unchanged: the state after the failed step is not used.
 
     Args:
-        together: Runs of equal steps.
-        later: Shorter runs, which may ride along.
+        longest: Runs of equal length.
+        shorter: Shorter runs, which may fork from them.
         stop: Whether a signal asked for it.
-        startup: Seconds that the process took to come here.
+        startup: Seconds since the process started.
 
     Returns:
-        How those runs ended that cost no other.
+        Errors that ended one run and no other.
     """
-    errors: list[WindTunnelError] = []
-    most_micro_batch_seqs = None
-    left = list(together)
+    world, errors = this_world(), list[WindTunnelError]()
+    max_micro_batch_seqs = None
+    left = list(longest)
     while left:
         began = time.perf_counter() - startup
-        opened = [run for planned in left if (run := _open(planned, errors)) is not None]
         half = None
-        for begun in align(opened):
-            startup = time.perf_counter() - began
+        stacks = _open(world, left, shorter, errors)
+        for runs in stacks:
             clock = RunClock(
-                begun[0].step, replicas=len(begun), doing=TimeKind.startup, startup=startup
+                runs[0].step,
+                replicas=len(runs),
+                doing=TimeKind.startup,
+                startup=time.perf_counter() - began,
             )
-            half = _train_stack(begun, later, stop, clock, errors, most_micro_batch_seqs)
-            began, startup = time.perf_counter(), 0.0
+            half = _train_stack(runs, stop, clock, max_micro_batch_seqs)
+            errors += [run.error for run in runs if run.error is not None]
+            branches = [branch for run in runs for branch in run.branches]
+            errors += [branch.error for branch in branches if branch.error is not None]
+            began = time.perf_counter()
             if half is not None:
                 release_memory()
                 break
-        most_micro_batch_seqs = half
-        is_open = {run.run_id for run in opened if run.folder.state() not in FINISHED_STATES}
-        left = [run for run in left if half is not None and run.plan.run_id in is_open]
+        startup, max_micro_batch_seqs = 0.0, half
+        opened = {run.run_id for runs in stacks for run in runs}
+        is_left = [run for run in left if half is not None and run.plan.run_id in opened]
+        left = _select(world, is_left, lambda run: not _is_finished(run))
     return errors
 
 
-def _open(planned: PlannedRun, errors: list[WindTunnelError]) -> Run | None:
-    """Find where a run goes on; None, with the error noted, when its own files are damaged."""
+def _open(
+    world: World,
+    planned: Sequence[PlannedRun],
+    shorter: Sequence[PlannedRun],
+    errors: list[WindTunnelError],
+) -> list[list[RunState]]:
+    """Open runs and stack them by the step they resume from, the same on every rank."""
+    stacks: list[list[RunState]] = []
+
+    def open_stacks() -> list[Any]:
+        opened = [run for each in planned if (run := _open_run(each, errors)) is not None]
+        stacks.extend(align(opened))
+        for runs in stacks:
+            find_branches(runs, shorter)
+        return [
+            [(run.run_id, run.step, [branch.run_id for branch in run.branches]) for run in runs]
+            for runs in stacks
+        ]
+
+    described = world.on_rank_0(open_stacks)
+    if world.rank == 0:
+        return stacks
+    by_id = {each.plan.run_id: each for each in (*planned, *shorter)}
+    dataset = open_data(planned[0])
+    for runs in described:
+        states = []
+        for run_id, step, branches in runs:
+            losses = LossWatch(total_steps=by_id[run_id].plan.steps)
+            state = RunState(planned=by_id[run_id], dataset=dataset, losses=losses, step=step)
+            state.branches = [Branch.new(by_id[name]) for name in branches]
+            states.append(state)
+        stacks.append(states)
+    return stacks
+
+
+def _open_run(planned: PlannedRun, errors: list[WindTunnelError]) -> RunState | None:
+    """Open a run; None, with the error noted, when its own files are damaged."""
     try:
         folder_of(planned).refuse_other_holder()
     except LockedError as error:
@@ -144,7 +265,9 @@ def _open(planned: PlannedRun, errors: list[WindTunnelError]) -> Run | None:
         return None
     while True:
         try:
-            return open_run(planned)
+            run = open_run(planned)
+            describe(run, select_device(planned.config.machine).name)
+            return run
         except (CheckpointError, RecordsError) as error:
             if planned.config.restart and folder_of(planned).checkpoints.exists():
                 folder_of(planned).archive()
@@ -159,47 +282,84 @@ def _open(planned: PlannedRun, errors: list[WindTunnelError]) -> Run | None:
 
 
 def _train_stack(
-    runs: list[Run],
-    later: Sequence[PlannedRun],
-    stop: StopRequest,
-    clock: RunClock,
-    errors: list[WindTunnelError],
-    most_micro_batch_seqs: int | None,
+    runs: list[RunState], stop: StopRequest, clock: RunClock, max_micro_batch_seqs: int | None
 ) -> int | None:
-    """Train one stack; None at the end, or a micro-batch to try again with."""
-    stack = None
+    """Train one stack; return None at the end, or a smaller micro-batch to try again with."""
+    world = this_world()
+    engine = None
     try:
-        riders = find_riders(runs, later)
-        stack = build_stack(runs, riders, clock, most_micro_batch_seqs=most_micro_batch_seqs)
-        for run in runs:
-            open_records(run, stack)
-        train_to_horizon(stack, stop)
+        engine = load_engine(runs, clock, max_micro_batch_seqs)
+        names = [run.run_id for run in runs]
+
+        def open_all() -> None:
+            for run in runs:
+                others = [name for name in names if name != run.run_id]
+                open_records(run, engine, stacked_with=others)
+
+        world.on_rank_0(open_all)
+        train_to_last_step(runs, engine, clock, stop)
         return None
-    except LockedError:  # another process owns a folder: nothing more is written there
+    except (LockedError, ReleasedError):
+        # another process owns a folder, or rank 0 has written the end: nothing is written here
         raise
     except BaseException as error:
-        half = _smaller(stack, error)
+        if world.rank > 0:
+            raise
+        half = _smaller_micro_batch(runs, engine, error)
+        cost = partial(cost_of, engine=engine, clock=clock) if engine is not None else None
         if half is None:
-            raise _record(_under_way(stack, runs), error, stack) from None
-        _record(_under_way(stack, runs), error, stack, state="preempted")
+            raise _record(active(runs), error, cost) from None
+        _record(active(runs), error, cost, state="preempted")
         return half
-    finally:
-        errors += stack.ended if stack is not None else []
 
 
-def _under_way(stack: Stack | None, runs: list[Run]) -> list[Run]:
-    return [run for run in runs if stack is None or run in stack.active]
+def load_engine(
+    runs: list[RunState], clock: RunClock, max_micro_batch_seqs: int | None = None
+) -> Engine:
+    """Build the engine and load each run's checkpoint into its replica, on every rank.
+
+    Raises:
+        ConfigError: The device is not there.
+        DataError: The data of this rank is not rank 0's.
+    """
+    first, world = runs[0], this_world()
+    compute = select_device(first.config.machine, index=world.local_rank)
+    sha256 = world.on_rank_0(lambda: first.dataset.sha256)
+    if first.dataset.sha256 != sha256:
+        raise DataError(f"{first.dataset.folder}: its tokens are not those that rank 0 trains on")
+    begun = recorded_policy(first, compute) if world.rank == 0 else None
+    engine = build_engine(
+        [run.planned for run in runs],
+        first.dataset,
+        compute,
+        world=world,
+        begun=begun,
+        max_micro_batch_seqs=max_micro_batch_seqs,
+    )
+    for replica, run in enumerate(runs):
+        run.replica = replica
+        if run.checkpoint is not None:
+            engine.load_replica(replica, run.checkpoint.model, run.checkpoint.optimizer)
+            # its tensors are in the engine now
+            run.checkpoint = None
+    engine.step = first.step
+    for tensor in engine.state():
+        world.broadcast(tensor)
+    engine.waiting_for_data = lambda: clock.spending(TimeKind.data)
+    return engine
 
 
-def _smaller(stack: Stack | None, error: BaseException) -> int | None:
-    """The micro-batch to go on with, if the memory was too small for this one."""
-    if stack is None or not is_out_of_memory(error):
+def _smaller_micro_batch(
+    runs: list[RunState], engine: Engine | None, error: BaseException
+) -> int | None:
+    """The micro-batch to go on with, when the memory was too small for the engine's."""
+    if engine is None or not is_out_of_memory(error):
         return None
-    now = stack.engine.arithmetic.micro_batch_seqs
-    half = half_micro_batch(now, batch_seqs=stack.engine.batches.batch_seqs)
+    now = engine.policy.micro_batch_seqs
+    half = half_micro_batch(now, batch_seqs=engine.batches.batch_seqs)
     if half is not None:
         warnings.warn(
-            f"{stack.runs[0].run_id}: {now} windows at a time do not fit the memory; going on from "
+            f"{runs[0].run_id}: {now} windows at a time do not fit the memory; going on from "
             f"the last checkpoint with {half}, the batch unchanged",
             stacklevel=2,
         )
@@ -207,22 +367,23 @@ def _smaller(stack: Stack | None, error: BaseException) -> int | None:
 
 
 def _record(
-    runs: Sequence[PlannedRun | Run],
+    runs: Sequence[PlannedRun | RunState],
     error: BaseException,
-    stack: Stack | None = None,
+    cost: Callable[[RunState], RunCost] | None = None,
     *,
     state: str | None = None,
 ) -> BaseException:
-    """Write down what ended runs that were under way; return it in the user's terms."""
+    """Write down what ended runs that were being trained; return it in the user's terms."""
     known = error
     for run in runs:
-        known = known_error(error, run.plan)
+        known = user_error(error, run.plan)
         cause = known.cause if isinstance(known, WindTunnelError) else "bug"
         record_end(
             run,
-            known if state is None else error,  # that one window does not fit is not known yet
+            # whether one window fits is not known yet when the micro-batch is halved
+            known if state is None else error,
             cause,
             state=state or STATE_AFTER.get(cause, "failed"),
-            cost=stack.cost(run) if stack is not None and isinstance(run, Run) else None,
+            cost=cost(run) if cost is not None and isinstance(run, RunState) else None,
         )
     return known

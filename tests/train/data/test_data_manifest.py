@@ -1,18 +1,16 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from token_folders import build, rewrite_manifest
 
-from train.data.manifest import ShardFacts, SplitFacts, read_manifest, write_manifest
+from train.data.manifest import read_manifest, write_manifest
 from train.data.shards import open_dataset
 from train.errors import DataError
 
 
-def test_damaged_manifests_are_named(tmp_path: Path) -> None:
+def test_damaged_manifests_are_named(tmp_path):
     folder = build(tmp_path / "d", [1], [1])
     path = folder / "manifest.json"
     good = json.loads(path.read_text())
@@ -33,13 +31,13 @@ def test_damaged_manifests_are_named(tmp_path: Path) -> None:
         open_dataset(folder)
 
 
-def test_fields_of_other_types_are_refused_before_they_are_used(tmp_path: Path) -> None:
+def test_fields_of_other_types_are_refused_before_they_are_used(tmp_path):
     folder = build(tmp_path / "d", [1], [1])
     path = folder / "manifest.json"
     good = json.loads(path.read_text())
     train, held = good["shards"]
     split = good["splits"]["train"]
-    nested: Any = "x"
+    nested = "x"
     for _ in range(300):
         nested = [nested]
     for change in (
@@ -60,25 +58,28 @@ def test_fields_of_other_types_are_refused_before_they_are_used(tmp_path: Path) 
             read_manifest(folder)
 
 
-def test_what_no_preparation_writes_is_refused_though_it_is_rightly_hashed(tmp_path: Path) -> None:
+def test_what_no_preparation_writes_is_refused_though_it_is_rightly_hashed(tmp_path):
     folder = build(tmp_path / "d", [1, 2], [3])
     good = read_manifest(folder)
     train, held = good.shards
 
-    def shard(**changes: Any) -> tuple[ShardFacts, ...]:
+    def shard(**changes):
         return (replace(train, **changes), held)
 
-    def split(tokens: int) -> dict[str, SplitFacts]:
+    def split(tokens):
         return {**good.splits, "train": replace(good.splits["train"], tokens=tokens)}
 
     silent = {**good.splits, "train": replace(good.splits["train"], text_bytes=0)}
-    impossible: list[tuple[dict[str, Any], str]] = [
+    impossible = [
         ({"dtype": "float16"}, "unknown dtype 'float16', expected uint16 or uint32"),
         ({"vocab_size": 65_537}, "vocab_size 65537 does not fit uint16"),
         ({"vocab_size": 0}, "vocab_size 0 does not fit uint16"),
-        ({"shards": shard(name="../../secret.bin")}, "'../../secret.bin' of 'train' is no token"),
-        ({"shards": shard(name="train-00000.bin/../x.bin")}, "is no token file of a split"),
-        ({"shards": shard(split="test")}, "'train-00000.bin' of 'test' is no token file"),
+        (
+            {"shards": shard(name="../../secret.bin")},
+            "'../../secret.bin' of 'train' is not a token",
+        ),
+        ({"shards": shard(name="train-00000.bin/../x.bin")}, "is not a token file of a split"),
+        ({"shards": shard(split="test")}, "'train-00000.bin' of 'test' is not a token file"),
         ({"shards": shard(bytes=5)}, "train-00000.bin has 2 tokens in 5 bytes"),
         ({"shards": shard(tokens=-1, bytes=-2)}, "train-00000.bin has -1 tokens in -2 bytes"),
         ({"shards": (train, train, held)}, "a token file is named twice"),
@@ -93,7 +94,7 @@ def test_what_no_preparation_writes_is_refused_though_it_is_rightly_hashed(tmp_p
             open_dataset(folder)
 
 
-def test_what_a_hash_does_not_cover_keeps_the_identity(tmp_path: Path) -> None:
+def test_what_a_hash_does_not_cover_keeps_the_identity(tmp_path):
     folder = build(tmp_path / "d", [1], [2])
     before = read_manifest(folder).sha256
     rewrite_manifest(folder, source={"files": []}, spec={"name": "x"})

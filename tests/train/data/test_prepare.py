@@ -1,134 +1,125 @@
-import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
+from token_folders import CHAIN, of_files, write_documents
 
+import configs
 from train.config.experiment import DataConfig, Source, SyntheticConfig, TokenizerKind
 from train.data import prepare as preparation
 from train.data.manifest import TRAIN
-from train.data.prepare import prepare, prepared_folder
+from train.data.prepare import check, prepare, prepared_folder
 from train.data.shards import open_dataset
-from train.data.split import Encoded, LowestHashes
 from train.errors import ConfigError, DataError, StorageError
 from train.storage.lock import hold
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"text": f"Document {n} says {'word ' * (n % 9)}\u00e9nd."} for n in range(200)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+def corpus(tmp_path):
+    return write_documents(tmp_path / "corpus.jsonl")
 
 
-def config(corpus: Path, **changes: object) -> DataConfig:
-    data = DataConfig(
-        name="small", source=Source.files, files=[str(corpus)], validation_tokens=1000
-    )
-    return dataclasses.replace(data, **changes)
+REPO = Path(__file__).resolve().parents[3]
+FILES = sorted(Path(next(iter(configs.__path__)), "data").glob("*.yaml"))
 
 
-SYNTHETIC = DataConfig(
-    name="chain",
-    source=Source.synthetic,
-    vocab_size=97,
-    validation_tokens=3000,
-    synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000),
-)
-SYNTHETIC_ARGUMENTS = """name="chain", source=Source.synthetic, vocab_size=97,
-    validation_tokens=3000, synthetic=SyntheticConfig(tokens=20_000, document_tokens=1000)"""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_preparation_gives_the_same_bytes_anywhere(corpus: Path, tmp_path: Path) -> None:
-    one = prepare(config(corpus), tmp_path / "a")
-    two = prepare(config(corpus), tmp_path / "b")
-    assert one.name == two.name == prepared_folder(config(corpus), tmp_path).name
+def test_preparation_gives_the_same_bytes_anywhere(corpus, tmp_path):
+    one = prepare(of_files(corpus), tmp_path / "a")
+    two = prepare(of_files(corpus), tmp_path / "b")
+    assert one.name == two.name == prepared_folder(of_files(corpus), tmp_path).name
     assert contents(one) == contents(two)
 
 
-def test_a_second_call_does_nothing(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = prepare(config(corpus), tmp_path / "data")
+BPE = {"tokenizer": TokenizerKind.bpe, "vocab_size": 300, "validation_tokens": 300}
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "sha256"),
+    [
+        (CHAIN, "chain-bytes-5ae147c7", "6771095fa7cbb5533dacd40917c28a6d"),
+        (of_files("corpus.jsonl"), "small-bytes-f807e090", "202e758f03c25e8ec6d58b493c71b711"),
+        (of_files("corpus.jsonl", **BPE), "small-bpe-35ab8317", "92ea9035f07b294352d13ad30803c52e"),
+    ],
+)
+@pytest.mark.usefixtures("corpus")
+def test_names_and_tokens_are_golden(data, name, sha256, tmp_path, monkeypatch):
+    """Printed by version 0.4.0; runs record the sha256, so a change is a change of numerics."""
+    monkeypatch.chdir(tmp_path)
+    folder = prepare(data, Path("data"))
+    assert folder.name == name
+    assert open_dataset(folder).sha256.startswith(sha256)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_data_config_is_typed_and_meaningful(path):
+    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(path))
+    data = OmegaConf.to_object(merged)
+    assert isinstance(data, DataConfig)
+    check(data)
+    assert prepared_folder(data, Path("data")).name.startswith(f"{data.name}-")
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert f"data={path.stem}" in first
+
+
+def test_the_four_data_configs_are_there():
+    assert [path.stem for path in FILES] == ["enwik8", "enwik8_bpe", "files", "synthetic"]
+
+
+def test_a_second_call_does_nothing(corpus, tmp_path, monkeypatch):
+    folder = prepare(of_files(corpus), tmp_path / "data")
     monkeypatch.setattr(preparation, "_build", lambda *_, **__: pytest.fail("built again"))
-    assert prepare(config(corpus), tmp_path / "data") == folder
+    assert prepare(of_files(corpus), tmp_path / "data") == folder
 
 
-def test_files_that_changed_are_noticed_and_files_that_are_gone_are_not_missed(
-    corpus: Path, tmp_path: Path
-) -> None:
-    folder = prepare(config(corpus), tmp_path / "data")
-    size = corpus.stat().st_size
-    with corpus.open("a") as file:
-        file.write('{"text": "one more"}\n')
-    message = rf"corpus\.jsonl: has {size + 21} bytes, and .* made when it had {size}; delete"
-    with pytest.raises(DataError, match=message):
-        prepare(config(corpus), tmp_path / "data")
-    corpus.unlink()
-    assert prepare(config(corpus), tmp_path / "data") == folder
-
-
-def test_folder_name_follows_what_determines_the_tokens(corpus: Path, tmp_path: Path) -> None:
-    base = prepared_folder(config(corpus), tmp_path)
+def test_folder_name_follows_what_determines_the_tokens(corpus, tmp_path):
+    base = prepared_folder(of_files(corpus), tmp_path)
     assert base.name.startswith("small-bytes-")
-    same = config(corpus, seq_len=64, allow_repeat=True, synthetic=SyntheticConfig(seed=3))
+    same = of_files(corpus, seq_len=64, allow_repeat=True, synthetic=SyntheticConfig(seed=3))
     assert prepared_folder(same, tmp_path) == base
     others = [
-        config(corpus, validation_tokens=2000),
-        config(corpus, files=["other.txt"]),
-        config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300),
-        config(corpus, source=Source.enwik8),
-        SYNTHETIC,
-        dataclasses.replace(SYNTHETIC, synthetic=SyntheticConfig(seed=1)),
+        of_files(corpus, validation_tokens=2000),
+        of_files(corpus, files=["other.txt"]),
+        of_files(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300),
+        of_files(corpus, source=Source.enwik8),
+        CHAIN,
+        replace(CHAIN, synthetic=SyntheticConfig(seed=1)),
     ]
     names = {prepared_folder(other, tmp_path).name[-8:] for other in others}
     assert len(names | {base.name[-8:]}) == 7
 
 
-def test_many_jobs_at_once_build_it_once(tmp_path: Path) -> None:
+def test_many_jobs_at_once_build_it_once(tmp_path):
     root = tmp_path / "data"
     script = (
         "from pathlib import Path; from train.data.prepare import prepare;"
-        "from train.config.experiment import DataConfig, Source, SyntheticConfig;"
-        f"prepare(DataConfig({SYNTHETIC_ARGUMENTS}), Path({str(root)!r}))"
+        f"from token_folders import CHAIN; prepare(CHAIN, Path({str(root)!r}))"
     )
-    jobs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(4)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(REPO), str(REPO / "tests")))}
+    command = [sys.executable, "-c", script]
+    jobs = [subprocess.Popen(command, env=environment) for _ in range(4)]
     assert [job.wait(60) for job in jobs] == [0, 0, 0, 0]
-    assert open_dataset(prepared_folder(SYNTHETIC, root)).n_tokens(TRAIN) == 17_000
+    assert open_dataset(prepared_folder(CHAIN, root)).n_tokens(TRAIN) == 17_000
     assert not list(root.glob("*.partial"))
 
 
-def test_what_a_killed_job_left_is_replaced(tmp_path: Path) -> None:
-    clean = contents(prepare(SYNTHETIC, tmp_path / "clean"))
-    root = tmp_path / "data"
-    partial = root / f"{prepared_folder(SYNTHETIC, root).name}.partial"
-    partial.mkdir(parents=True)
-    (partial / "train-00000.bin").write_bytes(b"torn")
-    (partial / "train-00001.bin").write_bytes(b"stale")
-    assert contents(prepare(SYNTHETIC, root)) == clean
-
-
-def test_a_failure_leaves_nothing_behind(corpus: Path, tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing_behind(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + "{broken")
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"corpus\.jsonl:201: not JSON"):
-        prepare(config(corpus), root)
+        prepare(of_files(corpus), root)
     assert [path.suffix for path in root.iterdir()] in ([], [".lock"])
 
 
@@ -141,31 +132,27 @@ def test_a_failure_leaves_nothing_behind(corpus: Path, tmp_path: Path) -> None:
         ({"source": Source.synthetic, "vocab_size": 3}, "successors=4 must be between 1 and"),
     ],
 )
-def test_contradictions_are_refused_before_anything_is_written(
-    corpus: Path, tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_contradictions_are_refused_before_anything_is_written(corpus, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        prepare(config(corpus, **changes), tmp_path / "data")
+        prepare(of_files(corpus, **changes), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_everything_is_on_disk_before_the_name_is(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acts: list[str] = []
+def test_everything_is_on_disk_before_the_name_is(corpus, tmp_path, monkeypatch):
+    acts = []
     fsync, rename = os.fsync, Path.rename
 
-    def note_sync(descriptor: int) -> None:
+    def note_sync(descriptor):
         acts.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
-    def note_rename(path: Path, target: Path) -> Path:
+    def note_rename(path, target):
         acts.append(f"rename to {target.name}")
         return rename(path, target)
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(Path, "rename", note_rename)
-    data = config(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
+    data = of_files(corpus, tokenizer=TokenizerKind.bpe, vocab_size=300, validation_tokens=300)
     folder = prepare(data, tmp_path / "data")
     last = acts.index(f"rename to {folder.name}")
     files = ("tokenizer.json.partial", "train-00000.bin", "validation.bin", "manifest.json.partial")
@@ -173,40 +160,19 @@ def test_everything_is_on_disk_before_the_name_is(
     assert acts[last - 1 :] == [f"{folder.name}.partial", f"rename to {folder.name}", "data"]
 
 
-def test_a_split_that_leaks_is_refused_before_the_folder_has_its_name(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LowestHashes, "training", all_of_them)
-    message = r"is in the training split too, at token \d+: .*; take one of the two out of the text"
-    with pytest.raises(DataError, match=message):
-        prepare(config(corpus), tmp_path / "data")
-    assert [path.suffix for path in (tmp_path / "data").iterdir()] == [".lock"]
-
-
-def all_of_them(split: LowestHashes, documents: Iterable[Encoded]) -> Iterator[Encoded]:
-    """A split that forgets to hold its validation documents back."""
-    known = list(documents)
-    list(TRAINING(split, known))
-    yield from known
-
-
-TRAINING = LowestHashes.training
-
-
-def test_who_waits_says_for_whom(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waits_says_for_whom(tmp_path, capsys, monkeypatch):
     is_waiting = threading.Event()
 
-    def hold_and_say(*arguments: Any, **options: Any) -> AbstractContextManager[None]:
-        is_waiting.set()  # what it says has been said by now
+    def hold_and_say(*arguments, **options):
+        # what it says has been said by now
+        is_waiting.set()
         return hold(*arguments, **options)
 
     monkeypatch.setattr(preparation, "hold", hold_and_say)
-    lock = tmp_path / f"{prepared_folder(SYNTHETIC, tmp_path).name}.lock"
+    lock = tmp_path / f"{prepared_folder(CHAIN, tmp_path).name}.lock"
     with ThreadPoolExecutor() as pool:
         with hold(lock, task="is preparing it"):
-            waiting = pool.submit(prepare, SYNTHETIC, tmp_path, progress=True)
+            waiting = pool.submit(prepare, CHAIN, tmp_path, progress=True)
             assert is_waiting.wait(20)
             said = capsys.readouterr().err
             assert not waiting.done()
@@ -215,44 +181,21 @@ def test_who_waits_says_for_whom(
     assert re.search(rf"chain-bytes-\w{{8}}: waiting for {holder}, which is preparing it", said)
 
 
-def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path):
     (tmp_path / "data").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="data: File exists"):
-        prepare(SYNTHETIC, tmp_path / "data")
+        prepare(CHAIN, tmp_path / "data")
 
 
-def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"chain-bytes-.*: No space left on device"):
-        prepare(SYNTHETIC, tmp_path)
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_progress_goes_to_standard_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prepare(SYNTHETIC, tmp_path, progress=True)
+def test_progress_goes_to_standard_error(tmp_path, capsys):
+    prepare(CHAIN, tmp_path, progress=True)
     assert capsys.readouterr().out == ""
 
 
-def test_a_damaged_folder_is_named_with_its_remedy(tmp_path: Path) -> None:
-    folder = prepare(SYNTHETIC, tmp_path)
-    (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"manifest\.json is missing; delete the folder"):
-        prepare(SYNTHETIC, tmp_path)
-    shutil.rmtree(folder)
-    assert prepare(SYNTHETIC, tmp_path) == folder
-
-
-def test_a_folder_of_other_settings_under_the_name_is_refused(corpus: Path, tmp_path: Path) -> None:
-    folder = prepare(config(corpus), tmp_path / "data")
+def test_a_folder_of_other_settings_under_the_name_is_refused(corpus, tmp_path):
+    folder = prepare(of_files(corpus), tmp_path / "data")
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    facts = open_dataset(folder).manifest
-    other = replace(facts, spec={**facts.spec, "vocab_size": 300})
-    path.write_text(json.dumps({**manifest, "spec": dict(other.spec), "sha256": other.sha256}))
-    with pytest.raises(DataError, match="was made with vocab_size=300, and 256 is asked for"):
-        prepare(config(corpus), tmp_path / "data")
+    path.write_text(json.dumps({**manifest, "spec": {**manifest["spec"], "vocab_size": 300}}))
+    with pytest.raises(DataError, match="was prepared with vocab_size=300, not 256; move"):
+        prepare(of_files(corpus), tmp_path / "data")

@@ -9,22 +9,23 @@ from train.data import sources
 from train.errors import ConfigError, DataError
 
 
-def read(*patterns: object) -> list[str]:
+def read(*patterns):
     data = DataConfig(source=Source.files, files=[str(pattern) for pattern in patterns])
     found = list(sources.documents(data, Path("unused")))
     assert all(document.read_bytes >= 0 for document in found)
     return [document.text for document in found]
 
 
-def test_text_files_are_one_document_each_in_sorted_order(tmp_path: Path) -> None:
+def test_text_files_are_one_document_each_in_sorted_order(tmp_path):
     (tmp_path / "b.txt").write_text("B \u00e9", encoding="utf-8")
     (tmp_path / "a.txt").write_text("A", encoding="utf-8-sig")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"C"))
     assert read(tmp_path / "*.txt", tmp_path / "c.txt.gz") == ["A", "B \u00e9", "C"]
-    assert read(tmp_path / "b.txt", tmp_path / "*.txt") == ["B \u00e9", "A"]  # each once
+    # each once
+    assert read(tmp_path / "b.txt", tmp_path / "*.txt") == ["B \u00e9", "A"]
 
 
-def test_json_lines_give_their_text_field(tmp_path: Path) -> None:
+def test_json_lines_give_their_text_field(tmp_path):
     lines = b'{"text": "one\\n\\u00e9", "id": 1}\n\n{"text": "two"}'
     (tmp_path / "a.jsonl").write_bytes(lines)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines))
@@ -32,9 +33,7 @@ def test_json_lines_give_their_text_field(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl.gz") == ["one\n\u00e9", "two"]
 
 
-def test_a_long_text_is_cut_at_paragraphs_lines_words_or_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_text_is_cut_at_paragraphs_lines_words_or_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PIECE_CHARACTERS", 20)
     path = tmp_path / "a.txt"
     for text, first in (
@@ -50,7 +49,7 @@ def test_a_long_text_is_cut_at_paragraphs_lines_words_or_the_limit(
         assert max(map(len, pieces)) <= 20
 
 
-def test_progress_adds_up_to_the_size_of_the_files(tmp_path: Path) -> None:
+def test_progress_adds_up_to_the_size_of_the_files(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": "x" * n}) + "\n" for n in range(100)))
     data = DataConfig(source=Source.files, files=[str(path)])
@@ -58,7 +57,7 @@ def test_progress_adds_up_to_the_size_of_the_files(tmp_path: Path) -> None:
     assert read_bytes == path.stat().st_size == sources.source_bytes(data, tmp_path)
 
 
-def test_missing_files_are_named_with_what_is_near(tmp_path: Path) -> None:
+def test_missing_files_are_named_with_what_is_near(tmp_path):
     (tmp_path / "corpus.txt").write_text("x")
     with pytest.raises(DataError, match=r"corpsu\.txt does not exist; did you mean corpus\.txt\?"):
         read(tmp_path / "corpsu.txt")
@@ -70,7 +69,7 @@ def test_missing_files_are_named_with_what_is_near(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_files_that_are_not_read_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_read_are_refused(tmp_path):
     (tmp_path / "a.pdf").write_text("x")
     with pytest.raises(ConfigError, match=r"a\.pdf ends in none of \.txt, \.txt\.gz, \.jsonl"):
         read(tmp_path / "a.pdf")
@@ -87,13 +86,13 @@ def test_files_that_are_not_read_are_refused(tmp_path: Path) -> None:
         ('["text"]', r"a\.jsonl:2: expected an object with a string field text"),
     ],
 )
-def test_bad_lines_are_named_by_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_bad_lines_are_named_by_file_and_line(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.jsonl")
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path):
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.txt: not UTF-8 .*; convert it first"):
         read(tmp_path / "latin.txt")
@@ -105,7 +104,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read(tmp_path / "plain.jsonl.gz")
 
 
-def test_a_synthetic_source_has_no_documents(tmp_path: Path) -> None:
+def test_a_synthetic_source_has_no_documents(tmp_path):
     data = DataConfig(source=Source.synthetic)
     with pytest.raises(ConfigError, match=r"data\.source=synthetic gives tokens, not documents"):
         next(sources.documents(data, tmp_path))

@@ -38,24 +38,24 @@ PAGE = '<page><title>{title}</title><id>1</id><text xml:space="preserve">{text}<
         ("{{only|a template}}", ""),
     ],
 )  # fmt: skip
-def test_markup_becomes_plain_text(wiki: str, plain: str) -> None:
+def test_markup_becomes_plain_text(wiki, plain):
     assert clean(wiki) == plain
 
 
-def test_headings_become_lines_and_empty_sections_go() -> None:
+def test_headings_become_lines_and_empty_sections_go():
     wiki = (
         "Intro\n== A ==\n=== A.1 ===\ntext\n== B ==\n{{stub}}\n=== B.1 ===\n== C ==\nend\n== D =="
     )
     assert clean(wiki) == "Intro\n\nA\n\nA.1\n\ntext\n\nC\n\nend"
 
 
-def test_nesting_is_linear() -> None:
+def test_nesting_is_linear():
     deep = "{{" * 20_000 + "x" + "}}" * 20_000
     assert clean(f"a{deep}b") == "ab"
     assert clean("{{x" * 20_000 + "[[y" * 20_000).count("y") == 20_000
 
 
-def test_redirects_other_namespaces_empty_and_unfinished_pages_are_dropped() -> None:
+def test_redirects_other_namespaces_empty_and_unfinished_pages_are_dropped():
     pages = [
         PAGE.format(title="Old", text="#REDIRECT [[New]]"),
         PAGE.format(title="Template:Stub", text="a stub"),
@@ -73,7 +73,7 @@ def test_redirects_other_namespaces_empty_and_unfinished_pages_are_dropped() -> 
         assert [(title, text) for title, text, _ in articles(blocks)] == expected
 
 
-def test_characters_read_add_up() -> None:
+def test_characters_read_add_up():
     dump = "".join(PAGE.format(title=f"T{number}", text="some text") for number in range(5))
     read = sum(read for _, _, read in articles([dump]))
     assert read == len(dump) - 5 * len("</page>")

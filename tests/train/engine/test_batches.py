@@ -89,10 +89,15 @@ def test_ranks_share_a_batch_in_order(dataset: Dataset, size: int) -> None:
     assert torch.equal(whole, step_of(alone, 2))
 
 
+def validation_of(batches: Batches, tokens: int, max_seqs: int) -> list[Tensor]:
+    batches.load_validation(tokens, max_seqs=max_seqs)
+    return list(batches.validation)
+
+
 def test_validation_is_the_first_tokens_end_to_end_however_it_is_cut(dataset: Dataset) -> None:
     text = torch.from_numpy(np.concatenate(dataset.shards("validation")).astype(np.int64))
     for max_seqs in (1, 7, 32, 1000):
-        cut = batches_of(dataset, max_seqs).validation(1_024, max_seqs=max_seqs)
+        cut = validation_of(batches_of(dataset, max_seqs), 1_024, max_seqs)
         windows = torch.cat(cut)
         assert windows[:, :-1].flatten().tolist() == text[:1_024].tolist()
         assert windows[:, 1:].flatten().tolist() == text[1:1_025].tolist()
@@ -104,7 +109,7 @@ def test_validation_has_whole_windows_at_least_one_at_most_all(
     dataset: Dataset, tokens: int, n_windows: int
 ) -> None:
     assert dataset.n_tokens("validation") == 4_000  # 124 windows of 32 and the tokens after them
-    cut = batches_of(dataset).validation(tokens, max_seqs=50)
+    cut = validation_of(batches_of(dataset), tokens, 50)
     assert sum(map(len, cut)) == n_windows
 
 

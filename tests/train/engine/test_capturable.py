@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.train.small_engines import BATCH_SEQS, TokenWindows, arithmetic, replica, shape_of
+from tests.train.small_engines import BATCH_SEQS, TokenWindows, policy, replica, shape_of
 from train.config.experiment import Norm, Positions
 from train.config.runtime import AttentionKernel, Dtype
 from train.engine.device import ComputeDevice
@@ -59,7 +59,7 @@ def ops_of_a_step(shape: ModelShape, n_replicas: int, **choices: Any) -> Ops:
     seeds = [run.seed for run in runs]
     with Ops() as ops:
         windows = TokenWindows(shape, seeds, compute=GPU, is_resident=True)
-        engine = Engine(shape, runs, GPU, windows, arithmetic(**choices))
+        engine = Engine(shape, runs, GPU, windows, policy(**choices))
         ops.counts.clear()
         ops.across.clear()
         engine._step()

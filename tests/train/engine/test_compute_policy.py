@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.small_engines import CPU, arithmetic, shape_of
+from tests.train.small_engines import CPU, policy, shape_of
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine import compute_policy as module
 from train.engine.compute_policy import (
     COMPILE_FROM_FLOPS,
     DTYPES,
     EVAL_TOKENS_AT_ONCE,
-    Arithmetic,
-    choose_arithmetic,
+    ComputePolicy,
+    choose_policy,
     resolve_dtype,
 )
 from train.engine.device import ComputeDevice
 
 CUDA = ComputeDevice(torch.device("cuda", 0), "pretended")
-CHOICES = arithmetic(
+CHOICES = policy(
     dtype=Dtype.bf16, attention=AttentionKernel.plain, micro_batch_seqs=4, eval_seqs=32
 )
 
@@ -42,8 +42,8 @@ def choose(
     flops: float = 0.0,
     n_replicas: int = 1,
     **known: int,
-) -> Arithmetic:
-    return choose_arithmetic(
+) -> ComputePolicy:
+    return choose_policy(
         shape_of(seq_len=seq_len),
         machine or MachineConfig(),
         compute,
@@ -108,7 +108,7 @@ def test_nothing_is_compiled_without_a_compiler_unless_asked(
 def test_the_micro_batch_is_as_asked_or_what_is_known_to_fit_or_the_whole_batch() -> None:
     assert choose().micro_batch_seqs == 8
     assert choose(MachineConfig(micro_batch_seqs=2)).micro_batch_seqs == 2
-    known = choose(MachineConfig(micro_batch_seqs=4), most_micro_batch_seqs=2)
+    known = choose(MachineConfig(micro_batch_seqs=4), max_micro_batch_seqs=2)
     assert (known.micro_batch_seqs, known.eval_seqs) == (2, 2)
 
 
@@ -124,7 +124,7 @@ def test_evaluations_take_as_many_windows_in_any_stack(
 
 
 def test_facts_are_json_and_come_back_as_they_were() -> None:
-    facts = json.loads(json.dumps(CHOICES.facts()))
+    facts = json.loads(json.dumps(CHOICES.to_json()))
     assert facts == {
         "dtype": "bf16",
         "attention": "plain",
@@ -132,9 +132,9 @@ def test_facts_are_json_and_come_back_as_they_were() -> None:
         "micro_batch_seqs": 4,
         "eval_seqs": 32,
     }
-    assert Arithmetic.from_facts(facts) == CHOICES
+    assert ComputePolicy.from_json(facts) == CHOICES
     compiled = replace(CHOICES, compiled=True, dtype=Dtype.fp32)
-    assert Arithmetic.from_facts(compiled.facts()) == compiled
+    assert ComputePolicy.from_json(compiled.to_json()) == compiled
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_facts_are_json_and_come_back_as_they_were() -> None:
         [],
         {},
         *(
-            {**CHOICES.facts(), name: value}
+            {**CHOICES.to_json(), name: value}
             for name, value in [
                 ("dtype", "fp8"),
                 ("dtype", "auto"),
@@ -160,12 +160,12 @@ def test_facts_are_json_and_come_back_as_they_were() -> None:
                 ("eval_seqs", "32"),
             ]
         ),
-        {name: value for name, value in CHOICES.facts().items() if name != "compiled"},
-        {name: value for name, value in CHOICES.facts().items() if name != "eval_seqs"},
+        {name: value for name, value in CHOICES.to_json().items() if name != "compiled"},
+        {name: value for name, value in CHOICES.to_json().items() if name != "eval_seqs"},
     ],
 )
 def test_damaged_facts_are_none(facts: Any) -> None:
-    assert Arithmetic.from_facts(facts) is None
+    assert ComputePolicy.from_json(facts) is None
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_damaged_facts_are_none(facts: Any) -> None:
         ({"compile": Compile.always}, 8, False),
     ],
 )
-def test_a_restart_keeps_the_arithmetic_unless_another_is_asked_for(
+def test_a_restart_keeps_the_policy_unless_another_is_asked_for(
     asked: dict[str, Any], batch_seqs: int, is_allowed: bool
 ) -> None:
     assert CHOICES.allows(MachineConfig(**asked), batch_seqs) is is_allowed

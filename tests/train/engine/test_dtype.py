@@ -19,7 +19,7 @@ from train.config.runtime import AttentionKernel, Dtype
 from train.data.prepare import prepare
 from train.data.shards import Dataset, open_dataset
 from train.engine.batches import Batches
-from train.engine.compute_policy import Arithmetic
+from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
 from train.engine.engine import Engine, Replica
 from train.engine.evaluate import evaluate
@@ -68,7 +68,7 @@ def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float
     )
     batch_seqs = setting.batch_tokens // SEQ_LEN
     batches = Batches(dataset, CPU, seeds=SEEDS, batch_seqs=batch_seqs, seq_len=SEQ_LEN)
-    arithmetic = Arithmetic(
+    policy = ComputePolicy(
         dtype=dtype,
         attention=AttentionKernel.plain,
         compiled=False,
@@ -79,10 +79,10 @@ def final_losses(setting: Setting, dataset: Dataset, dtype: Dtype) -> list[float
         Replica(seed=seed, lr=setting.lr, schedule=schedule, optimizer=OptimizerConfig())
         for seed in SEEDS
     ]
-    engine = Engine(shape, replicas, CPU, batches, arithmetic)
+    engine = Engine(shape, replicas, CPU, batches, policy)
     engine.advance(setting.steps)
-    windows = batches.validation(131_072, max_seqs=64)
-    return [measured.loss for measured in evaluate(engine, windows, bytes_per_token=1.0)]
+    batches.load_validation(131_072, max_seqs=64)
+    return [measured.loss for measured in evaluate(engine)]
 
 
 @pytest.mark.parametrize("setting", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)])

@@ -388,13 +388,13 @@ def test_a_state_of_another_shape_is_refused() -> None:
 def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(shape=TINY, batch_seqs=2)
     parts: list[int] = []
-    take = engine._advance_part
+    fill = engine._fill_tables
 
-    def take_noted(n_steps: int, should_stop: Callable[[], bool]) -> int:
+    def fill_noted(n_steps: int) -> Any:
         parts.append(n_steps)
-        return take(n_steps, should_stop)
+        return fill(n_steps)
 
-    monkeypatch.setattr(engine, "_advance_part", take_noted)
+    monkeypatch.setattr(engine, "_fill_tables", fill_noted)
     took = [0.001, 32.0, 32.0, 32.0, 32.0]
     readings = itertools.accumulate(x for part in took for x in (100.0, part))
     monkeypatch.setattr("train.engine.engine.time", SimpleNamespace(perf_counter=readings.__next__))
@@ -410,7 +410,7 @@ def test_ranks_look_up_after_equally_few_steps_however_long_each_took() -> None:
         engine.replicas,
         CPU,
         engine.batches,
-        engine.arithmetic,
+        engine.policy,
         world=World(rank=1, size=2),
     )
-    assert ranks._most_ahead == STEPS_A_REPLAY
+    assert ranks._most_queued == STEPS_A_REPLAY

@@ -11,7 +11,7 @@ from tests.train.small_engines import SEQ_LEN, VOCAB, make_engine, replica, stat
 from train.config.runtime import Dtype
 from train.distributed import World
 from train.engine.engine import Engine
-from train.engine.evaluate import evaluate
+from train.engine.evaluate import Evaluation, evaluate
 
 PAIR = (replica(seed=0), replica(seed=1, lr=0.03))
 
@@ -29,10 +29,16 @@ def trained(replicas: Sequence[object] = PAIR, **how: object) -> Engine:
     return engine
 
 
+def measure(engine: Engine, windows: list[Tensor], *, bytes_per_token: float) -> list[Evaluation]:
+    """Evaluate on these windows."""
+    engine.batches.validation, engine.batches.bytes_per_token = windows, bytes_per_token
+    return evaluate(engine)
+
+
 def test_the_loss_weighs_tokens_not_batches() -> None:
     engine = trained()
-    whole = evaluate(engine, windows(124), bytes_per_token=1.0)
-    uneven = evaluate(engine, windows(50, 50, 24), bytes_per_token=1.0)
+    whole = measure(engine, windows(124), bytes_per_token=1.0)
+    uneven = measure(engine, windows(50, 50, 24), bytes_per_token=1.0)
     expected_R = engine.losses_on(windows(124)[0])
     assert [one.loss for one in whole] == pytest.approx(expected_R.tolist(), abs=1e-9)
     for one, other in zip(whole, uneven, strict=True):
@@ -43,14 +49,14 @@ def test_the_loss_weighs_tokens_not_batches() -> None:
 
 @pytest.mark.parametrize("dtype", [Dtype.fp32, Dtype.bf16])
 def test_a_replica_s_loss_has_the_bits_that_it_has_alone(dtype: Dtype) -> None:
-    stack = evaluate(trained(dtype=dtype), windows(20, 7), bytes_per_token=1.0)
+    stack = measure(trained(dtype=dtype), windows(20, 7), bytes_per_token=1.0)
     for one, measured in zip(PAIR, stack, strict=True):
-        alone = evaluate(trained([one], dtype=dtype), windows(20, 7), bytes_per_token=1.0)
+        alone = measure(trained([one], dtype=dtype), windows(20, 7), bytes_per_token=1.0)
         assert alone == [measured]
 
 
 def test_bits_per_byte_are_the_loss_over_ln_2_and_the_bytes() -> None:
-    measured = evaluate(trained(), windows(8), bytes_per_token=4.0)
+    measured = measure(trained(), windows(8), bytes_per_token=4.0)
     for one in measured:
         assert one.bits_per_byte == pytest.approx(one.loss / math.log(2) / 4.0, rel=1e-12)
 
@@ -58,7 +64,7 @@ def test_bits_per_byte_are_the_loss_over_ln_2_and_the_bytes() -> None:
 def test_an_evaluation_teaches_nothing() -> None:
     engine = trained()
     before = state_of(engine, 0)
-    evaluate(engine, windows(4, 4), bytes_per_token=1.0)
+    measure(engine, windows(4, 4), bytes_per_token=1.0)
     assert all(weight.grad is None for weight in engine.weights.values())
     assert all(torch.equal(value, before[name]) for name, value in state_of(engine, 0).items())
 
@@ -67,20 +73,20 @@ def test_ranks_measure_parts_that_add_up_to_the_loss_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = trained()
-    expected = evaluate(engine, windows(5, 5, 5, 3), bytes_per_token=2.0)
+    expected = measure(engine, windows(5, 5, 5, 3), bytes_per_token=2.0)
     sums: list[Tensor] = []
-    monkeypatch.setattr(World, "sum", lambda self, total: sums.append(total.clone()))
+    monkeypatch.setattr(World, "all_reduce", lambda self, total: sums.append(total.clone()))
     for rank in (0, 1):
         engine.world = World(rank=rank, size=2)
-        evaluate(engine, windows(5, 5, 5, 3), bytes_per_token=2.0)
+        measure(engine, windows(5, 5, 5, 3), bytes_per_token=2.0)
     losses = (sum(sums) / (18 * SEQ_LEN)).tolist()  # type: ignore[union-attr]
     assert losses == pytest.approx([one.loss for one in expected], abs=1e-12)
 
 
 def test_one_replica_s_nan_is_its_own() -> None:
     engine = trained()
-    expected = evaluate(engine, windows(6), bytes_per_token=1.0)
+    expected = measure(engine, windows(6), bytes_per_token=1.0)
     engine.weights["final_norm.gain"].data[0, 0] = math.nan
-    measured = evaluate(engine, windows(6), bytes_per_token=1.0)
+    measured = measure(engine, windows(6), bytes_per_token=1.0)
     assert math.isnan(measured[0].loss)
     assert measured[1] == expected[1]

@@ -11,9 +11,9 @@ import torch
 
 from tests.train.small_engines import (
     TokenWindows,
-    arithmetic,
     assert_same_bits,
     make_engine,
+    policy,
     replica,
     shape_of,
     state_of,
@@ -139,7 +139,7 @@ def test_windows_that_are_sent_are_those_that_lie_there(
         monkeypatch.setattr(batches_module, "RESIDENT_SHARE", share)
         batches = Batches(dataset, GPU, seeds=[0, 1, 2], batch_seqs=8, seq_len=shape.seq_len)
         assert batches.is_resident is (share > 0)
-        engine = Engine(shape, THREE, GPU, batches, arithmetic())
+        engine = Engine(shape, THREE, GPU, batches, policy())
         segments.append(engine.advance(STEPS))
     assert segments[0] == segments[1]
 

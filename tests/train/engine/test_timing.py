@@ -1,4 +1,4 @@
-"""Timed steps: on which tokens, of which arithmetic, and what is taken for a step's time."""
+"""Timed steps: on which tokens, with which policy, and what is taken for a step's time."""
 
 import itertools
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from tests.train.small_engines import CPU, SEQ_LEN, VOCAB, schedule, shape_of
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine import step_timing as timing
-from train.engine.compute_policy import Arithmetic
+from train.engine.compute_policy import ComputePolicy
 from train.engine.device import ComputeDevice
 from train.engine.engine import Engine
 from train.engine.step_timing import TIMED_STEPS, RandomWindows, seconds_per_step
@@ -59,15 +59,15 @@ def test_the_fastest_step_after_the_first_counts(monkeypatch: pytest.MonkeyPatch
     assert steps == [1] * 8
 
 
-def test_it_is_the_arithmetic_of_the_machine_but_never_compiled(
+def test_it_is_the_policy_of_the_machine_but_never_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    built: list[tuple[Arithmetic, int]] = []
+    built: list[tuple[ComputePolicy, int]] = []
 
     class Watched(Engine):
         def __init__(self, shape: Any, replicas: Any, *words: Any, **more: Any) -> None:
             super().__init__(shape, replicas, *words, **more)
-            built.append((self.arithmetic, len(replicas)))
+            built.append((self.policy, len(replicas)))
 
     monkeypatch.setattr(timing, "Engine", Watched)
     machine = MachineConfig(
@@ -77,10 +77,10 @@ def test_it_is_the_arithmetic_of_the_machine_but_never_compiled(
         micro_batch_seqs=2,
     )
     seconds(machine, n_replicas=3)
-    ((arithmetic, n_replicas),) = built
-    assert not arithmetic.compiled
-    assert (arithmetic.attention, arithmetic.dtype) == (AttentionKernel.plain, Dtype.fp32)
-    assert (arithmetic.micro_batch_seqs, n_replicas) == (2, 3)
+    ((policy, n_replicas),) = built
+    assert not policy.compiled
+    assert (policy.attention, policy.dtype) == (AttentionKernel.plain, Dtype.fp32)
+    assert (policy.micro_batch_seqs, n_replicas) == (2, 3)
 
 
 @pytest.mark.gpu

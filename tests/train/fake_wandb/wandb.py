@@ -1,7 +1,7 @@
-"""Stands in for wandb in a mirror's process: first on its PYTHONPATH.
+"""A fake wandb for the mirror process, found first on its PYTHONPATH.
 
-Each call is a line of JSON in $FAKE_WANDB_CALLS. $FAKE_WANDB_FAULTS, JSON, maps the n-th call of a
-kind ("init online", "log 3", "finish 1") to what happens there: raise, hang, die or stop.
+Each call is appended to $FAKE_WANDB_CALLS as a JSON line. $FAKE_WANDB_FAULTS, also JSON, maps the
+n-th call of a kind ("init online", "log 3", "finish 1") to a fault: raise, hang, die or stop.
 """
 
 import json
@@ -36,7 +36,7 @@ def _call(kind: str, number: str | None = None, **what: Any) -> None:
 
 
 class Settings(dict[str, Any]):
-    """Takes every setting."""
+    """Accepts every setting."""
 
 
 class Summary:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.run_folder.accounting import RunClock, TimeKind, process_seconds, undone
+from train.run_folder.accounting import RunClock, TimeKind, process_seconds
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def test_one_that_failed_does_not_count_as_saved(now: list[float]) -> None:
 def test_only_segments_are_training(now: list[float]) -> None:
     clock = RunClock(5)
     now[0] += 2.0
-    assert clock.training_seconds() == 2.0
+    assert clock.end_segment() == 2.0
     assert clock.rate(9, batch_tokens=512) == 4 * 512 / 2.0
     now[0] += 50.0  # an evaluation
-    clock.resume(9)
+    clock.start_segment(9)
     now[0] += 3.0
-    assert clock.training_seconds() == 3.0
+    assert clock.end_segment() == 3.0
 
 
 def nonzero(spent: dict[str, float]) -> dict[str, float]:
@@ -70,12 +70,12 @@ def nonzero(spent: dict[str, float]) -> dict[str, float]:
 def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
     clock = RunClock(0, doing=TimeKind.startup)
     now[0] += 4.0
-    clock.resume(0)
+    clock.start_segment(0)
     now[0] += 1.0
     with clock.spending(TimeKind.data):
         now[0] += 0.25
     now[0] += 1.0
-    clock.training_seconds()
+    clock.end_segment()
     with clock.spending(TimeKind.logging):
         now[0] += 0.5
         with clock.spending(TimeKind.evaluation):
@@ -84,7 +84,7 @@ def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
     with clock.saving():
         now[0] += 2.0
     now[0] += 0.0625
-    clock.resume(2)
+    clock.start_segment(2)
     now[0] += 8.0  # goes on
     spent = clock.spent()
     assert spent == {
@@ -94,7 +94,6 @@ def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
         "logging": 0.625,
         "checkpoint": 2.0,
         "startup": 4.0,
-        "undone": 0.0,
         "other": 0.0625,
     }
     assert sum(spent.values()) == now[0] - 100.0
@@ -107,7 +106,7 @@ def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
     now[0] += 1.5
     with clock.spending(TimeKind.data):
         now[0] += 0.5
-    assert clock.training_seconds() == 2.0
+    assert clock.end_segment() == 2.0
     assert clock.rate(10, batch_tokens=100) == 500.0
 
 
@@ -139,7 +138,7 @@ def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]
     before = {"train": 1.0, "checkpoint": 0.5}
     assert nonzero(clock.spent(before)) == {"train": 3.5, "checkpoint": 0.5}
     assert nonzero(clock.spent()) == {"train": 2.5}
-    assert clock.training_seconds() == 10.0  # each of them waited so long
+    assert clock.end_segment() == 10.0  # each of them waited so long
 
 
 def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
@@ -164,18 +163,3 @@ def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(
 ) -> None:
     monkeypatch.setattr("train.run_folder.accounting.PROCESS_FACTS", tmp_path / "stat")
     assert process_seconds() == 0.0
-
-
-def test_what_was_done_after_the_checkpoint_is_undone_by_a_restart(now: list[float]) -> None:
-    saved = {"train": 60.0, "undone": 5.0}
-    told = {"train": 80.0, "logging": 2.0, "undone": 5.0}
-    before = undone(saved, told)
-    assert before == {"train": 60.0, "undone": 27.0}
-    clock = RunClock(7)
-    now[0] += 3.0
-    assert nonzero(clock.spent(before)) == {"train": 63.0, "undone": 27.0}
-
-
-def test_a_status_older_than_the_checkpoint_tells_of_no_loss() -> None:
-    assert undone({"train": 60.0}, {"train": 50.0}) == {"train": 60.0, "undone": 0.0}
-    assert undone({}, {}) == {"undone": 0.0}

@@ -21,16 +21,16 @@ from train.errors import LockedError, StorageError
 from train.storage import lock
 from train.storage.lock import Holder, hold, is_held, read_holder, refuse_if_held
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 TASK = "is at it"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return tmp_path / "study" / "run" / "run.lock"
 
 
-def test_a_holder_is_seen_and_named_until_it_lets_go(path: Path) -> None:
+def test_a_holder_is_seen_and_named_until_it_lets_go(path):
     assert not is_held(path)
     assert read_holder(path) is None
     before = datetime.now(UTC) - timedelta(seconds=1)
@@ -43,7 +43,7 @@ def test_a_holder_is_seen_and_named_until_it_lets_go(path: Path) -> None:
     assert not is_held(path)
 
 
-def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path: Path) -> None:
+def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path):
     with hold(path, task=TASK):
         began = time.monotonic()
         pattern = (
@@ -53,7 +53,8 @@ def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path: Path) ->
         with pytest.raises(LockedError, match=pattern), hold(path, task=TASK):
             pass
         assert time.monotonic() - began < 5.0
-        assert is_held(path)  # the holder lost nothing
+        # the holder lost nothing
+        assert is_held(path)
         with pytest.raises(LockedError, match=pattern):
             refuse_if_held(path, task=TASK)
     refuse_if_held(path, task=TASK)
@@ -61,13 +62,14 @@ def test_a_second_holder_is_refused_quickly_with_host_pid_and_age(path: Path) ->
         pass
 
 
-def test_patience_waits_for_the_holder(path: Path) -> None:
+def test_patience_waits_for_the_holder(path):
     entered, done = threading.Event(), threading.Event()
 
-    def hold_for_a_while() -> None:
+    def hold_for_a_while():
         with hold(path, task=TASK):
             entered.set()
-            time.sleep(0.8)  # more than START_SECONDS
+            # more than START_SECONDS
+            time.sleep(0.8)
             done.set()
 
     thread = threading.Thread(target=hold_for_a_while)
@@ -78,7 +80,7 @@ def test_patience_waits_for_the_holder(path: Path) -> None:
     thread.join()
 
 
-def test_age_is_told_in_seconds() -> None:
+def test_age_is_told_in_seconds():
     since = datetime.now(UTC) - timedelta(seconds=90)
     words = str(Holder(host="box", pid=7, since=since))
     assert re.fullmatch(
@@ -87,14 +89,14 @@ def test_age_is_told_in_seconds() -> None:
     )
 
 
-def test_looking_refuses_no_start(path: Path) -> None:
+def test_looking_refuses_no_start(path):
     """A start that meets a look waits for it; the looks never see each other."""
     with hold(path, task=TASK):
         pass
     stop = threading.Event()
-    seen: list[bool] = []
+    seen = []
 
-    def look() -> None:
+    def look():
         while not stop.is_set():
             seen.append(is_held(path))
 
@@ -124,7 +126,7 @@ def test_looking_refuses_no_start(path: Path) -> None:
         b"\xff\xfe",
     ],
 )
-def test_a_holder_that_cannot_be_read_is_another_process(path: Path, record: bytes) -> None:
+def test_a_holder_that_cannot_be_read_is_another_process(path, record):
     with hold(path, task=TASK):
         path.write_bytes(record)
         assert read_holder(path) is None
@@ -134,7 +136,7 @@ def test_a_holder_that_cannot_be_read_is_another_process(path: Path, record: byt
 
 
 @pytest.mark.parametrize("name", ["file/run.lock", "n" * 300 + "/run.lock", "n" * 300])
-def test_a_place_that_cannot_hold_a_lock_is_a_storage_error(tmp_path: Path, name: str) -> None:
+def test_a_place_that_cannot_hold_a_lock_is_a_storage_error(tmp_path, name):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with (
         pytest.raises(StorageError, match=r": cannot be written \("),
@@ -144,7 +146,7 @@ def test_a_place_that_cannot_hold_a_lock_is_a_storage_error(tmp_path: Path, name
     assert not is_held(tmp_path / name)
 
 
-def test_spaces_and_letters_of_any_alphabet_are_fine(tmp_path: Path) -> None:
+def test_spaces_and_letters_of_any_alphabet_are_fine(tmp_path):
     path = tmp_path / "two words" / "\u03b1\u03b2 \u4e2d.lock"
     with hold(path, task=TASK):
         assert is_held(path)
@@ -156,10 +158,10 @@ def test_spaces_and_letters_of_any_alphabet_are_fine(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
-def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def no_flock(request, monkeypatch):
     """A file system that cannot lock, and leases that expire within a test's patience."""
 
-    def refuse(descriptor: int, operation: int) -> None:
+    def refuse(descriptor, operation):
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -168,7 +170,7 @@ def no_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def marker_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def marker_of_elsewhere(tmp_path, monkeypatch):
     """What a holder on another machine writes into its lease."""
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "elsewhere")
@@ -178,11 +180,12 @@ def marker_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> byte
 
 @pytest.mark.filterwarnings("ignore:the file system has no flock")
 @pytest.mark.usefixtures("no_flock")
-def test_without_flock_a_lease_is_held(path: Path) -> None:
+def test_without_flock_a_lease_is_held(path):
     with hold(path, task=TASK):
         assert path.with_suffix(".lease").exists()
         assert is_held(path)
-        time.sleep(0.9)  # longer than a lease that nobody touches
+        # longer than a lease that nobody touches
+        time.sleep(0.9)
         assert is_held(path)
         holder = read_holder(path)
         assert holder is not None
@@ -194,7 +197,7 @@ def test_without_flock_a_lease_is_held(path: Path) -> None:
     assert not path.with_suffix(".lease").exists()
 
 
-def test_a_lease_instead_of_flock_is_said_once(path: Path, no_flock: int) -> None:
+def test_a_lease_instead_of_flock_is_said_once(path, no_flock):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         for name in ("run.lock", "study.lock", "manifest.lock"):
@@ -208,9 +211,7 @@ def test_a_lease_instead_of_flock_is_said_once(path: Path, no_flock: int) -> Non
 
 @pytest.mark.usefixtures("no_flock")
 @pytest.mark.filterwarnings("ignore:the file system has no flock")
-def test_a_lease_that_another_machine_touches_is_refused_quickly(
-    path: Path, marker_of_elsewhere: bytes
-) -> None:
+def test_a_lease_that_another_machine_touches_is_refused_quickly(path, marker_of_elsewhere):
     lease = path.with_suffix(".lease")
     lease.parent.mkdir(parents=True)
     lease.write_bytes(marker_of_elsewhere)
@@ -224,7 +225,7 @@ def test_a_lease_that_another_machine_touches_is_refused_quickly(
 
 @pytest.mark.usefixtures("no_flock")
 @pytest.mark.filterwarnings("ignore:the file system has no flock")
-def test_a_lease_that_nobody_touches_expires(path: Path, marker_of_elsewhere: bytes) -> None:
+def test_a_lease_that_nobody_touches_expires(path, marker_of_elsewhere):
     lease = path.with_suffix(".lease")
     lease.parent.mkdir(parents=True)
     lease.write_bytes(marker_of_elsewhere)
@@ -232,7 +233,8 @@ def test_a_lease_that_nobody_touches_expires(path: Path, marker_of_elsewhere: by
     assert not is_held(path)
     began = time.monotonic()
     with hold(path, task=TASK):
-        assert time.monotonic() - began >= 0.6  # it was watched for as long as a lease lasts
+        # it was watched for as long as a lease lasts
+        assert time.monotonic() - began >= 0.6
         assert is_held(path)
 
 
@@ -253,7 +255,7 @@ with lock.hold(path, task="is at it"):
 """
 
 
-def test_a_process_that_lost_its_lease_ends_with_exit_73(path: Path) -> None:
+def test_a_process_that_lost_its_lease_ends_with_exit_73(path):
     ended = subprocess.run(
         [sys.executable, "-c", LOSE, str(path)], cwd=REPO, capture_output=True, text=True,
         check=False, timeout=60,
@@ -262,9 +264,10 @@ def test_a_process_that_lost_its_lease_ends_with_exit_73(path: Path) -> None:
     assert ended.stderr.startswith("error: the lease was lost (")
 
 
-def test_the_record_is_one_line_of_json(path: Path) -> None:
+def test_the_record_is_one_line_of_json(path):
     path.parent.mkdir(parents=True)
-    path.write_text("x" * 500, encoding="utf-8")  # an older, longer record
+    # an older, longer record
+    path.write_text("x" * 500, encoding="utf-8")
     with hold(path, task=TASK):
         record = json.loads(path.read_text(encoding="utf-8"))
     assert sorted(record) == ["host", "pid", "since"]

@@ -1,4 +1,4 @@
-"""What is written is read back; what was torn is dropped; what is damaged is named."""
+"""Records are read back as written; torn lines are dropped; damage is named."""
 
 import json
 import re
@@ -12,29 +12,30 @@ from train.storage.records import append_jsonl, read_json, read_jsonl, write_jso
 NAN, INF = float("nan"), float("inf")
 
 
-def test_json_comes_back_with_its_exact_floats(tmp_path: Path) -> None:
+def test_json_comes_back_with_its_exact_floats(tmp_path):
     value = {"loss": 0.1 + 0.2, "tokens": 6 * 10**30, "none": None, "list": [1, [2.5e-300]]}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
 
 
-def test_non_finite_numbers_are_written_as_null(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_written_as_null(tmp_path):
     write_json(tmp_path / "a.json", {"a": NAN, "b": [INF, {"c": -INF}], "d": (1.0, NAN)})
     assert read_json(tmp_path / "a.json") == {"a": None, "b": [None, {"c": None}], "d": [1.0, None]}
 
 
-def test_a_row_says_which_of_its_numbers_were_not_finite(tmp_path: Path) -> None:
+def test_a_row_says_which_of_its_numbers_were_not_finite(tmp_path):
     path = tmp_path / "a.jsonl"
     append_jsonl(path, [{"loss": NAN, "step": 3, "norms": [1.0, INF], "of": {"b": -INF}}])
     (row,) = read_jsonl(path)
     assert row.pop("nonfinite") == {"loss": "nan", "norms.1": "inf", "of.b": "-inf"}
     assert row == {"loss": None, "step": 3, "norms": [1.0, None], "of": {"b": None}}
     (read,) = read_jsonl(path)
-    append_jsonl(path, [read])  # as when a run rewinds: nothing is forgotten
+    # as when a run rewinds: nothing is forgotten
+    append_jsonl(path, [read])
     assert read_jsonl(path) == [read, read]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_partial_is_taken_for_it(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_partial_is_taken_for_it(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"kept": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -43,13 +44,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_is_taken_for_it(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_crash_before_the_rename_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json(path, {"kept": 1})
 
-    def crash(descriptor: int) -> None:
+    def crash(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(records.os, "fsync", crash)
@@ -57,7 +56,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
         write_json(path, {"new": 2})
     assert read_json(path) == {"kept": 1}
     monkeypatch.undo()
-    write_json(path, {"new": 2})  # the partial file of the crash is no hindrance
+    # the partial file of the crash is no hindrance
+    write_json(path, {"new": 2})
     assert read_json(path) == {"new": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -65,61 +65,58 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
 @pytest.mark.parametrize(
     ("text", "message"), [('{"a": 1', "not JSON"), ("[1]", "expected a JSON object, got list")]
 )
-def test_a_damaged_json_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_json_file_is_named(tmp_path, text, message):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {message}"):
         read_json(path)
 
 
-def test_rows_are_appended_in_order(tmp_path: Path) -> None:
+def test_rows_are_appended_in_order(tmp_path):
     path = tmp_path / "a.jsonl"
+    assert read_jsonl(path) == []
     append_jsonl(path, [{"step": 1}, {"step": 2}])
     append_jsonl(path, [{"step": 3}], sync=True)
     assert read_jsonl(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
-
-
-def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
-    assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
 WHOLE = '{"step": 1}\n{"step": 2, "text": "\\u00e9"}\n'
 
 
 @pytest.mark.parametrize("cut", range(len('{"step": 1}\n'), len(WHOLE) - 1))
-def test_a_line_torn_anywhere_is_dropped_by_readers_and_writers(tmp_path: Path, cut: int) -> None:
+def test_a_line_torn_anywhere_is_dropped_by_readers_and_writers(tmp_path, cut):
     path = tmp_path / "a.jsonl"
     path.write_text(WHOLE[:cut], encoding="utf-8")
     expected = [{"step": 1}]
     assert read_jsonl(path) == expected
-    append_jsonl(path, [{"step": 3}])  # the next process goes on after it
+    # the next process goes on after it
+    append_jsonl(path, [{"step": 3}])
     assert read_jsonl(path) == [*expected, {"step": 3}]
 
 
-def test_a_line_torn_inside_a_character_is_dropped(tmp_path: Path) -> None:
+def test_a_line_torn_inside_a_character_is_dropped(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"step": 1}\n{"text": "\xc3')
     assert read_jsonl(path) == [{"step": 1}]
 
 
-@pytest.mark.parametrize("garbage", ["{torn", "\x00\x00\x00", "nonsense"])
-def test_garbage_before_the_last_line_is_refused_with_its_place(
-    tmp_path: Path, garbage: str
-) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("{torn", "not JSON"),
+        ("\x00\x00\x00", "not JSON"),
+        ("nonsense", "not JSON"),
+        ("[3]", "expected a JSON object"),
+    ],
+)
+def test_damage_before_the_last_line_is_named_with_its_line(tmp_path, damage, message):
     path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"step": 1}}\n{garbage}\n{{"step": 3}}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:2: not JSON"):
+    path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:2: {message}"):
         read_jsonl(path)
 
 
-def test_a_row_that_is_no_object_is_refused_with_its_place(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n[3]\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:3: expected a JSON object"):
-        read_jsonl(path)
-
-
-def test_a_row_that_cannot_be_written_leaves_whole_rows_only(tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_written_leaves_whole_rows_only(tmp_path):
     path = tmp_path / "a.jsonl"
     append_jsonl(path, [{"step": 1}])
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -127,7 +124,7 @@ def test_a_row_that_cannot_be_written_leaves_whole_rows_only(tmp_path: Path) -> 
     assert read_jsonl(path) == [{"step": 1}]
 
 
-def test_the_runs_table_has_the_agreed_columns_in_their_order() -> None:
+def test_the_runs_table_has_the_agreed_columns_in_their_order():
     agreed = (
         "n_params, tokens, flops, loss, run_id, study, rung, lr, batch_tokens, schedule, seed, "
         "state, n_params_embedding, n_params_non_embedding, n_params_head, n_params_total, "
@@ -137,19 +134,12 @@ def test_the_runs_table_has_the_agreed_columns_in_their_order() -> None:
     assert ", ".join(records.RUNS_TABLE_COLUMNS) == agreed
 
 
-def test_finished_states_are_states() -> None:
-    assert set(records.FINISHED_STATES) < set(records.STATES)
-    assert json.loads(json.dumps(records.STATES)) == [
-        "planned",
-        "running",
-        "preempted",
-        "completed",
-        "diverged",
-        "failed",
-    ]
+def test_the_states_are_golden():
+    assert " ".join(records.STATES) == "planned running preempted completed diverged failed"
+    assert records.FINISHED_STATES == ("completed", "diverged")
 
 
-def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path: Path) -> None:
+def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path):
     value = {"a_ci": [0.5, -1e-07, None], "rows": [[1, 2.5], [3, 4]], "text": "[\n 1,\n 2 ]"}
     write_json(tmp_path / "x.json", value)
     text = (tmp_path / "x.json").read_text()
@@ -158,10 +148,8 @@ def test_a_list_of_numbers_stands_on_one_line_and_text_is_left_alone(tmp_path: P
     assert read_json(tmp_path / "x.json") == value
 
 
-def test_a_rename_is_brought_to_the_disk_unless_the_caller_does_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[Path] = []
+def test_a_rename_is_synced_unless_the_caller_says_otherwise(tmp_path, monkeypatch):
+    synced = []
     monkeypatch.setattr(records, "sync_folder", synced.append)
     write_json(tmp_path / "a.json", {})
     records.write_text(tmp_path / "a.yaml", "a: 1\n")
@@ -171,13 +159,12 @@ def test_a_rename_is_brought_to_the_disk_unless_the_caller_does_without(
     assert (tmp_path / "a.yaml").read_text(encoding="utf-8") == "a: 1\n"
 
 
-def test_a_folder_whose_file_system_cannot_sync_it_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_whose_file_system_cannot_sync_it_is_no_error(tmp_path, monkeypatch):
     records.sync_folder(tmp_path)
-    for number, is_told in ((22, False), (5, True)):  # EINVAL, EIO
+    # EINVAL, EIO
+    for number, is_told in ((22, False), (5, True)):
 
-        def fail(descriptor: int, number: int = number) -> None:
+        def fail(descriptor, number=number):
             raise OSError(number, "no")
 
         monkeypatch.setattr(records.os, "fsync", fail)
@@ -188,7 +175,7 @@ def test_a_folder_whose_file_system_cannot_sync_it_is_no_error(
             records.sync_folder(tmp_path)
 
 
-def test_a_row_that_is_too_long_is_neither_written_nor_read(tmp_path: Path) -> None:
+def test_a_row_that_is_too_long_is_neither_written_nor_read(tmp_path):
     path = tmp_path / "a.jsonl"
     append_jsonl(path, [{"step": 1}])
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: a row of over 1000000 bytes"):
@@ -199,9 +186,8 @@ def test_a_row_that_is_too_long_is_neither_written_nor_read(tmp_path: Path) -> N
         read_jsonl(path)
 
 
-@pytest.mark.parametrize("depth", [100_000, 400_000])
-def test_nesting_that_overflows_the_parser_names_the_file(tmp_path: Path, depth: int) -> None:
-    text = '{"a": ' + "[" * depth + "]" * depth + "}"
+def test_nesting_that_overflows_the_parser_names_the_file(tmp_path):
+    text = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
     path = tmp_path / "deep.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not JSON .nested too deeply"):
@@ -211,12 +197,11 @@ def test_nesting_that_overflows_the_parser_names_the_file(tmp_path: Path, depth:
     with pytest.raises(ValueError, match=f"^{re.escape(str(lines))}:1: not JSON .nested too deep"):
         read_jsonl(lines)
     with pytest.raises(RecursionError):
-        json.loads(text)  # what a reader without the limit meets
+        # what a reader without the limit meets
+        json.loads(text)
 
 
-def test_a_json_file_that_is_too_large_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_json_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "LARGEST_JSON_BYTES", 10)
     (tmp_path / "a.json").write_text('{"a": 12345}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.json: 12 bytes, more than the 10 that are read"):
@@ -235,11 +220,11 @@ def test_a_json_file_that_is_too_large_is_not_read(
         ({"runs": [{"run_id": "a"}] * 100_001}, "100001 runs, more than the 100000 that are read"),
     ],
 )
-def test_a_hostile_manifest_is_refused_by_name(manifest: dict[str, object], message: str) -> None:
+def test_a_hostile_manifest_is_refused_by_name(manifest, message):
     with pytest.raises(ValueError, match=f"^m.json: .*{re.escape(message)}"):
         records.refuse_hostile_manifest(Path("m.json"), manifest)
 
 
-def test_the_run_ids_that_we_make_are_no_alarm() -> None:
+def test_the_run_ids_that_we_make_are_no_alarm():
     runs = [{"run_id": "d32l2-10.2k-lr1.00e-02-s0-4cd61a36"}] * 100_000
     records.refuse_hostile_manifest(Path("m.json"), {"runs": runs})

@@ -1,6 +1,6 @@
-"""The mirror's process as its parent sees it: told in private, never waited for long, never left.
+"""MirrorProcess: what it passes on, how long it waits, and that no process is left behind.
 
-A fake wandb stands first on the process's path (fake_wandb/); the process itself is tested in
+The process imports a fake wandb (tests/train/fake_wandb). Its own code is tested in
 test_wandb_mirror.py, and with the real wandb in test_wandb_sdk.py.
 """
 
@@ -9,66 +9,35 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.train.mirror_requests import calls_of, request, use_fake, wait_for
 from train.tracking import mirror as module
-from train.tracking.mirror import MirrorProcess, MirrorRequest
-
-FAKE = Path(__file__).parents[1] / "fake_wandb"
+from train.tracking.mirror import MirrorProcess
 
 
 @pytest.fixture(autouse=True)
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+def calls(tmp_path, monkeypatch):
+    return use_fake(tmp_path, monkeypatch)
 
 
-def start(folder: Path, **changes: Any) -> MirrorProcess:
-    fields: dict[str, Any] = {
-        "id": "r-a1",
-        "name": "r",
-        "group": "s",
-        "project": "p",
-        "entity": None,
-        "mode": "offline",
-        "config": {"seed": 0},
-        "start_step": 0,
-    }
-    return MirrorProcess(MirrorRequest(**{**fields, **changes}), folder)
+def start(folder, **changes):
+    return MirrorProcess(request(**changes), folder)
 
 
-def process_of(mirror: MirrorProcess) -> Any:
+def process_of(mirror):
     assert mirror._process is not None
     return mirror._process
 
 
-def first_call(path: Path, kind: str) -> dict[str, Any]:
-    """Wait for a call of the fake."""
-    found: list[dict[str, Any]] = []
-
-    def look() -> bool:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        found.extend(call for call in map(json.loads, lines) if call["call"] == kind)
-        return bool(found)
-
-    wait_for(look)
-    return found[0]
+def first_call(path, kind):
+    wait_for(lambda: calls_of(path, kind))
+    return calls_of(path, kind)[0]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
+def is_alive(pid):
     """Whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
@@ -77,16 +46,14 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_mirror_reports_its_mode_and_rows_and_repeats_itself(tmp_path: Path) -> None:
+def test_a_mirror_reports_its_mode_and_rows_and_repeats_itself(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
     mirror = start(tmp_path, start_step=1)
     for _ in range(2):
         assert mirror.finish("completed", {}) == {"mode": "offline", "rows": 1}
 
 
-def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(
-    tmp_path: Path, calls: Path
-) -> None:
+def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(tmp_path, calls):
     """wandb stores the command line of the process that loads it."""
     mirror = start(tmp_path, config={"secret": "canary"})
     first_call(calls, "init")
@@ -96,7 +63,7 @@ def test_the_process_is_told_nothing_on_its_command_line_but_the_folder(
     mirror.finish("completed", {})
 
 
-def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path: Path) -> None:
+def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path):
     mirror = start(tmp_path)
     pid = process_of(mirror).pid
     assert os.getpgid(pid) == pid != os.getpgid(0)
@@ -105,7 +72,7 @@ def test_a_signal_to_the_trainer_s_group_does_not_reach_the_mirror(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_mirror_that_was_killed_is_off_at_once(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_mirror_that_was_killed_is_off_at_once(tmp_path, number):
     mirror = start(tmp_path)
     os.kill(process_of(mirror).pid, number)
     process_of(mirror).wait(20)
@@ -115,9 +82,7 @@ def test_a_mirror_that_was_killed_is_off_at_once(tmp_path: Path, number: signal.
     assert time.monotonic() - began < 10.0
 
 
-def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(
-    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(tmp_path, calls, monkeypatch):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init offline": "hang"}))
     mirror = start(tmp_path)
     worker = first_call(calls, "init")["pid"]
@@ -128,9 +93,7 @@ def test_a_hanging_worker_does_not_outlive_a_mirror_that_was_killed(
     wait_for(lambda: not is_alive(worker))
 
 
-def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(
-    tmp_path: Path, calls: Path
-) -> None:
+def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(tmp_path, calls):
     mirror = start(tmp_path, limit_seconds=1.0)
     pid, worker = process_of(mirror).pid, first_call(calls, "init")["pid"]
     assert is_alive(worker)
@@ -142,25 +105,21 @@ def test_a_mirror_that_is_stopped_is_killed_at_the_limit_with_its_worker(
     wait_for(lambda: not is_alive(pid) and not is_alive(worker))
 
 
-def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     report = start(tmp_path).finish("completed", {})
     assert report["mode"] == "off"
     assert "its process could not start" in report["reason"]
 
 
-def test_a_request_larger_than_the_pipe_is_sent_whole(tmp_path: Path, calls: Path) -> None:
+def test_a_request_larger_than_the_pipe_is_sent_whole(tmp_path, calls):
     files = [f"shard-{number}" for number in range(20_000)]
     mirror = start(tmp_path, config={"files": files})
     assert mirror.finish("completed", {}) == {"mode": "offline", "rows": 0}
     assert first_call(calls, "init")["words"]["config"] == {"files": files}
 
 
-def test_a_process_that_does_not_read_costs_a_limited_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_does_not_read_costs_a_limited_time(tmp_path, monkeypatch):
     sleeper = tmp_path / "python"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
     sleeper.chmod(0o755)
@@ -172,13 +131,13 @@ def test_a_process_that_does_not_read_costs_a_limited_time(
     assert "did not read its request within 0.3 s" in mirror.finish("completed", {})["reason"]
 
 
-def test_a_summary_that_is_not_json_is_off_and_nothing_is_raised(tmp_path: Path) -> None:
+def test_a_summary_that_is_not_json_is_off_and_nothing_is_raised(tmp_path):
     report = start(tmp_path).finish("completed", {"loss": object()})
     assert report["mode"] == "off"
     assert report["reason"].startswith("TypeError")
 
 
-def test_starting_a_mirror_takes_no_time(tmp_path: Path) -> None:
+def test_starting_a_mirror_takes_no_time(tmp_path):
     began = time.monotonic()
     mirror = start(tmp_path)
     assert time.monotonic() - began < 5.0

@@ -1,45 +1,34 @@
-"""The trainer's side of the mirror: it never raises, never waits for long, and says what happened.
+"""The trainer's side of the mirror never raises, never waits long, and warns of what failed.
 
-A fake wandb stands first on the process's path (fake_wandb/).
+The mirror process imports a fake wandb (tests/train/fake_wandb).
 """
 
 import json
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.train.mirror_requests import calls_of, use_fake
 from train.config.runtime import TrackerConfig, TrackerKind, WandbMode
 from train.errors import MissingExtraError
 from train.storage.records import append_jsonl
 from train.tracking import tracker as module
-from train.tracking.tracker import (
-    NullTracker,
-    Tracker,
-    build_tracker,
-    require_tracker,
-    resolve_mode,
-)
+from train.tracking.tracker import NullTracker, build_tracker, require_tracker, resolve_mode
 
-FAKE = Path(__file__).parents[1] / "fake_wandb"
 NONE = TrackerConfig(kind=TrackerKind.none)
 OFFLINE = TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.offline, project="p", entity="e")
 
 
 @pytest.fixture(autouse=True)
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
+def calls(tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
-def build(folder: Path, config: TrackerConfig = OFFLINE, **changes: Any) -> Tracker:
-    words: dict[str, Any] = {
+def build(folder, config=OFFLINE, **changes):
+    words = {
         "study": "study",
         "run_id": "d8l2-x",
         "attempt": 2,
@@ -50,12 +39,7 @@ def build(folder: Path, config: TrackerConfig = OFFLINE, **changes: Any) -> Trac
     return build_tracker(config, **{**words, **changes})
 
 
-def calls_of(path: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
-
-
-def test_an_attempt_is_mirrored_under_its_own_id(tmp_path: Path, calls: Path) -> None:
+def test_an_attempt_is_mirrored_under_its_own_id(tmp_path, calls):
     append_jsonl(tmp_path / "metrics.jsonl", [{"step": step, "loss": 2.0} for step in range(1, 6)])
     tracker = build(tmp_path)
     assert tracker.attempt_id == "d8l2-x-a2"
@@ -80,9 +64,7 @@ def test_an_attempt_is_mirrored_under_its_own_id(tmp_path: Path, calls: Path) ->
 @pytest.mark.parametrize(
     "config", [NONE, TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.off)]
 )
-def test_no_mirror_needs_no_wandb_and_starts_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: TrackerConfig
-) -> None:
+def test_no_mirror_needs_no_wandb_and_starts_nothing(tmp_path, monkeypatch, config):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     monkeypatch.setattr(module, "MirrorProcess", None)
     tracker = build(tmp_path, config)
@@ -92,9 +74,7 @@ def test_no_mirror_needs_no_wandb_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wandb_disabled_by_the_environment_is_no_mirror(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_disabled_by_the_environment_is_no_mirror(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     config = TrackerConfig(kind=TrackerKind.wandb, mode=WandbMode.auto)
     assert isinstance(build(tmp_path, config), NullTracker)
@@ -115,24 +95,20 @@ def test_wandb_disabled_by_the_environment_is_no_mirror(
         ("off", "online", "off"),
     ],
 )
-def test_the_environment_decides_what_auto_is(
-    monkeypatch: pytest.MonkeyPatch, mode: str, environment: str | None, expected: str
-) -> None:
+def test_the_environment_decides_what_auto_is(monkeypatch, mode, environment, expected):
     if environment is not None:
         monkeypatch.setenv("WANDB_MODE", environment)
     assert resolve_mode(WandbMode[mode]) == expected
 
 
-def test_a_missing_wandb_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wandb_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"-e '\.\[wandb\]'") as refused:
         build(tmp_path)
     assert refused.value.exit_code == 2
 
 
-def test_a_folder_of_wandb_s_logs_is_not_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_wandb_s_logs_is_not_the_package(tmp_path, monkeypatch):
     (tmp_path / "wandb").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
@@ -140,7 +116,7 @@ def test_a_folder_of_wandb_s_logs_is_not_the_package(
         require_tracker(OFFLINE)
 
 
-def test_asking_for_the_package_does_not_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asking_for_the_package_does_not_load_it(monkeypatch):
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     monkeypatch.delitem(sys.modules, "wandb")
     require_tracker(OFFLINE)
@@ -155,13 +131,8 @@ def test_asking_for_the_package_does_not_load_it(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_broken_wandb_is_said_once_at_the_end(
-    tmp_path: Path,
-    calls: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    faults: dict[str, str],
-    reason: str,
-) -> None:
+    tmp_path, calls, monkeypatch, capfd, faults, reason
+):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(faults))
     append_jsonl(tmp_path / "metrics.jsonl", [{"step": 4, "loss": 2.0}])
     tracker = build(tmp_path)
@@ -171,14 +142,12 @@ def test_a_broken_wandb_is_said_once_at_the_end(
         assert tracker.finish("completed", {}) == {"mode": "off", "reason": reason}
     said = capfd.readouterr().err
     assert said == (
-        f"warning: d8l2-x-a2 is not mirrored to W&B: {reason}; the run folder has everything, and "
-        f"scripts/wandb_push.py study=study rebuilds W&B from it\n"
+        f"warning: d8l2-x-a2 is not mirrored to W&B: {reason}; the run folder has all rows, and "
+        f"`python -m train.tracking.push study=study` rebuilds W&B from it\n"
     )
 
 
-def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     tracker = build(tmp_path)
     report = tracker.finish("completed", {})
@@ -188,9 +157,7 @@ def test_a_process_that_cannot_start_is_off_and_nothing_is_raised(
     assert capsys.readouterr().err.count("warning:") == 1
 
 
-def test_a_closed_standard_error_is_no_reason_to_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_standard_error_is_no_reason_to_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with (tmp_path / "closed").open("w") as closed:
         pass

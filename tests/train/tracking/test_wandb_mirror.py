@@ -1,56 +1,40 @@
-"""The mirror's process: what it mirrors, how it goes offline, and that it always answers in time.
+"""The mirror process: what it mirrors, how it goes offline, and that it always answers in time.
 
-A fake wandb that raises, hangs, dies or stops at a named call stands first on the path; what the
-real one writes is in test_wandb_sdk.py.
+A fake wandb raises, hangs, dies or stops at a named call; test_wandb_sdk.py runs the real one.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.train.mirror_requests import ENDING, FAKE, request
+from tests.train.mirror_requests import ENDING, FAKE, calls_of, request, use_fake
 from train.storage.records import append_jsonl
 from train.tracking import wandb_mirror
 from train.tracking.wandb_mirror import Mirror, Trainer
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
+def fake(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.syspath_prepend(FAKE)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    return tmp_path / "calls"
+    return use_fake(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def trainer() -> Iterator[tuple[Trainer, int]]:
-    """The mirror's view of a trainer that is this very test, and where the test writes."""
+def trainer():
+    """This test as the mirror's trainer, and the file descriptor to which it writes."""
     read, write = os.pipe()
     yield Trainer(read), write
     os.close(read)
     os.close(write)
 
 
-def calls_of(path: Path, kind: str) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
-
-
-def keep(
-    trainer: tuple[Trainer, int], folder: Path, *, ending: bool = True, **changes: Any
-) -> dict[str, Any]:
-    """Run the supervisor in this process; its worker is forked from it."""
+def keep(trainer, folder, *, ending=True, **changes):
+    """Run the mirror in this process, which forks the worker."""
     ours, write = trainer
     spare = os.open(os.devnull, os.O_RDONLY)
     if ending:
@@ -61,14 +45,12 @@ def keep(
         os.close(spare)
 
 
-def write_rows(folder: Path, *steps: int) -> None:
+def write_rows(folder, *steps):
     rows = [{"step": step, "tokens": 10 * step, "flops": 100 * step, "loss": 1.0} for step in steps]
     append_jsonl(folder / "metrics.jsonl", rows)
 
 
-def test_rows_after_the_start_are_mirrored_and_the_run_is_closed(
-    tmp_path: Path, fake: Path, trainer: tuple[Trainer, int]
-) -> None:
+def test_rows_after_the_start_are_mirrored_and_the_run_is_closed(tmp_path, fake, trainer):
     write_rows(tmp_path, 1, 2, 3, 4)
     append_jsonl(tmp_path / "evals.jsonl", [{"step": 3, "loss": 2.6}])
     assert keep(trainer, tmp_path, start_step=2) == {"mode": "offline", "rows": 3}
@@ -107,15 +89,8 @@ def test_rows_after_the_start_are_mirrored_and_the_run_is_closed(
     ],
 )
 def test_auto_is_online_when_wandb_finds_a_key_and_offline_otherwise(
-    tmp_path: Path,
-    fake: Path,
-    trainer: tuple[Trainer, int],
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    key: str | None,
-    modes: list[str],
-    report: dict[str, Any],
-) -> None:
+    tmp_path, fake, trainer, monkeypatch, mode, key, modes, report
+):
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     write_rows(tmp_path, 1)
@@ -125,13 +100,8 @@ def test_auto_is_online_when_wandb_finds_a_key_and_offline_otherwise(
 
 @pytest.mark.parametrize("fault", ["raise", "hang", "die", "stop"])
 def test_a_connection_that_fails_or_takes_too_long_is_replaced_by_an_offline_record(
-    tmp_path: Path,
-    fake: Path,
-    trainer: tuple[Trainer, int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    fault: str,
-) -> None:
+    tmp_path, fake, trainer, monkeypatch, capsys, fault
+):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init online": fault}))
     monkeypatch.setattr(wandb_mirror, "CONNECT_SECONDS", 0.5)
@@ -141,7 +111,7 @@ def test_a_connection_that_fails_or_takes_too_long_is_replaced_by_an_offline_rec
     said = capsys.readouterr().err
     assert said.count("warning:") == 1
     assert f"mirrored offline, into {tmp_path / 'wandb'} ({report['reason']})" in said
-    assert "scripts/wandb_push.py study=s" in said
+    assert "python -m train.tracking.push study=s`" in said
     first = calls_of(fake, "init")[0]["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
@@ -160,13 +130,8 @@ def test_a_connection_that_fails_or_takes_too_long_is_replaced_by_an_offline_rec
     ],
 )
 def test_a_broken_wandb_is_off_within_the_limit_and_says_why(
-    tmp_path: Path,
-    fake: Path,
-    trainer: tuple[Trainer, int],
-    monkeypatch: pytest.MonkeyPatch,
-    faults: dict[str, str],
-    reason: str,
-) -> None:
+    tmp_path, fake, trainer, monkeypatch, faults, reason
+):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(faults))
     write_rows(tmp_path, 1, 2)
     began = time.monotonic()
@@ -176,27 +141,21 @@ def test_a_broken_wandb_is_off_within_the_limit_and_says_why(
         os.kill(calls_of(fake, "init")[0]["pid"], 0)
 
 
-def test_a_wandb_that_hangs_at_import_is_off_within_the_limit(
-    tmp_path: Path, fake: Path, trainer: tuple[Trainer, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wandb_that_hangs_at_import_is_off_within_the_limit(tmp_path, fake, trainer, monkeypatch):
     monkeypatch.setenv("FAKE_WANDB_HANGS_AT_IMPORT", "1")
     report = keep(trainer, tmp_path, mode="auto", limit_seconds=1.0)
     assert report == {"mode": "off", "reason": "wandb did not end in time"}
     assert not fake.exists()
 
 
-def test_a_damaged_record_ends_the_mirror_with_its_reason(
-    tmp_path: Path, fake: Path, trainer: tuple[Trainer, int]
-) -> None:
+def test_a_damaged_record_ends_the_mirror_with_its_reason(tmp_path, fake, trainer):
     (tmp_path / "metrics.jsonl").write_text("nonsense\n", encoding="utf-8")
     report = keep(trainer, tmp_path)
     assert report["mode"] == "off"
     assert report["reason"].startswith("JSONDecodeError")
 
 
-def test_no_key_is_repeated_in_a_reason(
-    tmp_path: Path, fake: Path, trainer: tuple[Trainer, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_key_is_repeated_in_a_reason(tmp_path, fake, trainer, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "log")  # what the fake's message holds
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "raise"}))
     write_rows(tmp_path, 1)

@@ -1,4 +1,4 @@
-"""The mirror's process from its first line to its end: rows as they come, and trainers that die."""
+"""The mirror process from start to end: rows mirrored as they are written, trainers that die."""
 
 import json
 import os
@@ -7,36 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.train.mirror_requests import ENDING, FAKE, request
+from tests.train.mirror_requests import ENDING, calls_of, request, use_fake, wait_for
 from train.storage.records import append_jsonl
 from train.tracking import wandb_mirror
-from train.tracking.mirror import MirrorRequest
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+def fake(tmp_path, monkeypatch):
+    return use_fake(tmp_path, monkeypatch)
 
 
-def calls_of(path: Path, kind: str) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
-
-
-def write_rows(folder: Path, *steps: int) -> None:
+def write_rows(folder, *steps):
     append_jsonl(folder / "metrics.jsonl", [{"step": step, "loss": 1.0} for step in steps])
 
 
-def start_process(folder: Path) -> subprocess.Popen[bytes]:
+def start_process(folder):
     return subprocess.Popen(
         [sys.executable, "-m", "train.tracking.wandb_mirror", str(folder)],
         stdin=subprocess.PIPE,
@@ -45,21 +33,12 @@ def start_process(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def as_line(value: MirrorRequest | dict[str, Any]) -> bytes:
+def as_line(value):
     content = value if isinstance(value, dict) else vars(value)
     return json.dumps(content).encode() + b"\n"
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(
-    tmp_path: Path, fake: Path
-) -> None:
+def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(tmp_path, fake):
     write_rows(tmp_path, 1, 2)
     with start_process(tmp_path) as process:
         assert process.stdin is not None
@@ -76,8 +55,8 @@ def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(
 
 @pytest.mark.parametrize("last_words", [b"", b'{"state": "comp'])
 def test_a_trainer_that_was_killed_leaves_a_complete_mirror_marked_killed(
-    tmp_path: Path, fake: Path, last_words: bytes
-) -> None:
+    tmp_path, fake, last_words
+):
     write_rows(tmp_path, 1)
     with start_process(tmp_path) as process:
         assert process.stdin is not None
@@ -92,9 +71,7 @@ def test_a_trainer_that_was_killed_leaves_a_complete_mirror_marked_killed(
     assert calls_of(fake, "finish")[0]["named"] == {"exit_code": 1}
 
 
-def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(
-    tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(tmp_path, fake, monkeypatch):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "hang"}))
     write_rows(tmp_path, 1)
     with start_process(tmp_path) as process:
@@ -109,9 +86,7 @@ def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(
         os.kill(calls_of(fake, "init")[0]["pid"], 0)
 
 
-def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe(
-    tmp_path: Path, fake: Path
-) -> None:
+def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe(tmp_path, fake):
     """A forked child keeps the pipe's other end open: only the parent's number changes."""
     write_rows(tmp_path, 1)
     code = (
@@ -149,7 +124,7 @@ def test_a_trainer_that_is_gone_is_noticed_although_a_child_of_it_holds_the_pipe
     assert mirror != holder
 
 
-def test_a_mirror_that_is_asked_for_nothing_ends_without_a_word(tmp_path: Path) -> None:
+def test_a_mirror_that_is_asked_for_nothing_ends_without_a_word(tmp_path):
     with start_process(tmp_path) as process:
         told, _ = process.communicate(b"", timeout=20)
     assert (process.returncode, told) == (0, b"")

@@ -1,8 +1,6 @@
 """One W&B run: how it is opened, what its rows are called, how it ends."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -45,36 +43,36 @@ REQUEST = MirrorRequest(
 
 
 class FakeRun:
-    """Remembers what it was told."""
+    """Records its calls."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
+    def __init__(self):
+        self.calls = []
         self.summary = self
 
-    def log(self, values: dict[str, Any]) -> None:
+    def log(self, values):
         self.calls.append(("log", values))
 
-    def define_metric(self, name: str, **named: Any) -> None:
+    def define_metric(self, name, **named):
         self.calls.append((name, named))
 
-    def update(self, values: dict[str, Any]) -> None:
+    def update(self, values):
         self.calls.append(("update", values))
 
-    def finish(self, **named: Any) -> None:
+    def finish(self, **named):
         self.calls.append(("finish", named))
 
 
 class FakeWandb:
-    def __init__(self) -> None:
+    def __init__(self):
         self.Settings = dict
         self.run = FakeRun()
 
-    def init(self, **words: Any) -> FakeRun:
+    def init(self, **words):
         self.words = words
         return self.run
 
 
-def test_a_run_is_named_grouped_and_described(tmp_path: Path) -> None:
+def test_a_run_is_named_grouped_and_described(tmp_path):
     wandb = FakeWandb()
     open_run(wandb, REQUEST, mode="offline", folder=tmp_path, connect_seconds=3.0)
     assert wandb.words == {
@@ -91,7 +89,7 @@ def test_a_run_is_named_grouped_and_described(tmp_path: Path) -> None:
     }
 
 
-def test_the_x_axes_are_tokens_and_flops(tmp_path: Path) -> None:
+def test_the_x_axes_are_tokens_and_flops(tmp_path):
     wandb = FakeWandb()
     open_run(wandb, REQUEST, mode="offline", folder=tmp_path, connect_seconds=3.0)
     assert dict(wandb.run.calls) == {
@@ -104,7 +102,7 @@ def test_the_x_axes_are_tokens_and_flops(tmp_path: Path) -> None:
     }
 
 
-def test_rows_are_mirrored_under_grouped_keys() -> None:
+def test_rows_are_mirrored_under_grouped_keys():
     run = FakeRun()
     log_row(run, "metrics.jsonl", METRICS)
     log_row(run, "evals.jsonl", EVAL)
@@ -128,7 +126,7 @@ def test_rows_are_mirrored_under_grouped_keys() -> None:
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
-def test_a_number_that_was_not_finite_is_left_out(value: float | None) -> None:
+def test_a_number_that_was_not_finite_is_left_out(value):
     run = FakeRun()
     log_row(run, "metrics.jsonl", {"step": 1, "loss": value, "lr": 0.1})
     close_run(run, "diverged", {"loss": value, "device": "cpu"})
@@ -140,7 +138,7 @@ def test_a_number_that_was_not_finite_is_left_out(value: float | None) -> None:
     ("state", "code"),
     [("completed", 0), ("preempted", 0), ("diverged", 1), ("failed", 1), ("killed", 1)],
 )
-def test_the_end_says_whether_it_was_a_good_one(state: str, code: int) -> None:
+def test_the_end_says_whether_it_was_a_good_one(state, code):
     run = FakeRun()
     close_run(run, state, {})
     assert run.calls == [("update", {"state": state}), ("finish", {"exit_code": code})]

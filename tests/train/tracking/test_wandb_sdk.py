@@ -2,8 +2,6 @@
 
 import os
 import socket
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +18,7 @@ CANARY = "canary-7f3a"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
     """A user without a key, in folders of their own."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name == "NETRC":
@@ -33,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def write_rows(folder: Path) -> None:
+def write_rows(folder):
     rows = [
         {"step": step, "tokens": 10 * step, "flops": 100 * step, "loss": 1 / step, "lr": 0.5}
         for step in range(1, 41)
@@ -46,9 +44,9 @@ def write_rows(folder: Path) -> None:
     append_jsonl(folder / "evals.jsonl", evals)
 
 
-def mirror(folder: Path, **changes: Any) -> dict[str, Any]:
+def mirror(folder, **changes):
     write_rows(folder)
-    fields: dict[str, Any] = {
+    fields = {
         "id": "d16-x-a2",
         "name": "d16-x",
         "group": "study",
@@ -62,7 +60,7 @@ def mirror(folder: Path, **changes: Any) -> dict[str, Any]:
     return process.finish("completed", RESULT)
 
 
-def check_history(history: list[dict[str, Any]]) -> None:
+def check_history(history):
     assert [row["progress/step"] for row in history] == [*range(31, 41), 40]
     assert [row["train/loss"] for row in history[:-1]] == [1 / step for step in range(31, 41)]
     assert history[-1]["val/loss"] == 2.5
@@ -70,8 +68,8 @@ def check_history(history: list[dict[str, Any]]) -> None:
 
 
 def test_without_a_key_auto_writes_everything_offline_and_below_the_run_folder_alone(
-    tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, home, capfd
+):
     report = mirror(tmp_path / "run")
     assert report == {
         "mode": "offline",
@@ -101,7 +99,7 @@ def test_without_a_key_auto_writes_everything_offline_and_below_the_run_folder_a
     assert run.host == ""
 
 
-def test_with_a_key_everything_is_on_the_server_and_nothing_private_is(tmp_path: Path) -> None:
+def test_with_a_key_everything_is_on_the_server_and_nothing_private_is(tmp_path):
     with serve() as service, pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_BASE_URL", service.url)
         patch.setenv("WANDB_API_KEY", "k" * 40)

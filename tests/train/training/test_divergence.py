@@ -66,7 +66,7 @@ def test_a_watch_goes_on_from_its_state_as_if_nothing_had_been() -> None:
 
 
 def test_the_facts_are_start_end_and_worst_spike() -> None:
-    assert watch([5.0] * 9 + [2.5]).facts() == {
+    assert watch([5.0] * 9 + [2.5]).to_json() == {
         "loss_start": 5.0,
         "loss_end": 2.5,
         "max_loss_ratio": 1.0,

@@ -21,13 +21,13 @@ from train.config.experiment import OptimizerConfig
 from train.config.runtime import MachineConfig, StudyConfig
 from train.config.schema import Config
 from train.engine.engine import Engine, Segment
+from train.engine.optimizer import AdamW
 from train.errors import DivergedError, PreemptedError
-from train.run_folder.accounting import TimeKind
+from train.run_folder.accounting import RunClock, TimeKind
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import recording
-from train.training.run_state import Run
-from train.training.stack import Stack
+from train.training.run_state import RunState
 
 
 def test_a_run_writes_its_whole_record(tmp_path: Path) -> None:
@@ -71,8 +71,15 @@ def test_what_compiles_before_the_first_step_is_start_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doing: list[tuple[TimeKind, int]] = []
+    clocks: list[RunClock] = []
+
+    def clock(*words: Any, **more: Any) -> RunClock:
+        clocks.append(RunClock(*words, **more))
+        return clocks[-1]
+
+    monkeypatch.setattr("train.training.trainer.RunClock", clock)
     monkeypatch.setattr(
-        Stack, "warm_up", lambda stack: doing.append((stack.clock._doing, stack.engine.step))
+        Engine, "warm_up", lambda engine: doing.append((clocks[0]._doing, engine.step))
     )
     run_to_end(tiny_config(tmp_path))
     assert doing == [(TimeKind.startup, 0)]
@@ -107,8 +114,8 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
     """The stop must not be reported before the step whose state was saved."""
     real = recording.write_running
 
-    def signalled(run: Run, stack: Stack) -> None:
-        real(run, stack)
+    def signalled(run: RunState, *words: Any) -> None:
+        real(run, *words)
         if run.step == 21:
             signal.raise_signal(signal.SIGTERM)
 
@@ -166,14 +173,15 @@ def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path: Path) -> None:
 
 def diverged_at_31(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Train a run whose loss at step 31 is no number; the next is one again."""
-    real, calls = Engine._accumulate, itertools.count(1)
+    real, calls = AdamW.update, itertools.count(1)
 
-    def accumulate(engine: Engine, windows_RBT: Tensor) -> Tensor:
-        loss_R = real(engine, windows_RBT)
-        return loss_R * math.nan if next(calls) == 31 else loss_R
+    def update(optimizer: AdamW, grad_RP: Tensor, loss_R: Tensor, lr_R: Tensor) -> Tensor:
+        if next(calls) == 31:
+            loss_R.mul_(math.nan)
+        return real(optimizer, grad_RP, loss_R, lr_R)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Engine, "_accumulate", accumulate)
+        patched.setattr(AdamW, "update", update)
         with pytest.raises(DivergedError):
             run_to_end(config)
     return RunFolder(next(Path(config.paths.runs, config.study.name).glob("d*")))

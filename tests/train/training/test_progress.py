@@ -47,7 +47,7 @@ def test_on_a_narrow_terminal_names_give_way_before_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        progress, "Console", lambda file: _Narrow(file=file, width=80, force_terminal=True)
+        progress, "Console", lambda file, quiet: _Narrow(file=file, width=80, force_terminal=True)
     )
     with RunProgress("d24l2-109k-lr1.34e-02-s0-15a17493", total_steps=213, start_step=0) as shown:
         shown.begin()

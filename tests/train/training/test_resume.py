@@ -9,19 +9,28 @@ from typing import Any
 import pytest
 import torch
 
+from train.config.experiment import EvalConfig
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.config.schema import Config
+from train.engine.engine import Engine
+from train.engine.evaluate import evaluate
 from train.errors import CheckpointError
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
-from train.training.opening import open_run
-from train.training.recording import log_evaluation, log_row, open_records, save, write_running
-from train.training.resume import checkpoint_state, find_checkpoint, identity_facts
-from train.training.run_state import Run
-from train.training.stack import Stack, build_stack
+from train.training.recording import (
+    describe,
+    log_evaluation,
+    log_metrics,
+    open_records,
+    save,
+    write_running,
+)
+from train.training.resume import checkpoint_state, find_checkpoint, identity_facts, open_run
+from train.training.run_state import RunState
+from train.training.trainer import load_engine
 
 
 @pytest.fixture(autouse=True)
@@ -38,44 +47,62 @@ def machine(**changes: Any) -> MachineConfig:
     return MachineConfig(**{**fields, **changes})
 
 
-def open_stack(config: Config) -> Stack:
+@dataclasses.dataclass
+class Opened:
+    """A run that was opened, its engine and its clock."""
+
+    run: RunState
+    engine: Engine
+    clock: RunClock
+
+    def step(self):
+        """One step, as the loop takes it between boundaries."""
+        segment, run = self.engine.advance(1), self.run
+        loss, grad_norm = segment.losses_SR[0][0], segment.grad_norms_SR[0][0]
+        run.step = self.engine.step
+        run.window.append((loss, grad_norm))
+        run.losses.observe(run.step, loss)
+        return loss, grad_norm
+
+    def log(self):
+        return log_metrics(self.run, self.engine, self.clock)
+
+    def save(self):
+        save(self.run, self.engine, self.clock)
+
+    def write_running(self):
+        write_running(self.run, self.engine, self.clock)
+
+
+def opened(config: Config) -> Opened:
     """The run where its checkpoint left it, and what would train it."""
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     folder_of(planned).path.mkdir(parents=True, exist_ok=True)
     run = open_run(planned)
-    return build_stack([run], [], RunClock(run.step))
-
-
-def step_once(stack: Stack) -> tuple[float, float]:
-    """What the loop does between boundaries."""
-    segment, run = stack.engine.advance(1), stack.runs[0]
-    loss, grad_norm = segment.losses_SR[0][0], segment.grad_norms_SR[0][0]
-    run.step = stack.engine.step
-    run.window.append((loss, grad_norm))
-    run.losses.observe(run.step, loss)
-    return loss, grad_norm
+    describe(run, "cpu")
+    clock = RunClock(run.step)
+    return Opened(run, load_engine([run], clock, None), clock)
 
 
 @pytest.fixture
-def stopped(make_config: Callable[..., Config]) -> Stack:
+def stopped(make_config: Callable[..., Config]) -> Opened:
     """A run after four steps, a row and an evaluation at the third, and a checkpoint at the end."""
-    stack = open_stack(make_config(machine=machine()))
-    (run,) = stack.runs
-    open_records(run, stack)
+    job = opened(make_config(machine=machine(), eval=EvalConfig(points=13, tokens=2_048)))
+    open_records(job.run, job.engine, stacked_with=[])
     for _ in range(3):
-        step_once(stack)
-    run.seconds = 0.1 + 0.2
-    log_row(run, stack, tokens_per_second=1.0)
-    log_evaluation(run, stack.evaluate()[0])
-    step_once(stack)
-    save(run, stack)
-    return stack
+        job.step()
+    job.run.seconds = 0.1 + 0.2
+    job.log()
+    log_evaluation(job.run, evaluate(job.engine)[0])
+    job.step()
+    job.save()
+    return job
 
 
-def test_everything_that_training_reads_comes_back(stopped: Stack) -> None:
+def test_everything_that_training_reads_comes_back(stopped: Opened) -> None:
     random_before = torch.get_rng_state()
-    again = open_stack(stopped.runs[0].config)
-    (old,), (run,) = stopped.runs, again.runs
+    again = opened(stopped.run.config)
+    old, run = stopped.run, again.run
     assert run.step == again.engine.step == 4
     assert run.seconds == old.seconds
     assert run.window == old.window
@@ -84,83 +111,53 @@ def test_everything_that_training_reads_comes_back(stopped: Stack) -> None:
     assert (run.loss_train, run.val_loss) == (old.loss_train, old.val_loss)
     assert run.bits_per_byte == old.bits_per_byte
     assert run.checkpoint is None  # its tensors are not held twice
-    assert step_once(again) == step_once(stopped)  # weights, moments, and the data's position
+    assert again.step() == stopped.step()  # weights, moments, and the data's position
     assert torch.equal(again.engine.rows_RP, stopped.engine.rows_RP)
     assert torch.equal(torch.get_rng_state(), random_before)  # nothing of a run is drawn
 
 
-def test_the_state_is_json(stopped: Stack) -> None:
-    (run,) = stopped.runs
+def test_the_state_is_json(stopped: Opened) -> None:
+    run = stopped.run
     spent = stopped.clock.spent(run.spent)
     state = checkpoint_state(run, stopped.engine, spent=spent)
     assert json.loads(json.dumps(state, allow_nan=False)) == json.loads(json.dumps(state))
     assert state["tracker"] == {"attempt_id": None, "step": 4}
-    assert state["arithmetic"] == stopped.engine.arithmetic.facts()
+    assert state["arithmetic"] == stopped.engine.policy.to_json()
     assert state["spent"] == spent
-    assert state["riders"] == {}
+    assert state["branches"] == {}
     assert "forked_from" not in state
 
 
-def test_what_was_spent_comes_back_with_what_the_stop_undid(stopped: Stack) -> None:
-    (old,) = stopped.runs
-    old.spent["train"] = 100.0  # spent by earlier attempts, and told after the checkpoint
-    write_running(old, stopped)
-    (run,) = open_stack(old.config).runs
-    assert run.spent["train"] < 50.0
-    assert run.spent["undone"] == pytest.approx(100.0, abs=10.0)
-    total = old.folder.read_status()["cost"]["spent"]
-    assert sum(run.spent.values()) == pytest.approx(sum(total.values()))
+def test_what_was_spent_comes_back_and_what_the_stop_threw_away_does_not(stopped):
+    stopped.run.spent["train"] = 100.0  # after the checkpoint
+    stopped.write_running()
+    assert opened(stopped.run.config).run.spent["train"] < 50.0
 
 
 def test_a_fresh_run_has_no_checkpoint_and_starts_at_zero(
     make_config: Callable[..., Config],
 ) -> None:
-    stack = open_stack(make_config(machine=machine()))
-    assert find_checkpoint(stack.runs[0]) is None
-    assert stack.runs[0].step == stack.engine.step == 0
-    assert stack.runs[0].spent == {"undone": 0.0}
+    stack = opened(make_config(machine=machine()))
+    assert find_checkpoint(stack.run) is None
+    assert stack.run.step == stack.engine.step == 0
+    assert stack.run.spent == {}
 
 
-def test_what_was_spent_before_the_first_checkpoint_is_undone(
-    make_config: Callable[..., Config],
-) -> None:
-    config = make_config(machine=machine())
-    stack = open_stack(config)
-    write_running(stack.runs[0], stack)  # and killed
-    total = sum(stack.runs[0].folder.read_status()["cost"]["spent"].values())
-    assert total > 0.0
-    assert open_stack(config).runs[0].spent == {"undone": pytest.approx(total)}
-
-
-@pytest.mark.parametrize(
-    "cost", [None, "much", {"spent": 3.0}, {"spent": {"train": "long", "data": None}}]
-)
-def test_a_status_that_was_edited_stops_no_run(
-    make_config: Callable[..., Config], cost: object
-) -> None:
-    config = make_config(machine=machine())
-    folder = open_stack(config).runs[0].folder
-    folder.write_status("running", step=3, total_steps=40, cost=cost)
-    assert open_stack(config).runs[0].spent == {"undone": 0.0}
-
-
-def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Stack) -> None:
-    step_once(stopped)
-    log_row(stopped.runs[0], stopped, tokens_per_second=1.0)
-    (run,) = open_stack(stopped.runs[0].config).runs
+def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Opened) -> None:
+    stopped.step()
+    stopped.log()
+    run = opened(stopped.run.config).run
     assert [row["step"] for row in read_jsonl(run.folder.metrics)] == [3]
     assert [row["step"] for row in read_jsonl(run.folder.evals)] == [3]
     assert [row["step"] for row in read_jsonl(run.folder.replayed)] == [5]
 
 
-def set_arithmetic(stack: Stack, **facts: Any) -> None:
+def set_policy(job: Opened, **facts: Any) -> None:
     """Save again, as if it had computed so."""
-    arithmetic = type(stack.engine.arithmetic).from_facts(
-        {**stack.engine.arithmetic.facts(), **facts}
-    )
-    assert arithmetic is not None
-    stack.engine.arithmetic = arithmetic
-    save(stack.runs[0], stack)
+    policy = type(job.engine.policy).from_json({**job.engine.policy.to_json(), **facts})
+    assert policy is not None
+    job.engine.policy = policy
+    job.save()
 
 
 @pytest.mark.parametrize(
@@ -174,23 +171,23 @@ def set_arithmetic(stack: Stack, **facts: Any) -> None:
     ],
 )
 def test_the_arithmetic_is_the_checkpoint_s_unless_another_is_asked_for(
-    stopped: Stack, asked: dict[str, Any], micro_batch_seqs: int, dtype: Dtype
+    stopped: Opened, asked: dict[str, Any], micro_batch_seqs: int, dtype: Dtype
 ) -> None:
-    set_arithmetic(stopped, micro_batch_seqs=2, dtype="bf16")
-    config = stopped.runs[0].config
+    set_policy(stopped, micro_batch_seqs=2, dtype="bf16")
+    config = stopped.run.config
     config.machine = machine(**asked)
-    arithmetic = open_stack(config).engine.arithmetic
+    arithmetic = opened(config).engine.policy
     assert (arithmetic.micro_batch_seqs, arithmetic.dtype) == (micro_batch_seqs, dtype)
 
 
 def test_what_was_compiled_goes_on_where_nothing_can_compile(
-    stopped: Stack, monkeypatch: pytest.MonkeyPatch
+    stopped: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_arithmetic(stopped, compiled=True, micro_batch_seqs=2)
-    config = stopped.runs[0].config
+    set_policy(stopped, compiled=True, micro_batch_seqs=2)
+    config = stopped.run.config
     config.machine = machine(compile=Compile.auto)
-    monkeypatch.setattr("train.training.stack.can_compile", lambda compute: False)
-    arithmetic = open_stack(config).engine.arithmetic
+    monkeypatch.setattr("train.engine.build.can_compile", lambda compute: False)
+    arithmetic = opened(config).engine.policy
     assert (arithmetic.compiled, arithmetic.micro_batch_seqs) == (False, 2)
 
 
@@ -221,17 +218,17 @@ def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
     sizes: tuple[int, int],
 ) -> None:
     config = make_config(machine=machine())
-    fresh = open_stack(config)
+    fresh = opened(config)
     device = fresh.engine.compute.name
     start = {"device": device, "arithmetic": {**FACTS, **facts}, **row}
-    fresh.runs[0].folder.log_attempt("start", attempt=1, **start)
-    fresh.runs[0].folder.log_attempt("end", attempt=1)
-    stack = open_stack(config)
-    arithmetic = stack.engine.arithmetic
+    fresh.run.folder.log_attempt("start", attempt=1, **start)
+    fresh.run.folder.log_attempt("end", attempt=1)
+    stack = opened(config)
+    arithmetic = stack.engine.policy
     assert (arithmetic.micro_batch_seqs, arithmetic.eval_seqs) == sizes
-    assert len(stack.lockstep.validation[0]) == min(sizes[1], config.eval.tokens // 32)
+    assert len(stack.engine.batches.validation[0]) == min(sizes[1], config.eval.tokens // 32)
     config.machine = machine(micro_batch_seqs=8)
-    assert open_stack(config).engine.arithmetic.micro_batch_seqs == 8
+    assert opened(config).engine.policy.micro_batch_seqs == 8
 
 
 @pytest.mark.parametrize(
@@ -244,13 +241,13 @@ def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
-    stopped: Stack, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+    stopped: Opened, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
 ) -> None:
-    (run,) = stopped.runs
+    run = stopped.run
     facts = {**identity_facts(run), **change}
     with monkeypatch.context() as patched:
         patched.setattr("train.training.resume.identity_facts", lambda run: facts)
-        save(run, stopped)
+        stopped.save()
     with pytest.raises(CheckpointError, match=message) as refused:
         find_checkpoint(run)
     assert refused.value.exit_code == 4
@@ -259,17 +256,13 @@ def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
     assert names == ["step_00000004"]
 
 
-def opened_at_start(config: Config) -> Run:
-    return open_stack(config).runs[0]
-
-
 def test_every_field_of_another_config_is_named(
-    stopped: Stack, make_config: Callable[..., Config]
+    stopped: Opened, make_config: Callable[..., Config]
 ) -> None:
     other = make_config(seed=7, machine=machine(log_every=3))
     other.optimizer.lr = 0.5
-    run = opened_at_start(other)
-    stopped.runs[0].folder.checkpoints.rename(run.folder.checkpoints)
+    run = opened(other).run
+    stopped.run.folder.checkpoints.rename(run.folder.checkpoints)
     with pytest.raises(CheckpointError) as refused:
         find_checkpoint(run)
     assert "  optimizer.lr: 0.01 in the checkpoint, 0.5 asked for\n" in str(refused.value)
@@ -281,10 +274,10 @@ def spoil(checkpoints: Path, step: int) -> None:
     (checkpoints / f"step_{step:08d}" / "model.pt").unlink()
 
 
-def test_a_damaged_checkpoint_is_told(stopped: Stack) -> None:
-    (run,) = stopped.runs
-    step_once(stopped)
-    save(run, stopped)
+def test_a_damaged_checkpoint_is_told(stopped: Opened) -> None:
+    run = stopped.run
+    stopped.step()
+    stopped.save()
     spoil(run.folder.checkpoints, 5)
     words = r"damaged checkpoint is in bad/ now \(step_00000005: .*\); going on from step 4"
     with pytest.warns(UserWarning, match=words):
@@ -293,36 +286,25 @@ def test_a_damaged_checkpoint_is_told(stopped: Stack) -> None:
     assert found.step == 4
 
 
-def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Stack) -> None:
-    (run,) = stopped.runs
-    step_once(stopped)
-    save(run, stopped)
+def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Opened) -> None:
+    run = stopped.run
+    stopped.step()
+    stopped.save()
     found = find_checkpoint(run, at_most=4)
     assert found is not None
     assert found.step == 4
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]
 
 
-def test_what_a_run_cost_before_it_was_started_anew_is_not_forgotten(stopped: Stack) -> None:
-    (run,) = stopped.runs
-    write_running(run, stopped)
-    before = sum(run.folder.read_status()["cost"]["spent"].values())
-    assert before > 0
-    run.folder.archive()
-    (again,) = open_stack(run.config).runs
-    assert again.step == 0
-    assert again.spent["undone"] == pytest.approx(before)
-
-
 def test_on_another_device_a_run_is_computed_in_that_device_s_way(
-    stopped: Stack, monkeypatch: pytest.MonkeyPatch
+    stopped: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(stopped.runs[0].config, machine=MachineConfig())
-    kept = open_stack(config)  # the config asks for nothing: what the run began with stays
-    assert kept.engine.arithmetic == stopped.engine.arithmetic
+    config = dataclasses.replace(stopped.run.config, machine=MachineConfig())
+    kept = opened(config)  # the config asks for nothing: what the run began with stays
+    assert kept.engine.policy == stopped.engine.policy
     elsewhere = dataclasses.replace(kept.engine.compute, name="another machine")
-    monkeypatch.setattr("train.training.stack.select_device", lambda machine: elsewhere)
+    monkeypatch.setattr("train.training.trainer.select_device", lambda machine, index=0: elsewhere)
     monkeypatch.setattr("train.engine.compute_policy.has_native_bf16", lambda compute: True)
-    chosen = open_stack(config)
-    assert chosen.runs[0].step == 4
-    assert chosen.engine.arithmetic.dtype is Dtype.bf16
+    chosen = opened(config)
+    assert chosen.run.step == 4
+    assert chosen.engine.policy.dtype is Dtype.bf16

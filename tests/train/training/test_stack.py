@@ -29,8 +29,7 @@ from train.engine.peak_flops import PeakFlops
 from train.errors import DivergedError
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
-from train.training.stack import Stack, build_stack
-from train.training.trainer import train_runs
+from train.training.trainer import load_engine, train_runs
 
 Make = Callable[..., Config]
 
@@ -39,7 +38,7 @@ Make = Callable[..., Config]
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
-    monkeypatch.setattr("train.training.stack.peak_flops", lambda compute, dtype: peak)
+    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
@@ -186,14 +185,14 @@ def test_a_run_that_diverged_keeps_no_memory_of_its_stack(
     engines: list[weakref.ref[Engine]] = []
     alive: list[int] = []
 
-    def build(*words: Any, **more: Any) -> Stack:
+    def load(*words: Any, **more: Any) -> Engine:
         gc.collect()
         alive.append(sum(engine() is not None for engine in engines))
-        stack = build_stack(*words, **more)
-        engines.append(weakref.ref(stack.engine))
-        return stack
+        engine = load_engine(*words, **more)
+        engines.append(weakref.ref(engine))
+        return engine
 
-    monkeypatch.setattr("train.training.trainer.build_stack", build)
+    monkeypatch.setattr("train.training.trainer.load_engine", load)
     longer = [with_optimizer(make(), lr=lr) for lr in (0.01, 1e30)]
     train_job([*longer, with_optimizer(with_steps(make(), 8), lr=0.02)])
     assert alive == [0, 0]
@@ -205,7 +204,7 @@ def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(mak
         train_runs(runs)
     assert raised.value.exit_code == 5
     train_runs(runs)  # nothing is left to do, and that is no error
-    assert [len(starts(run.folder)) for run in runs] == [1, 1]
+    assert [len(starts(folder_of(run))) for run in runs] == [1, 1]
 
 
 def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone(

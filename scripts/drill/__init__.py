@@ -1,0 +1,1 @@
+"""Parts of the fault drill: random kills, the comparison with an undisturbed study, the report."""

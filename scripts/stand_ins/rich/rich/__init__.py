@@ -1,1 +1,0 @@
-"""Stands in for rich on a machine without it: what train says on the way, as plain lines."""
