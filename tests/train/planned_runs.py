@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from train.config.experiment import BudgetConfig, OptimizerConfig, ScheduleConfig, ScheduleShape
 from train.config.schema import Config
 from train.plan.planning import PlannedRun, plan_run
+from train.study.run_status import RunStatus
 
 WSD = ScheduleConfig(shape=ScheduleShape.wsd, warmup_steps=5, cooldown_fraction=0.2)
 
@@ -39,3 +40,17 @@ def wsd_run(
         "schedule": WSD,
     }
     return planned(make_config(seed=seed, **{**fields, **groups}), f"seed={seed}")
+
+
+def status_row(state: str, step: int = 0, **facts: Any) -> RunStatus:
+    """A row of train.status for a run of 100 steps."""
+    fields = {
+        "run_id": "r",
+        "reason": "",
+        "total_steps": 100,
+        "flops": 1_000,
+        "seconds": 0.0,
+        "loss": None,
+        "exit_code": None,
+    }
+    return RunStatus(**{**fields, "state": state, "step": step, **facts})

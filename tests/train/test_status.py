@@ -1,12 +1,11 @@
 """A study's state as its folders tell it, with every state, and the command's exit codes."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.train.planned_runs import planned
+from tests.train.planned_runs import planned, status_row
 from train import status
 from train.config.experiment import OptimizerConfig
 from train.config.runtime import MachineConfig
@@ -17,7 +16,7 @@ from train.run_folder.manifest import find_study, register_runs
 from train.run_folder.run_folder import RunFolder
 from train.status import cost_lines, summary
 from train.storage.records import read_json, write_json
-from train.study.run_status import RunStatus, study_status
+from train.study.run_status import study_status
 from train.training.trainer import train_run
 
 
@@ -37,31 +36,11 @@ def folders(study):
     return made
 
 
-def test_a_study_that_was_not_planned_has_no_runs(tmp_path):
-    assert study_status(tmp_path / "none") == []
-
-
-def run_status(state, *, step, flops, seconds, attempts=1, stops=None):
-    return RunStatus(
-        run_id="r",
-        state=state,
-        reason="",
-        step=step,
-        total_steps=100,
-        flops=flops,
-        seconds=seconds,
-        loss=None,
-        exit_code=None,
-        attempts=attempts,
-        stops=stops or {},
-    )
-
-
 def test_the_summary_counts_states_flops_and_time_left_by_hand():
     runs = [
-        run_status("completed", step=100, flops=6 * 10**9, seconds=60.0),
-        run_status("running", step=50, flops=4 * 10**9, seconds=20.0),
-        run_status("planned", step=0, flops=6 * 10**9, seconds=0.0),
+        status_row("completed", 100, flops=6 * 10**9, seconds=60.0),
+        status_row("running", 50, flops=4 * 10**9, seconds=20.0),
+        status_row("planned", 0, flops=6 * 10**9, seconds=0.0),
     ]
     # 8e9 FLOPs took 80 s, and 8e9 of 16e9 are left
     assert summary(runs) == (
@@ -72,9 +51,9 @@ def test_the_summary_counts_states_flops_and_time_left_by_hand():
 
 def test_the_summary_counts_attempts_that_were_cut_short_by_cause():
     runs = [
-        run_status("completed", step=100, flops=6, seconds=1.0, attempts=3, stops={"killed": 2}),
-        run_status("failed", step=4, flops=4, seconds=1.0, stops={"bug": 1}),
-        run_status("completed", step=100, flops=6, seconds=1.0),
+        status_row("completed", 100, flops=6, attempts=3, stops={"killed": 2}),
+        status_row("failed", 4, flops=4, attempts=1, stops={"bug": 1}),
+        status_row("completed", 100, flops=6, attempts=1),
     ]
     assert summary(runs).endswith("FLOPs; 5 attempts, cut short: 2 killed, 1 bug")
 
@@ -94,24 +73,21 @@ def test_runs_that_ended_keep_their_seconds_for_the_rate(make_config):
 
 
 def test_nothing_is_left_of_a_finished_study():
-    done = [run_status("diverged", step=7, flops=10, seconds=1.0)]
+    done = [status_row("diverged", 7, flops=10, seconds=1.0)]
     assert summary(done) == "1 runs: 1 diverged; 100% of 10 FLOPs"
 
 
 def test_a_study_that_does_not_exist_lists_near_names(study, tmp_path):
     runs = tmp_path / "runs"
     assert find_study(runs, "tiny") == study
-    with pytest.raises(
-        ConfigError,
-        match=re.escape("study=tinny: no such study in ")
-        + ".*"
-        + re.escape("; did you mean tiny?"),
+    assert study_status(tmp_path / "none") == []
+    for root, name, message in (
+        (runs, "tinny", r"study=tinny: no such study in .*; did you mean tiny\?"),
+        (runs, "zzz", "; known: tiny"),
+        (tmp_path / "empty", "tiny", r"no such study in .*/empty/$"),
     ):
-        find_study(runs, "tinny")
-    with pytest.raises(ConfigError, match="; known: tiny"):
-        find_study(runs, "zzz")
-    with pytest.raises(ConfigError, match=r"no such study in .*/empty/$"):
-        find_study(tmp_path / "empty", "tiny")
+        with pytest.raises(ConfigError, match=message):
+            find_study(root, name)
 
 
 def test_the_command_prints_every_run(study, tmp_path, capsys):
@@ -149,12 +125,7 @@ def cost(**facts):
 
 
 def costs(*runs):
-    return cost_lines(
-        [
-            dataclasses.replace(run_status("completed", step=1, flops=1, seconds=1.0), cost=each)
-            for each in runs
-        ]
-    )
+    return cost_lines([dataclasses.replace(status_row("completed"), cost=each) for each in runs])
 
 
 TRUNK = cost(

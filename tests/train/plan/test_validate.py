@@ -45,56 +45,26 @@ FINITE = "must be positive and finite"
 BATCH = " is not a positive multiple of data.seq_len=32; use "
 WARMUP = "a warm-up of {} steps is not shorter than the run of 40 steps; use at most 39 steps"
 
-# after `key=value`
+# after `key=value`; tests/faults/test_bad_input.py sends others through the command
 BROKEN = [
-    ("study.name", "a/b", f": {NAMES}"),
-    ("study.name", "", f": {NAMES}"),
-    ("study.name", "../up", f": {NAMES}"),
     ("study.name", "x" * 101, f": {NAMES}es (at most 100)"),
     ("data.name", ".hidden", f": {NAMES}"),
     ("data.name", "two words", f": {NAMES}"),
-    ("seed", -1, ": must be 0 .. 2^63 - 1"),
-    ("seed", 2**63, ": must be 0 .. 2^63 - 1"),
-    ("optimizer.lr", 0.0, f": {FINITE}"),
-    ("optimizer.lr", NAN, f": {FINITE}"),
     ("optimizer.lr_multiplier", -1.0, ": must be positive"),
     ("optimizer.lr_rule.coefficient", 0.0, ": must be positive"),
     ("optimizer.lr_rule.reference_params", 0.0, ": must be positive"),
     ("optimizer.lr_rule.maximum", INF, f": {FINITE}"),
     ("optimizer.lr_rule.exponent", NAN, ": must be finite"),
-    ("optimizer.eps", 0.0, ": must be positive"),
     ("optimizer.grad_clip", NAN, f": {FINITE}"),
-    ("optimizer.beta1", 1.0, ": must be in [0, 1)"),
-    ("optimizer.beta2", -0.1, ": must be in [0, 1)"),
-    ("optimizer.weight_decay", -0.1, ": must be at least 0"),
-    ("optimizer.weight_decay", INF, ": must be at least 0 and finite"),
-    ("eval.tokens", 0, ": must be positive"),
-    ("eval.points", -1, ": must be at least 0"),
-    ("data.seq_len", 0, ": must be positive"),
-    ("data.validation_tokens", 0, " must be at least 1"),
-    ("data.synthetic.successors", 65, " must be between 1 and"),
-    ("model.rotary_base", 0.0, ": must be above 1"),
-    ("schedule.final_lr_ratio", 1.5, ": must be in [0, 1]"),
     ("schedule.cooldown_fraction", -0.1, ": must be in [0, 1]"),
     ("schedule.warmup_steps", -1, ": must be at least 0"),
     ("schedule.warmup_tokens", INF, ": must be at least 0 and finite"),
-    ("schedule.warmup_fraction", NAN, ": must be at least 0"),
     ("schedule.warmup_tokens_per_param", -1.0, ": must be at least 0 and finite"),
-    ("machine.stack", 0, ": must be at least 1"),
-    ("study.max_flops", 0.0, f": {FINITE}, or null"),
-    ("study.max_runs", 0, ": must be at least 1"),
     ("study.diverged_above", 0.0, f": {FINITE}"),
-    ("machine.checkpoint_steps", 0, ": must be at least 1"),
-    ("machine.threads", 0, ": must be 1 .. 1024"),
-    ("machine.log_every", 0, ": must be positive"),
     ("machine.checkpoint_minutes", 0.0, ": must be positive"),
-    ("machine.checkpoint_keep", 1, ": must be at least 2"),
     ("machine.workers", 0, ": must be at least 1"),
-    ("optimizer.batch_tokens", 100, f"{BATCH}96 or 128"),
-    ("optimizer.batch_tokens", 20, f"{BATCH}32"),
     ("optimizer.batch_tokens", 0, f"{BATCH}32"),
     ("optimizer.batch_tokens", -5, f"{BATCH}32"),
-    ("machine.micro_batch_seqs", 3, " does not divide the batch of 8 windows; use 2"),
     ("machine.micro_batch_seqs", 7, " does not divide the batch of 8 windows; use 8"),
     ("machine.micro_batch_seqs", 0, " does not divide the batch"),
 ]
@@ -106,20 +76,6 @@ def test_a_broken_rule_names_the_value_and_the_rule(make_config, key, value, rul
     with pytest.raises(ConfigError, match=f"^{re.escape(f'{key}={shown}{rule}')}") as refused:
         validate(with_values(make_config(), {key: value}))
     assert refused.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "rule"),
-    [
-        ("model.n_heads", 3, "model.d_model=32 is not divisible by model.n_heads=3"),
-        ("budget.tokens", 100.0, "fewer than one batch of optimizer.batch_tokens=256"),
-        ("budget.tokens", None, "exactly one of budget.tokens, budget.flops"),
-        ("budget.flops", 1e12, "got budget.tokens=10240, budget.flops=1e+12; set the others to n"),
-    ],
-)
-def test_a_budget_or_shape_that_is_impossible_is_refused(make_config, key, value, rule):
-    with pytest.raises(ConfigError, match=re.escape(rule)):
-        validate(with_values(make_config(), {key: value}))
 
 
 WSD, KAPLAN = {"shape": ScheduleShape.wsd}, {"shape": ScheduleShape.kaplan}

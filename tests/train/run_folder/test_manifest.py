@@ -28,16 +28,19 @@ def runs(make_config):
     return [planned(make_config(seed=seed), f"seed={seed}") for seed in range(5)]
 
 
-def test_a_study_that_was_not_planned_has_no_manifest(tmp_path):
-    assert read_manifest(tmp_path / "none") is None
+@pytest.fixture
+def study(tmp_path, runs):
+    """The folder of a study of all five."""
+    register_runs(tmp_path / "s", "s", runs, extend=False)
+    return tmp_path / "s"
 
 
 def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(tmp_path, make_config):
     config = make_config(budget=BudgetConfig(flops=1e10))
     run = planned(config, "budget.flops=1e10")
+    assert read_manifest(tmp_path / "s") is None
     register_runs(tmp_path / "s", "s", [run], extend=False)
     manifest = read_manifest(tmp_path / "s")
-    assert manifest is not None
     assert manifest["study"] == "s"
     (entry,) = manifest["runs"]
     assert entry == json.loads(json.dumps(manifest_entry(run)))
@@ -56,12 +59,12 @@ def test_a_manifest_holds_what_was_asked_and_what_it_comes_to(tmp_path, make_con
     }
 
 
-def test_the_same_grid_again_changes_nothing(tmp_path, runs):
-    register_runs(tmp_path, "s", runs, extend=False)
-    before = (tmp_path / "manifest.json").read_bytes()
-    register_runs(tmp_path, "s", list(reversed(runs)), extend=False)
-    register_runs(tmp_path, "s", runs[1:2], extend=False)  # one job of the study
-    assert (tmp_path / "manifest.json").read_bytes() == before
+def test_the_same_grid_again_changes_nothing_and_waits_for_no_writer(study, runs):
+    before = (study / "manifest.json").read_bytes()
+    with hold(study / "manifest.lock", task="is writing its manifest"):
+        register_runs(study, "s", list(reversed(runs)), extend=False)
+        register_runs(study, "s", runs[1:2], extend=False)  # one job of the study
+    assert (study / "manifest.json").read_bytes() == before
 
 
 def test_another_grid_is_refused_before_anything_is_locked_or_written(tmp_path, runs):
@@ -92,21 +95,13 @@ def test_another_grid_is_refused_and_leaves_the_manifest(tmp_path, runs):
     assert (tmp_path / "manifest.json").read_bytes() == before
 
 
-def test_scratch_takes_any_run(tmp_path, runs):
-    register_runs(tmp_path, "scratch", runs[:1], extend=False)
-    register_runs(tmp_path, "scratch", runs[1:], extend=False)
-    manifest = read_manifest(tmp_path)
-    assert manifest is not None
-    assert len(manifest["runs"]) == len(runs)
-
-
-def test_extending_appends_and_keeps_what_was_there(tmp_path, runs):
-    register_runs(tmp_path, "s", runs[:2], extend=False)
-    register_runs(tmp_path, "s", runs[1:], extend=True)
-    manifest = read_manifest(tmp_path)
-    assert manifest is not None
-    assert [run["run_id"] for run in manifest["runs"]] == [run.plan.run_id for run in runs]
-    assert [run["overrides"] for run in manifest["runs"]] == [run.overrides for run in runs]
+@pytest.mark.parametrize(("study", "extend"), [(SCRATCH, False), ("s", True)])
+def test_runs_are_appended_where_they_may_be(tmp_path, runs, study, extend):
+    register_runs(tmp_path, study, runs[:2], extend=False)
+    register_runs(tmp_path, study, runs[1:], extend=extend)
+    entries = read_manifest(tmp_path)["runs"]
+    assert [run["run_id"] for run in entries] == [run.plan.run_id for run in runs]
+    assert [run["overrides"] for run in entries] == [run.overrides for run in runs]
 
 
 def test_the_hash_is_of_the_runs(tmp_path, runs):
@@ -116,12 +111,6 @@ def test_the_hash_is_of_the_runs(tmp_path, runs):
     hashes = [read_manifest(tmp_path / name)["sha256"] for name in "abc"]
     assert hashes[0] == hashes[1] != hashes[2]
     assert all(len(bytes.fromhex(each)) == hashlib.sha256().digest_size for each in hashes)
-
-
-def test_a_manifest_that_is_not_one_is_named(tmp_path):
-    (tmp_path / "manifest.json").write_text("{torn", encoding="utf-8")
-    with pytest.raises(DataError, match=r"manifest.json: not JSON .*; bring the file back"):
-        read_manifest(tmp_path)
 
 
 def nested(depth):
@@ -151,29 +140,26 @@ def rewritten(folder, edit, *, rehash):
         lambda manifest: manifest["runs"][0].update(science=nested(600)),
     ],
 )
-def test_a_manifest_that_was_edited_is_refused_by_name(tmp_path, runs, edit):
-    register_runs(tmp_path, "s", runs, extend=False)
-    rewritten(tmp_path, edit, rehash=False)
-    before = (tmp_path / "manifest.json").read_bytes()
-    named = rf"^{re.escape(str(tmp_path / 'manifest.json'))}: "
+def test_a_manifest_that_was_edited_is_refused_by_name(study, runs, edit):
+    rewritten(study, edit, rehash=False)
+    before = (study / "manifest.json").read_bytes()
+    named = rf"^{re.escape(str(study / 'manifest.json'))}: "
     with pytest.raises(DataError, match=named + r".*; bring the file back"):
-        read_manifest(tmp_path)
+        read_manifest(study)
     with pytest.raises(DataError, match=named):
-        register_runs(tmp_path, "s", runs, extend=True)
-    assert (tmp_path / "manifest.json").read_bytes() == before
+        register_runs(study, "s", runs, extend=True)
+    assert (study / "manifest.json").read_bytes() == before
 
 
-def test_an_edited_manifest_is_told_by_both_hashes(tmp_path, runs):
-    register_runs(tmp_path, "s", runs, extend=False)
-    rewritten(tmp_path, lambda manifest: manifest.update(sha256="0" * 64), rehash=False)
+def test_an_edited_manifest_is_told_by_both_hashes_and_a_torn_one_by_its_place(study):
+    rewritten(study, lambda manifest: None, rehash=False)  # white space is no edit
+    assert read_manifest(study) is not None
+    rewritten(study, lambda manifest: manifest.update(sha256="0" * 64), rehash=False)
     with pytest.raises(DataError, match=r"edited or damaged: its runs hash to .{12}, and it prom"):
-        read_manifest(tmp_path)
-
-
-def test_white_space_is_no_edit(tmp_path, runs):
-    register_runs(tmp_path, "s", runs, extend=False)
-    rewritten(tmp_path, lambda manifest: None, rehash=False)
-    assert read_manifest(tmp_path) is not None
+        read_manifest(study)
+    (study / "manifest.json").write_text("{torn", encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest.json: not JSON .*; bring the file back"):
+        read_manifest(study)
 
 
 @pytest.mark.parametrize(
@@ -189,11 +175,10 @@ def test_white_space_is_no_edit(tmp_path, runs):
         (lambda run: run["plan"].update(flops=10**400), "has no plan of steps and FLOPs"),
     ],
 )
-def test_a_manifest_with_a_right_hash_is_still_not_trusted(tmp_path, runs, edit, message):
-    register_runs(tmp_path, "s", runs, extend=False)
-    rewritten(tmp_path, lambda manifest: edit(manifest["runs"][2]), rehash=True)
+def test_a_manifest_with_a_right_hash_is_still_not_trusted(study, edit, message):
+    rewritten(study, lambda manifest: edit(manifest["runs"][2]), rehash=True)
     with pytest.raises(DataError, match=message):
-        read_manifest(tmp_path)
+        read_manifest(study)
 
 
 def test_a_study_has_no_more_runs_than_are_read(tmp_path, runs, monkeypatch):
@@ -208,12 +193,6 @@ def test_a_study_has_no_more_runs_than_are_read(tmp_path, runs, monkeypatch):
     assert not (tmp_path / "t" / "manifest.json").exists()
 
 
-def test_a_job_whose_run_is_planned_waits_for_no_writer(tmp_path, runs):
-    register_runs(tmp_path, "s", runs, extend=False)
-    with hold(tmp_path / "manifest.lock", task="is writing its manifest"):
-        register_runs(tmp_path, "s", runs[:1], extend=False)
-
-
 def test_a_new_manifest_is_on_disk_with_its_folder(tmp_path, runs, monkeypatch):
     synced = []
     for module in ("train.storage.records", "train.run_folder.manifest"):
@@ -222,21 +201,16 @@ def test_a_new_manifest_is_on_disk_with_its_folder(tmp_path, runs, monkeypatch):
     assert synced == [tmp_path / "s", tmp_path]
 
 
-def test_a_manifest_that_cannot_be_read_is_a_storage_error(tmp_path):
-    (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(StorageError, match=r"manifest.json: cannot be read \(Is a directory\)"):
-        read_manifest(tmp_path)
+def test_a_disk_that_fails_is_a_storage_error(tmp_path, runs, monkeypatch):
+    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be written"):
+        register_runs(Path("/proc/nowhere/x"), "x", runs, extend=False)
 
-
-def test_a_manifest_that_cannot_be_written_is_a_storage_error(tmp_path, runs, monkeypatch):
     def refuse(path, value):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("train.run_folder.manifest.write_json", refuse)
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         register_runs(tmp_path / "s", "s", runs, extend=False)
-
-
-def test_a_study_folder_that_cannot_be_made_is_a_storage_error(runs):
-    with pytest.raises(StorageError, match="/proc/nowhere/x: cannot be written"):
-        register_runs(Path("/proc/nowhere/x"), "x", runs, extend=False)
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(StorageError, match=r"manifest.json: cannot be read \(Is a directory\)"):
+        read_manifest(tmp_path)

@@ -1,5 +1,7 @@
 """A job's end is read from the rows it wrote; a folder that is damaged or gone leaves its code."""
 
+import shutil
+
 import pytest
 
 from tests.train.planned_runs import planned
@@ -19,34 +21,32 @@ from train.study.job import (
 )
 
 
-def run_in(root, name):
-    folder = RunFolder(root / "study" / name)
-    folder.path.mkdir(parents=True)
-    return JobRun(overrides=(f"seed={name}",), folder=folder)
+def job_in(root, *names):
+    runs = []
+    for name in names:
+        folder = RunFolder(root / "study" / name)
+        folder.path.mkdir(parents=True)
+        runs.append(JobRun(overrides=(f"seed={name}",), folder=folder))
+    return Job(runs=tuple(runs))
 
 
 @pytest.fixture
 def job(tmp_path):
-    return Job(runs=(run_in(tmp_path, "run"),))
+    return job_in(tmp_path, "run")
 
 
 @pytest.fixture
 def three(tmp_path):
-    return Job(runs=tuple(run_in(tmp_path, name) for name in "abc"))
+    return job_in(tmp_path, "a", "b", "c")
 
 
 def folder_of(job):
     return job.runs[0].folder
 
 
-def read_end(job, exit_code, rows_before=0):
-    (end,) = read_ends(job, rows_before={"run": rows_before}, exit_code=exit_code).values()
-    return end
-
-
-def ends_of(job, exit_code):
-    ends = read_ends(job, rows_before=dict.fromkeys(job.run_ids, 0), exit_code=exit_code)
-    return {name: end.cause for name, end in ends.items()}
+def causes(job, exit_code, rows_before=0):
+    before = dict.fromkeys(job.run_ids, rows_before)
+    return [end.cause for end in read_ends(job, rows_before=before, exit_code=exit_code).values()]
 
 
 def begin(run, end=None, cause=None):
@@ -57,13 +57,9 @@ def begin(run, end=None, cause=None):
         run.folder.write_status(end, step=1)
 
 
-def test_a_job_is_named_after_its_runs(job, three):
-    assert (str(job), job.run_ids) == ("run", ("run",))
+def test_a_job_is_named_after_its_runs_in_words_that_hydra_reads(job, three):
+    assert (str(job), job.run_ids, job.words) == ("run", ("run",), ["seed=run"])
     assert (str(three), three.run_ids) == ("a and 2 more", ("a", "b", "c"))
-
-
-def test_others_are_named_in_words_that_hydra_reads(job, three):
-    assert job.words == ["seed=run"]
     assert three.words == ["seed=a", "together=['b','c']"]
 
 
@@ -78,9 +74,7 @@ def test_a_job_of_a_group_has_its_runs_longest_first(make_config):
 def test_what_is_done_is_left_out(three):
     begin(three.runs[0], "completed")
     begin(three.runs[1], "failed", "bug")
-    left = three.unfinished()
-    assert left is not None
-    assert left.words == ["seed=b", "together=['c']"]
+    assert three.unfinished().words == ["seed=b", "together=['c']"]
     for run in three.runs:
         run.folder.write_status("diverged")
     assert three.unfinished() is None
@@ -95,67 +89,53 @@ def test_held_runs_are_counted(three):
 
 def test_rows_of_earlier_attempts_are_not_the_job_s(job):
     begin(job.runs[0], "failed", "infrastructure")
-    before = job.rows()
-    assert before == {"run": 2}
-    end = read_end(job, 1, rows_before=2)
-    assert end == JobEnd(cause="bug", exit_code=1)
-    assert str(end) == "bug (exit 1)"
+    assert job.rows() == {"run": 2}
+    assert causes(job, 1, rows_before=2) == ["bug"]
 
 
 def test_a_job_killed_after_its_run_was_completed_is_done(job):
     folder_of(job).log_attempt("start", attempt=1)
     folder_of(job).log_attempt("end", attempt=1, state="completed", cause=None)
     assert job.unfinished() == job
-    assert read_end(job, -9).cause == "killed"  # the status is missing
+    assert causes(job, -9) == ["killed"]  # the status is missing
     folder_of(job).write_status("completed", step=1)
     assert job.unfinished() is None
-    end = read_end(job, -9)
-    assert end.cause is None
-    assert str(end) == "done"
+    assert causes(job, -9) == [None]
 
 
-def test_a_killed_job_kills_what_it_had_not_finished(three):
-    begin(three.runs[0], "completed")
-    begin(three.runs[1], "diverged", "diverged")
-    begin(three.runs[2])
-    assert ends_of(three, -9) == {"a": None, "b": "diverged", "c": "killed"}
+COMPLETED, DIVERGED, LOST = ("completed",), ("diverged", "diverged"), ("failed", "infrastructure")
 
 
-def test_a_run_that_was_to_restart_and_was_killed_before_is_not_done(job):
-    folder_of(job).write_status("diverged")
-    assert read_end(job, -9).cause == "killed"
+@pytest.mark.parametrize(
+    ("rows", "exit_code", "ends"),
+    [
+        # killed: what had not ended
+        ([COMPLETED, DIVERGED, ()], -9, [None, "diverged", "killed"]),
+        # a diverged replica is the end of it alone
+        ([COMPLETED, DIVERGED, COMPLETED], 5, [None, "diverged", None]),
+        # a run that the job never began ended as the others did
+        ([COMPLETED, LOST], 75, [None, "infrastructure", "infrastructure"]),
+        # no row: the exit code
+        ([], 73, ["locked"] * 3),
+        ([], 2, ["config"] * 3),
+    ],
+)
+def test_every_run_of_a_job_has_an_end_of_its_own(three, rows, exit_code, ends):
+    for run, row in zip(three.runs, rows, strict=False):
+        begin(run, *row)
+    assert causes(three, exit_code) == ends
+    final = [JobEnd(cause=cause, exit_code=exit_code).is_final for cause in ends]
+    assert final == [cause in (None, "diverged") for cause in ends]
 
 
-def test_a_diverged_replica_is_the_end_of_it_alone(three):
-    begin(three.runs[0], "completed")
-    begin(three.runs[1], "diverged", "diverged")
-    begin(three.runs[2], "completed")
-    ends = read_ends(three, rows_before=dict.fromkeys("abc", 0), exit_code=5)
-    assert [end.cause for end in ends.values()] == [None, "diverged", None]
-    assert all(end.is_final for end in ends.values())
-
-
-def test_a_run_that_its_job_never_began_ended_as_the_others_did(three):
-    begin(three.runs[0], "completed")
-    begin(three.runs[1], "failed", "infrastructure")
-    ends = ends_of(three, 75)
-    assert ends == {"a": None, "b": "infrastructure", "c": "infrastructure"}
-
-
-def test_a_job_that_wrote_nothing_leaves_its_exit_code(three):
-    assert ends_of(three, 73) == dict.fromkeys("abc", "locked")
-    assert ends_of(three, 2) == dict.fromkeys("abc", "config")
-
-
-def test_damaged_rows_leave_the_exit_code(job):
+def test_without_rows_of_its_own_the_exit_code_has_to_do(job):
+    folder_of(job).write_status("diverged")  # it was to restart, and was killed before
+    assert causes(job, -9) == ["killed"]
     folder_of(job).attempts.write_text("garbage\n", encoding="utf-8")
     assert job.rows() == {"run": 0}
-    assert read_end(job, -9).cause == "killed"
-
-
-def test_a_folder_that_is_gone_leaves_the_exit_code(job):
-    folder_of(job).path.rmdir()
-    assert read_end(job, 3).cause == "storage"
+    assert causes(job, -9) == ["killed"]
+    shutil.rmtree(folder_of(job).path)
+    assert causes(job, 3) == ["storage"]
 
 
 def test_a_launcher_of_ours_is_told_by_its_method():
@@ -170,21 +150,19 @@ def test_a_launcher_of_ours_is_told_by_its_method():
 # causes and retries
 
 
-def row(event: str, cause: str | None = None) -> dict[str, object]:
+def row(event, cause=None):
     return {"event": event} if event == "start" else {"event": event, "cause": cause}
 
 
 START = row("start")
 
 
-def test_only_what_may_pass_by_itself_is_tried_again_and_only_twice() -> None:
-    assert {cause: limit for cause, limit in RETRIES.items() if limit} == {
-        "killed": 2,
-        "infrastructure": 2,
-    }
+def test_only_what_may_pass_by_itself_is_tried_again_and_only_twice():
+    limits = {cause: limit for cause, limit in RETRIES.items() if limit}
+    assert limits == {"killed": 2, "infrastructure": 2}
 
 
-def test_every_cause_of_an_error_has_its_line_in_the_table() -> None:
+def test_every_cause_of_an_error_has_its_line_in_the_table():
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     causes = {
         kind.cause
@@ -221,9 +199,7 @@ def test_every_cause_of_an_error_has_its_line_in_the_table() -> None:
         ([{"event": "end", "cause": ["list"]}], 1, "bug"),
     ],
 )
-def test_the_end_is_judged_by_the_rows_and_by_the_exit_code_without_them(
-    rows: list[dict[str, object]], exit_code: int, cause: str | None
-) -> None:
+def test_the_end_is_judged_by_the_rows_and_by_the_exit_code_without_them(rows, exit_code, cause):
     assert cause_of_end(rows, exit_code) == cause
 
 

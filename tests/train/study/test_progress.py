@@ -4,24 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.planned_runs import status_row
 from train.errors import DataError
 from train.study import progress as study_progress
 from train.study.progress import StudyProgress
-from train.study.run_status import RunStatus
-
-
-def run(state, step):
-    return RunStatus(
-        run_id="r",
-        state=state,
-        reason="",
-        step=step,
-        total_steps=100,
-        flops=1_000,
-        seconds=0.0,
-        loss=None,
-        exit_code=None,
-    )
 
 
 class Clock:
@@ -46,7 +32,7 @@ class Folder:
 
     def __init__(self, clock):
         self.clock, self.looks, self.seconds = clock, 0, 0.0
-        self.runs = [run("running", 0), run("planned", 0)]
+        self.runs = [status_row("running", 0), status_row("planned", 0)]
 
     def study_status(self, folder):
         assert folder == Path("runs/s")
@@ -66,7 +52,7 @@ def test_lines_tell_share_runs_others_and_time_left_by_hand(clock, folder, capsy
     with StudyProgress(Path("runs/s")) as progress:
         progress.refresh(n_elsewhere=0)
         clock.now += 30
-        folder.runs = [run("completed", 100), run("running", 50)]
+        folder.runs = [status_row("completed", 100), status_row("running", 50)]
         progress.refresh(n_elsewhere=1)
         progress.refresh(n_elsewhere=2)
         progress.say("a line [of] its own")
@@ -108,7 +94,7 @@ def test_a_manifest_that_is_damaged_on_the_way_leaves_what_was_known(
     def refuse(folder):
         raise DataError(f"{folder}: not JSON")
 
-    folder.runs = [run("completed", 100), run("planned", 0)]
+    folder.runs = [status_row("completed", 100), status_row("planned", 0)]
     with StudyProgress(Path("runs/s")) as progress:
         progress.refresh(n_elsewhere=0)
         monkeypatch.setattr(study_progress, "study_status", refuse)

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.train.planned_runs import status_row
 from train.run_folder.accounting import read_cost
 from train.run_folder.run_folder import RunFolder
 from train.storage import lock
 from train.storage.records import append_jsonl, write_json
 from train.study.run_status import (
     STALE_SECONDS,
-    RunStatus,
     name_stops,
     run_status,
     stops_by_cause,
@@ -41,17 +41,8 @@ def beat(folder, *, seconds_ago, **facts):
 
 
 def test_a_run_without_a_folder_is_planned(tmp_path):
-    assert run_status(tmp_path, ENTRY) == RunStatus(
-        run_id="d8l2-a",
-        state="planned",
-        reason="",
-        step=0,
-        total_steps=40,
-        flops=6_000,
-        seconds=0.0,
-        loss=None,
-        exit_code=None,
-    )
+    expected = status_row("planned", run_id="d8l2-a", total_steps=40, flops=6_000)
+    assert run_status(tmp_path, ENTRY) == expected
     assert not (tmp_path / "d8l2-a").exists()
 
 
@@ -80,12 +71,8 @@ def test_a_run_under_way_has_time_left_at_its_rate(folder):
     with folder.locked():
         status = status_of(folder)
     assert (status.state, status.share, status.seconds_left) == ("running", 0.25, 6.0)
-
-
-def test_a_run_that_no_process_holds_is_stale(folder):
-    folder.write_status("running", step=10)
-    assert status_of(folder).state == "stale"
-    assert status_of(folder).seconds_left is None
+    status = status_of(folder)  # no process holds it any more
+    assert (status.state, status.share, status.seconds_left) == ("stale", 0.25, None)
 
 
 def test_a_held_run_that_has_been_silent_for_long_is_said(folder):
@@ -220,7 +207,7 @@ START, END = {"event": "start"}, {"event": "end", "cause": None}
 PREEMPTED = {"event": "end", "cause": "preempted"}
 
 
-def test_stops_are_counted_by_cause_and_a_start_without_an_end_was_killed() -> None:
+def test_stops_are_counted_by_cause_and_a_start_without_an_end_was_killed():
     rows = [START, START, PREEMPTED, START, PREEMPTED, START]
     assert stops_by_cause(rows, is_running=True) == {"killed": 1, "preempted": 2}
     assert stops_by_cause(rows, is_running=False) == {"killed": 2, "preempted": 2}
@@ -229,16 +216,13 @@ def test_stops_are_counted_by_cause_and_a_start_without_an_end_was_killed() -> N
     assert stops_by_cause([START, END], is_running=False) == {}
 
 
-def test_rows_that_are_no_attempts_count_for_nothing() -> None:
-    assert stops_by_cause([{"event": "other"}, {}, {"cause": "killed"}], is_running=False) == {}
-
-
-def test_a_cause_that_is_no_word_is_unknown() -> None:
+def test_what_is_no_attempt_counts_for_nothing_and_a_cause_that_is_no_word_is_unknown():
     """Whatever was written there, it goes to a terminal."""
+    odd = [{"event": "other"}, {}, {"cause": "killed"}]
     rows = [{"event": "end", "cause": cause} for cause in ("\x1b[31m", ["list"], 7)]
-    assert stops_by_cause(rows, is_running=False) == {"unknown": 3}
+    assert stops_by_cause([*odd, *rows], is_running=False) == {"unknown": 3}
 
 
-def test_the_most_frequent_stop_is_named_first() -> None:
+def test_the_most_frequent_stop_is_named_first():
     assert name_stops({"bug": 1, "killed": 3, "data": 1}) == "3 killed, 1 bug, 1 data"
     assert name_stops({}) == ""
