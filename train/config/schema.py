@@ -1,6 +1,6 @@
-"""Every setting of a job: science.py says what is measured, plumbing.py how it runs.
+"""The whole config of a job: experiment.py is what is measured, runtime.py how it runs.
 
-Import settings from here. Rules are in validate.py and ranges.py, arithmetic in planning.py.
+Rules of single values are in ranges.py, rules across them in plan/validate.py.
 
 The dataclasses are not frozen and choices are Enums because OmegaConf 2.3 makes frozen dataclasses
 read-only for overrides and refuses `Literal`. They are read-only by habit: nothing writes to them
@@ -10,75 +10,24 @@ after validation.
 from dataclasses import dataclass, field
 
 from train.config.experiment import (
-    Activation,
     BudgetConfig,
-    Cooldown,
     DataConfig,
     EvalConfig,
-    FlopConvention,
-    LearningRateRule,
     ModelConfig,
-    Norm,
     OptimizerConfig,
-    Positions,
     ScheduleConfig,
-    ScheduleShape,
-    Source,
-    SyntheticConfig,
-    TokenizerKind,
 )
 from train.config.runtime import (
-    SCRATCH,
-    AttentionKernel,
-    Compile,
-    Device,
-    Dtype,
     MachineConfig,
-    OnSaveError,
     PathsConfig,
     StudyConfig,
     TrackerConfig,
-    TrackerKind,
-    WandbMode,
 )
-
-__all__ = [
-    "SCIENCE",
-    "SCRATCH",
-    "Activation",
-    "AttentionKernel",
-    "BudgetConfig",
-    "Compile",
-    "Config",
-    "Cooldown",
-    "DataConfig",
-    "Device",
-    "Dtype",
-    "EvalConfig",
-    "FlopConvention",
-    "LearningRateRule",
-    "MachineConfig",
-    "ModelConfig",
-    "Norm",
-    "OnSaveError",
-    "OptimizerConfig",
-    "PathsConfig",
-    "Positions",
-    "ScheduleConfig",
-    "ScheduleShape",
-    "Source",
-    "StudyConfig",
-    "SyntheticConfig",
-    "TokenizerKind",
-    "TrackerConfig",
-    "TrackerKind",
-    "WandbMode",
-]
 
 
 @dataclass(kw_only=True)
 class Config:
-    """One job. `science` is hashed into run_id, `plumbing` is not (identity.py)."""
+    """One job. The groups of SCIENCE are hashed into run_id (plan/identity.py), others are not."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -12,6 +12,9 @@ from hydra.core.override_parser.types import Override
 from train.errors import ConfigError
 from train.storage.records import MOST_RUNS
 
+Parser = OverridesParser
+"""Hydra's parser of overrides."""
+
 AXIS_KEY = re.compile(r"\+{0,2}[a-zA-Z_][a-zA-Z0-9_./@]*")
 """What may stand left of the equals sign: no option of the command, no deletion."""
 
@@ -22,7 +25,7 @@ def expand_grid(
     arguments: Sequence[str],
     blocks: Sequence[Mapping[str, Any]],
     *,
-    parser: OverridesParser | None = None,
+    parser: Parser | None = None,
 ) -> list[list[str]]:
     """Return one list of overrides per run.
 

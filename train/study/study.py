@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -14,7 +13,7 @@ from train.config.compose import Compose, explain, is_config_failure, to_config
 from train.config.runtime import SCRATCH
 from train.distributed import this_world
 from train.errors import ConfigError, InterruptedByUserError, PreemptedError, WindTunnelError
-from train.plan.grid import expand_grid
+from train.plan.grid import Parser, expand_grid
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.manifest import (
@@ -43,7 +42,7 @@ def run_study(
     study: DictConfig,
     compose: Compose,
     launch: Launch,
-    parser: OverridesParser | None = None,
+    parser: Parser | None = None,
 ) -> None:
     """Plan the study's grid and launch its unfinished runs.
 
