@@ -1,4 +1,4 @@
-"""Which room may import which (HOUSE.md, DESIGN.md section 4), read from the source.
+"""Which room may import which, read from the source.
 
 Imports inside functions count. What a fresh process loads is checked at the end.
 """

@@ -1,7 +1,7 @@
-"""Memory that does not suffice: rows O1 and O2 of the fault catalogue.
+"""Out of memory: rows O1 and O2 of the fault catalogue.
 
-O1 from the first step on, O2 in the middle of a run and of a step. The allocator's error is raised
-by the test, at a number of windows per forward pass; on CUDA it is the allocator's own.
+O1 is at the first step, O2 in the middle of a run and of a step. The test raises the allocator's
+error, above a number of windows per forward pass; on CUDA the allocator raises its own.
 """
 
 import dataclasses

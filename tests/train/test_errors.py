@@ -1,4 +1,4 @@
-"""The exit codes that scripts and schedulers rely on, and the nearest-name hint."""
+"""Exit codes, causes, storage errors, and the hint of the nearest name."""
 
 import errno
 import os
@@ -15,52 +15,30 @@ from train.errors import (
 )
 from train.study.study import StudyIncompleteError
 
-EXIT_CODES = {
-    "ConfigError": 2,
-    "DataError": 2,
-    "MissingExtraError": 2,
-    "StorageError": 3,
-    "RecordsError": 3,
-    "CheckpointError": 4,
-    "DivergedError": 5,
-    "DeviceMemoryError": 2,
-    "InfrastructureError": 75,
-    "LockedError": 73,
-    "PreemptedError": 75,
-    "InterruptedByUserError": 130,
+CODES_AND_CAUSES = {
+    "WindTunnelError": (1, "error"),
+    "ConfigError": (2, "config"),
+    "DataError": (2, "data"),
+    "MissingExtraError": (2, "config"),
+    "StorageError": (3, "storage"),
+    "RecordsError": (3, "storage"),
+    "CheckpointError": (4, "checkpoint"),
+    "DivergedError": (5, "diverged"),
+    "DeviceMemoryError": (2, "out_of_memory"),
+    "InfrastructureError": (75, "infrastructure"),
+    "LockedError": (73, "locked"),
+    "PreemptedError": (75, "preempted"),
+    "InterruptedByUserError": (130, "interrupted"),
 }
 
 
-def test_every_error_has_the_agreed_exit_code():
+def test_every_error_has_the_exit_code_and_the_cause_that_schedulers_and_retries_rely_on():
     real = {
-        name: kind.exit_code
+        name: (kind.exit_code, kind.cause)
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, WindTunnelError)
     }
-    assert real == {**EXIT_CODES, "WindTunnelError": 1}
-
-
-def test_every_error_has_a_cause_by_which_retries_are_counted():
-    causes = {
-        name: kind.cause
-        for name, kind in vars(errors).items()
-        if isinstance(kind, type) and issubclass(kind, WindTunnelError)
-    }
-    assert causes == {
-        "WindTunnelError": "error",
-        "ConfigError": "config",
-        "DataError": "data",
-        "MissingExtraError": "config",
-        "StorageError": "storage",
-        "RecordsError": "storage",
-        "CheckpointError": "checkpoint",
-        "DivergedError": "diverged",
-        "DeviceMemoryError": "out_of_memory",
-        "InfrastructureError": "infrastructure",
-        "LockedError": "locked",
-        "PreemptedError": "preempted",
-        "InterruptedByUserError": "interrupted",
-    }
+    assert real == CODES_AND_CAUSES
 
 
 def test_a_missing_extra_names_the_package_and_the_command():

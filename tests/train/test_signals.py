@@ -1,5 +1,6 @@
-"""A signal asks for a stop, once, and the handlers before it come back."""
+"""Signals ask for a stop; the previous handlers come back and are called after a granted stop."""
 
+import contextlib
 import os
 import signal
 import time
@@ -52,14 +53,18 @@ def scheduler():
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler):
+@pytest.mark.parametrize("command", [contextlib.nullcontext, stops_at_once])
+def test_a_scheduler_s_handler_is_called_after_a_stop_was_granted(scheduler, command):
+    """Also where the handlers of the command lie between those of the loop and the scheduler."""
+
     def stop():
-        with stop_requests() as request:
+        with command(), stop_requests() as request:
             os.kill(os.getpid(), signal.SIGUSR2)
-            assert scheduler == []  # not before the state is saved
+            # not before the state is saved
+            assert scheduler == []
             raise request.error("after step 7")
 
-    with pytest.raises(PreemptedError):
+    with pytest.raises(PreemptedError, match="after step 7"):
         stop()
     assert scheduler == [signal.SIGUSR2]
 
@@ -94,26 +99,3 @@ def test_outside_the_loop_a_signal_ends_the_command(number, kind):
     with pytest.raises(kind, match=f"stopped by {number.name} outside the training loop"):
         stop()
     assert signal.getsignal(number) is before
-
-
-def test_inside_the_command_a_granted_stop_is_raised_once():
-    def stop():
-        with stops_at_once(), stop_requests() as request:
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise request.error("after step 7")
-
-    with pytest.raises(PreemptedError, match="after step 7"):
-        stop()
-
-
-def test_a_scheduler_s_handler_is_called_also_from_within_the_command(scheduler):
-    """The command's own handlers lie between the loop's and the scheduler's."""
-
-    def stop():
-        with stops_at_once(), stop_requests() as request:
-            os.kill(os.getpid(), signal.SIGUSR2)
-            raise request.error("after step 7")
-
-    with pytest.raises(PreemptedError, match="after step 7"):
-        stop()
-    assert scheduler == [signal.SIGUSR2]

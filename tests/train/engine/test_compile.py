@@ -35,7 +35,7 @@ needs_compiler = pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ co
 
 
 def of_torch(test):
-    """Pass over the warnings of its compiler: its imports', and of a look at a block's input."""
+    """Ignore warnings of torch's compiler: of its imports, and when it inspects a block's input."""
     for warning in ("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor"):
         test = pytest.mark.filterwarnings(warning)(test)
     return test
@@ -43,7 +43,7 @@ def of_torch(test):
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path):
-    """What compiling sets for the whole process is undone; code goes to a folder of the test's."""
+    """Undo what compiling sets for the whole process; code goes to a folder of the test."""
     monkeypatch.setenv(CACHE, str(tmp_path))
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
         monkeypatch.setenv(name, "")
@@ -97,7 +97,7 @@ def test_a_compiled_stack_is_the_eager_one_whole_or_block_by_block(
 
 @pytest.fixture
 def given(monkeypatch):
-    """torch.compile notes what it was given, and returns it."""
+    """Names of the functions given to torch.compile, which returns them as they are."""
     names = []
 
     def fake(function, *, dynamic):
@@ -158,19 +158,15 @@ def test_a_shallow_model_is_compiled_whole_and_a_deep_one_by_its_block(n_layers,
 
 
 @pytest.mark.usefixtures("given")
-def test_compiled_code_is_kept_in_the_cache_folder_and_compiled_by_one_thread(tmp_path):
+@pytest.mark.parametrize("own", [None, ("/mine", "4")])
+def test_code_goes_to_the_cache_folder_by_one_thread_unless_the_user_says_otherwise(
+    own, tmp_path, monkeypatch
+):
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+    for name, value in zip(names, own or (), strict=False):
+        monkeypatch.setenv(name, value)
     compile_model(model_of(2))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
-    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
-
-
-@pytest.mark.usefixtures("given")
-def test_a_user_s_own_folder_and_threads_are_left_alone(monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "4")
-    compile_model(model_of(2))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
-    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "4"
+    assert tuple(os.environ[name] for name in names) == (own or (str(tmp_path / "compiled"), "1"))
 
 
 def test_a_cpu_compiles_where_there_is_a_compiler(monkeypatch, tmp_path):
@@ -206,26 +202,20 @@ def test_a_gpu_compiles_where_there_is_triton_and_what_it_builds_with(gone, monk
     assert not can_compile(cuda)
 
 
-def test_the_folder_is_the_one_named(monkeypatch):
-    monkeypatch.setenv(CACHE, "/scratch/mine")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert cache_folder() == Path("/scratch/mine")
-
-
-@pytest.mark.parametrize("named", [None, ""])
-def test_else_it_lies_in_the_user_s_cache_folder(named, monkeypatch):
-    if named is None:
-        monkeypatch.delenv(CACHE, raising=False)
-    else:
-        monkeypatch.setenv(CACHE, named)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert cache_folder() == Path("/caches/windtunnel")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert cache_folder() == Path("/home/someone/.cache/windtunnel")
-
-
-def test_asking_makes_no_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    cache_folder()
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("named", "cache_home", "folder"),
+    [
+        ("/scratch/mine", "/elsewhere", "/scratch/mine"),
+        ("", "/caches", "/caches/windtunnel"),
+        ("", "", "/home/someone/.cache/windtunnel"),
+    ],
+)
+def test_the_cache_folder_is_the_one_named_or_the_user_s(named, cache_home, folder, monkeypatch):
+    for name, value in ((CACHE, named), ("XDG_CACHE_HOME", cache_home), ("HOME", "/home/someone")):
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(folder)
+    for name in (CACHE, "XDG_CACHE_HOME"):
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+    assert cache_folder() == Path(folder)
+    assert not Path(folder).exists()

@@ -74,23 +74,19 @@ def _counter(monkeypatch):
     return counter
 
 
-def test_warming_up_leaves_the_state_as_it_was(counter):
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_a_step_is_captured_after_a_warm_up_that_restores_the_state(counter, is_warm):
     graphed = GraphedStep([counter.state])
-    assert counter.log == []  # nothing before it is asked for
+    assert counter.log == []
     counter.state += 5
+    if is_warm:
+        graphed.warm_up(counter.step)
+        assert counter.log == ["step"] * WARM_UP_STEPS
+        assert counter.state.tolist() == [5.0, 5.0]
     assert graphed.replay(counter.step, 1) == 1
     assert counter.log[:WARM_UP_STEPS] == ["step"] * WARM_UP_STEPS
     assert counter.log[WARM_UP_STEPS:] == ["capture in None", "record", "replay 1"]
     assert counter.state.tolist() == [6.0, 6.0]
-
-
-def test_what_was_warmed_up_beforehand_is_recorded_at_once(counter):
-    graphed = GraphedStep([counter.state])
-    graphed.warm_up(counter.step)
-    assert counter.log == ["step"] * WARM_UP_STEPS
-    assert counter.state.tolist() == [0.0, 0.0]
-    assert graphed.replay(counter.step, 1) == 1
-    assert counter.log[WARM_UP_STEPS:] == ["capture in None", "record", "replay 1"]
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,13 @@ def test_cuda_that_is_asked_for_and_absent_is_refused():
 
 
 @pytest.mark.usefixtures("without_cuda")
-def test_auto_is_the_cpu_without_cuda():
-    compute = select_device(MachineConfig(device=Device.auto))
-    assert compute.device == torch.device("cpu")
-    assert not compute.is_cuda
-    assert compute.name.endswith(", 1 thread")
+def test_auto_is_the_cpu_without_cuda_with_the_threads_of_the_config():
+    for threads, name in ((1, ", 1 thread"), (2, ", 2 threads")):
+        compute = select_device(MachineConfig(device=Device.auto, threads=threads))
+        assert compute.device == torch.device("cpu")
+        assert not compute.is_cuda
+        assert compute.name.endswith(name)
+        assert torch.get_num_threads() == threads
 
 
 def test_the_cpu_that_is_asked_for_is_taken_even_beside_cuda(monkeypatch):
@@ -51,13 +53,6 @@ def test_each_process_of_a_machine_takes_the_gpu_of_its_number(monkeypatch):
             select_device(MachineConfig(), index=2)
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-@pytest.mark.usefixtures("without_cuda")
-def test_threads_are_those_of_the_config():
-    compute = select_device(MachineConfig(threads=2))
-    assert torch.get_num_threads() == 2
-    assert compute.name.endswith(", 2 threads")
 
 
 def test_a_job_plans_with_its_share_of_a_shared_gpu(monkeypatch):

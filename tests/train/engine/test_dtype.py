@@ -1,11 +1,11 @@
-"""bfloat16 products against float32: what they move the final loss by, in units of the seed's."""
+"""bfloat16 matmuls: how far they move the final loss, relative to its spread over seeds."""
 
 import statistics
 from dataclasses import dataclass
 
 import pytest
-import torch
 
+from tests.train.small_engines import CPU, policy
 from train.config.experiment import (
     DataConfig,
     ModelConfig,
@@ -18,14 +18,11 @@ from train.config.runtime import AttentionKernel, Dtype
 from train.data.prepare import prepare
 from train.data.shards import open_dataset
 from train.engine.batches import Batches
-from train.engine.compute_policy import ComputePolicy
-from train.engine.device import ComputeDevice
 from train.engine.engine import Engine, Replica
 from train.engine.evaluate import evaluate
 from train.plan.schedule import resolve_schedule
 from train.plan.shape import model_shape
 
-CPU = ComputeDevice(torch.device("cpu"), "cpu")
 SEEDS = range(4)
 LARGEST_SHIFT = 0.1
 """Of the seed's standard deviation."""
@@ -67,18 +64,12 @@ def final_losses(setting, dataset, dtype):
     )
     batch_seqs = setting.batch_tokens // SEQ_LEN
     batches = Batches(dataset, CPU, seeds=SEEDS, batch_seqs=batch_seqs, seq_len=SEQ_LEN)
-    policy = ComputePolicy(
-        dtype=dtype,
-        attention=AttentionKernel.plain,
-        compiled=False,
-        micro_batch_seqs=batch_seqs,
-        eval_seqs=64,
-    )
     replicas = [
         Replica(seed=seed, lr=setting.lr, schedule=schedule, optimizer=OptimizerConfig())
         for seed in SEEDS
     ]
-    engine = Engine(shape, replicas, CPU, batches, policy)
+    choices = policy(dtype=dtype, attention=AttentionKernel.plain, micro_batch_seqs=batch_seqs)
+    engine = Engine(shape, replicas, CPU, batches, choices)
     engine.advance(setting.steps)
     batches.load_validation(131_072, max_seqs=64)
     return [measured.loss for measured in evaluate(engine)]

@@ -30,47 +30,33 @@ from train.study.preflight import preflight
 PAIR = (replica(seed=0), replica(seed=1, lr=0.02))
 
 
-def trained(micro_batch_seqs, n_steps):
-    engine = make_engine(PAIR, micro_batch_seqs=micro_batch_seqs)
-    return engine, engine.advance(n_steps)
-
-
 @pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
 def test_micro_batches_train_like_the_whole_batch_within_rounding(micro_batch_seqs):
-    (whole, expected), (split, segment) = trained(8, 5), trained(micro_batch_seqs, 5)
-    for ours, theirs in zip(segment.losses_SR, expected.losses_SR, strict=True):
-        assert ours == pytest.approx(theirs, abs=2e-6)
-    for ours, theirs in zip(segment.grad_norms_SR, expected.grad_norms_SR, strict=True):
-        assert ours == pytest.approx(theirs, rel=2e-5)
+    whole, split = make_engine(PAIR), make_engine(PAIR, micro_batch_seqs=micro_batch_seqs)
+    for n_steps in (1, 4):
+        expected, segment = whole.advance(n_steps), split.advance(n_steps)
+        for ours, theirs in zip(segment.losses_SR, expected.losses_SR, strict=True):
+            assert ours == pytest.approx(theirs, abs=2e-6)
+        for ours, theirs in zip(segment.grad_norms_SR, expected.grad_norms_SR, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-5)
+        # after one step the first moments are a tenth of the gradients
+        torch.testing.assert_close(
+            split.optimizer.exp_avg_RP,
+            whole.optimizer.exp_avg_RP,
+            atol=1e-7 if whole.step == 1 else 1e-6,
+            rtol=0.0,
+        )
     for place in (0, 1):
         ours, theirs = state_of(split, place), state_of(whole, place)
-        torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], atol=1e-6, rtol=0.0)
         # AdamW's first updates are lr * sign(gradient): where that is rounding alone, they differ
         differs = [(ours[name] - value).abs() > 1e-5 for name, value in theirs.items()]
         n_weights = sum(each.numel() for each in differs)
         assert sum(int(each.sum()) for each in differs) / n_weights < 0.01
 
 
-@pytest.mark.parametrize("micro_batch_seqs", [1, 2, 4])
-def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(micro_batch_seqs):
-    (whole, _), (split, _) = trained(8, 1), trained(micro_batch_seqs, 1)
-    torch.testing.assert_close(  # after one step the first moments are a tenth of the gradients
-        split.optimizer.exp_avg_RP, whole.optimizer.exp_avg_RP, atol=1e-7, rtol=0.0
-    )
-
-
 @pytest.mark.parametrize(
     ("micro_batch_seqs", "batch_seqs", "half"),
-    [
-        (64, 64, 32),
-        (8, 8, 4),
-        (6, 12, 3),
-        (5, 15, 1),
-        (9, 27, 3),
-        (3, 12, 1),
-        (2, 2, 1),
-        (1, 8, None),
-    ],
+    [(64, 64, 32), (6, 12, 3), (5, 15, 1), (9, 27, 3), (3, 12, 1), (2, 2, 1), (1, 8, None)],
 )
 def test_the_half_is_the_largest_divisor_that_is_at_most_half(micro_batch_seqs, batch_seqs, half):
     assert half_micro_batch(micro_batch_seqs, batch_seqs=batch_seqs) == half

@@ -44,7 +44,7 @@ def model_of(shape, dtype=torch.float64, attention=AttentionKernel.plain, rotary
 
 
 def random_weights(shape, *lead, seed=0):
-    """Gains and a head that say something, in float64."""
+    """Random gains and head, in float64; initially they are one and zero."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for p in layout_of(shape).parameters:
@@ -81,7 +81,8 @@ def test_losses_and_gradients_are_those_of_the_plain_model(variant, attention):
     ours = torch.autograd.grad(loss_R.sum(), leaves)
     theirs = torch.autograd.grad(expected, leaves)
     for name, one, other in zip(weights, ours, theirs, strict=True):
-        assert other.any(), name  # every parameter learns
+        # every parameter has a gradient
+        assert other.any(), name
         torch.testing.assert_close(one, other, **EXACT, msg=lambda text, name=name: name + text)
 
 
@@ -152,18 +153,6 @@ def test_a_token_changes_its_own_window_from_its_place_on(variant, changed, atte
     assert not differs_RBT.any()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_order_matters(variant):
-    shape = tiny(variant)
-    model, weights = model_of(shape), random_weights(shape)
-    tokens, _ = windows()
-    tokens[0, 0, :2] = torch.tensor([3, 5])
-    swapped = tokens.clone()
-    swapped[0, 0, :2] = torch.tensor([5, 3])
-    last = (stream_of(model, weights, tokens) - stream_of(model, weights, swapped))[0, 0, -1]
-    assert last.abs().max() > 1e-4
-
-
 def test_rms_norm_by_hand():
     x = torch.tensor([[3.0, -3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 8.0]])
     expected = torch.tensor([[1.0, -1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]])
@@ -175,7 +164,8 @@ def test_rms_norm_by_hand():
 def test_the_gradient_of_rms_norm_is_that_of_its_formula():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
-    x[0, 0] *= 1e-3  # where the added constant tells
+    # small enough for EPS to matter
+    x[0, 0] *= 1e-3
     assert torch.autograd.gradcheck(root_mean_square_norm, x.requires_grad_())
 
 
@@ -195,20 +185,6 @@ def turned(rotary, x_TK):
     out = rotary(x_BT2HK)[0, :, :, 0]
     assert torch.equal(out[:, 0], out[:, 1])  # keys are turned as queries
     return out[:, 0]
-
-
-def test_rotary_by_hand_for_one_pair():
-    x_TK = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(4, 2)
-    by_hand = [[math.cos(t), math.sin(t)] for t in range(4)]  # one frequency: 1 radian a position
-    expected = torch.tensor(by_hand, dtype=torch.float64)
-    torch.testing.assert_close(turned(rotary_of(2, 4), x_TK), expected, **EXACT)
-
-
-def test_rotary_keeps_lengths_and_leaves_the_first_position():
-    x_TK = torch.randn(50, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    out = turned(rotary_of(16, 50), x_TK)
-    torch.testing.assert_close(out.norm(dim=-1), x_TK.norm(dim=-1), **EXACT)
-    assert torch.equal(out[0], x_TK[0])
 
 
 def test_rotary_products_depend_on_distance_alone():
