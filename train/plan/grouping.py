@@ -106,11 +106,11 @@ def group_runs(
 def family(run: PlannedRun) -> Hashable:
     """Key of runs that may share a job: all but steps, seed and optimizer; with the batch size."""
     config, plan = run.config, run.plan
-    plumbing = (config.machine, config.tracker, config.paths, config.study, config.restart)
+    runtime = (config.machine, config.tracker, config.paths, config.study, config.restart)
     # these two are not in the shape
     model = (config.model.activation, config.model.rotary_base)
-    science = (model, config.data, config.eval, config.schedule, plan.batch_tokens)
-    return plan.shape, repr(science), repr(plumbing)
+    experiment = (model, config.data, config.eval, config.schedule, plan.batch_tokens)
+    return plan.shape, repr(experiment), repr(runtime)
 
 
 def replica(run: PlannedRun) -> Hashable:

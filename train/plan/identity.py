@@ -1,7 +1,7 @@
-"""run_id: a readable prefix and a hash of the science config.
+"""run_id: a readable prefix and a hash of the experiment config (`science` in the records).
 
-The same science config has the same folder name on every machine, and another one a different name.
-Plumbing (device, micro-batch, tracker, launcher, paths) is not hashed.
+The same experiment has the same folder name on every machine, and another one a different name.
+Runtime settings (device, micro-batch, tracker, launcher, paths) are not hashed.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ from train.config.schema import SCIENCE, Config
 from train.storage.records import canonical_json
 
 NUMERICS_VERSION = 2
-"""Raised when the same science config would train differently; see CHANGELOG, "Numerics"."""
+"""Raised when the same experiment config would train differently; see CHANGELOG, "Numerics"."""
 
 
 def science(config: Config) -> dict[str, Any]:
-    """The part of the config that decides what is measured, as JSON values."""
+    """The experiment config: what decides the measured values, as JSON values."""
     return {name: _plain(getattr(config, name)) for name in SCIENCE}
 
 
 def science_hash(config: Config) -> str:
-    """SHA-256 (hex) of the canonical JSON of the science and the numerics version."""
+    """SHA-256 (hex) of the canonical JSON of the experiment config and the numerics version."""
     content = {"numerics_version": NUMERICS_VERSION, "science": science(config)}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 

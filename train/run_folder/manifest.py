@@ -1,4 +1,4 @@
-"""manifest.json of a study: every planned run, with its science config and its plan."""
+"""manifest.json of a study: every planned run, with its experiment config and its plan."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The other runs of a job that trains several: `together=[run_id,...]`, from the study's manifest.
 
-Their science config is the manifest's; their plumbing is the job's own, so that a relaunch on
-another machine or with another tracker finds its runs.
+Their experiment config is the manifest's; their runtime settings are the job's own, so that a
+relaunch on another machine or with another tracker finds its runs.
 """
 
 import difflib
@@ -24,7 +24,7 @@ def plan_together(first: PlannedRun) -> list[PlannedRun]:
     """Plan the runs that together= of `first` names, in its order.
 
     Raises:
-        ConfigError: A name is not in the manifest, its science there makes another run_id, or the
+        ConfigError: A name is not in the manifest, its config there makes another run_id, or the
             runs have too little in common for one job.
         DataError, StorageError: The manifest is damaged or cannot be read.
     """
@@ -69,13 +69,13 @@ def _planned(own: Config, entry: dict[str, Any]) -> PlannedRun:
 
 
 def _with_science(own: Config, science: object) -> Config:
-    plumbing = {
+    runtime = {
         name: value for name, value in vars(own).items() if name not in (*SCIENCE, "together")
     }
     if not isinstance(science, dict):
         raise ConfigError(f"together: the manifest's science is {str(science)[:40]!r}, no mapping")
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(Config(**plumbing)), science)
+        tree = OmegaConf.merge(OmegaConf.structured(Config(**runtime)), science)
         OmegaConf.set_struct(tree, True)
     except OmegaConfBaseException as error:
         raise explain(error) from None

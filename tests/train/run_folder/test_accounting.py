@@ -55,12 +55,14 @@ def test_one_that_failed_does_not_count_as_saved(now: list[float]) -> None:
 def test_only_segments_are_training(now: list[float]) -> None:
     clock = RunClock(5)
     now[0] += 2.0
-    assert clock.end_segment() == 2.0
+    clock.end_segment()
+    assert clock.segment_seconds == 2.0
     assert clock.rate(9, batch_tokens=512) == 4 * 512 / 2.0
     now[0] += 50.0  # an evaluation
     clock.start_segment(9)
     now[0] += 3.0
-    assert clock.end_segment() == 3.0
+    clock.end_segment()
+    assert clock.segment_seconds == 3.0
 
 
 def nonzero(spent: dict[str, float]) -> dict[str, float]:
@@ -106,7 +108,8 @@ def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
     now[0] += 1.5
     with clock.spending(TimeKind.data):
         now[0] += 0.5
-    assert clock.end_segment() == 2.0
+    clock.end_segment()
+    assert clock.segment_seconds == 2.0
     assert clock.rate(10, batch_tokens=100) == 500.0
 
 
@@ -138,7 +141,8 @@ def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]
     before = {"train": 1.0, "checkpoint": 0.5}
     assert nonzero(clock.spent(before)) == {"train": 3.5, "checkpoint": 0.5}
     assert nonzero(clock.spent()) == {"train": 2.5}
-    assert clock.end_segment() == 10.0  # each of them waited so long
+    clock.end_segment()
+    assert clock.segment_seconds == 10.0  # each of them waited so long
 
 
 def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
