@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import pytest
 import torch
 
-from tests.train.small_engines import arithmetic
+from tests.train.small_engines import policy
 from train.config.experiment import (
     Cooldown,
     DataConfig,
@@ -88,7 +88,8 @@ def engine_of(runs, dataset, *, may_graph=True, **changes):
     seeds = [each.seed for each in runs]
     batches = Batches(dataset, GPU, seeds=seeds, batch_seqs=BATCH_SEQS, seq_len=SEQ_LEN)
     changes = {"micro_batch_seqs": BATCH_SEQS, "eval_seqs": BATCH_SEQS, **changes}
-    return Engine(SHAPE, runs, GPU, batches, arithmetic(**changes), may_graph=may_graph)
+    batches.load_validation(dataset.n_tokens("validation"), max_seqs=64)
+    return Engine(SHAPE, runs, GPU, batches, policy(**changes), may_graph=may_graph)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -127,8 +128,7 @@ def test_bf16_moves_the_mean_final_loss_by_less_than_a_tenth_of_the_spread_over_
     for dtype in (Dtype.fp32, Dtype.bf16):
         engine = engine_of(runs, dataset, dtype=dtype)
         engine.advance(PARITY_STEPS)
-        windows = engine.batches.validation(dataset.n_tokens("validation"), max_seqs=64)
-        final[dtype] = [each.loss for each in evaluate(engine, windows, bytes_per_token=1.0)]
+        final[dtype] = [each.loss for each in evaluate(engine)]
     moved = abs(fmean(final[Dtype.bf16]) - fmean(final[Dtype.fp32]))
     spread = stdev(final[Dtype.fp32])
     record_property("bf16 against fp32, 600 steps, 4 seeds: moved", f"{moved} nats")
