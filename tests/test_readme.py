@@ -18,17 +18,20 @@ def modules(package: str) -> set[str]:
     return {str(p.relative_to(root)) for p in root.rglob("*.py") if p.name not in own}
 
 
-def test_every_module_of_training_is_named_once_in_the_tree() -> None:
-    part = tree().split("train/  ", 1)[1].split("\nanalysis/", 1)[0].split("\n", 1)[1]
-    names: list[str] = []
-    for topic in re.split(r"\n  (?=\S)", "\n" + part)[1:]:
-        title, _, listed = topic.partition("  ")
-        folder = title if title.endswith("/") else ""
-        words = re.sub(r"\([^)]*\)", "", listed).rpartition(":")[2].split()
-        folder += "hydra_plugins/windtunnel/" if folder == "plugins/" else ""
-        names += [f"{folder}{word}.py" for word in words if word != "hydra_plugins/windtunnel/"]
-    assert len(names) == len(set(names))
-    assert set(names) == modules("train")
+def test_every_room_of_training_is_in_the_tree_and_nothing_else():
+    part = tree().split("train/  ", 1)[1].split("\nanalysis/", 1)[0]
+    named = set(re.findall(r"(?m)^  ([a-z_]+)/ ", part))
+    rooms = {path.parent.name for path in (REPO / "train").glob("*/__init__.py")}
+    assert named == rooms | {"plugins"}
+    files = set(re.findall(r"\b([a-z_]+\.py)\b", part))
+    assert files == {path.name for path in (REPO / "train").glob("*.py")} - {"__init__.py"}
+
+
+def test_the_story_of_a_run_is_eight_files():
+    story = tree().split("The story of a run", 1)[1].split("\n\n", 1)[0]
+    files = re.findall(r"\]\((train/[a-z_/]+\.py)\)", story)
+    assert len(files) == 8
+    assert all((REPO / file).exists() for file in files)
 
 
 def test_every_module_of_the_analysis_is_named_under_its_package() -> None:
