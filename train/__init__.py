@@ -1,3 +1,3 @@
 """Wind Tunnel's training side: everything that spends FLOPs."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
