@@ -130,7 +130,8 @@ def measure_peak_flops(compute: ComputeDevice, dtype: torch.dtype) -> float:
         CUDA_SIZE if compute.is_cuda else CPU_SIZE * (1 + math.isqrt(torch.get_num_threads() - 1))
     )
     a, b = _factors(compute.device, dtype, size)
-    product = torch.mm(a, b)  # warm-up
+    # warm-up
+    product = torch.mm(a, b)
     compute.synchronize()
     best, began, n_matmuls = math.inf, time.perf_counter(), 0
     now = began

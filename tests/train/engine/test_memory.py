@@ -173,9 +173,8 @@ def test_a_model_far_beyond_the_machine_is_refused_before_data_is_made(make_conf
 
 
 def test_what_a_run_needs_at_least_is_below_the_estimate_of_dry_run(make_config):
-    config = make_config()
-    plan = plan_run(config)
-    assert 16 * plan.params.total < least_bytes(plan) < memory_bytes(config, plan)
+    run = planned(make_config())
+    assert 16 * run.plan.params.total < least_bytes(run.plan) < memory_bytes(run)
 
 
 def test_the_whole_memory_is_the_machine_s():
