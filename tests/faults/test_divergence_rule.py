@@ -96,7 +96,7 @@ def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(
             resumed = LossWatch.from_state(resumed.to_state(), total_steps=60)
         resumed.observe(step, loss)
     assert resumed == whole
-    assert whole.facts() == {
+    assert whole.to_json() == {
         "loss_start": 3.99,
         "loss_end": pytest.approx(3.425),
         "max_loss_ratio": pytest.approx(43.8 / 3.81),

@@ -313,7 +313,7 @@ def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs: list[Con
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["nobody"], "together: 'nobody' is no run_id, such as {0}; the study's"),
+        (["nobody"], "together: nobody is not in "),
         (["d16l2-2.05k-lr1.00e-02-s7-00000000"], "together: d16l2-2.05k-lr1.00e-02-s7-00000000 is"),
         (["{1}", "{1}"], "together: {1} is there twice; leave one out"),
         (["{0}"], "together: {0} is the job's own run; leave it out"),

@@ -224,7 +224,7 @@ def test_a_run_that_diverges_ends_all_ranks(root):
             "by 2 processes; use 192 or 256, or 1 process\n",
         ),
         (["--multirun", "optimizer.lr=0.01,0.02"], 2, "error: a study is launched by one process"),
-        (["--help"], 0, "powered by Hydra"),
+        (["--help"], 0, "Wind Tunnel measures"),
     ],
 )
 def test_what_is_refused_is_said_once_and_lets_all_ranks_go(root, more, code, message):
