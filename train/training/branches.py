@@ -28,7 +28,7 @@ from train.training.recording import (
     progress_columns,
     write_status,
 )
-from train.training.run_state import Branch, RunState
+from train.training.run_state import Branch, RunState, evaluation_steps_of
 
 
 def find_branches(runs: Sequence[RunState], shorter: Iterable[PlannedRun]) -> None:
@@ -68,13 +68,17 @@ def _restore(branch: Branch, checkpoint: Checkpoint) -> bool:
 def fork(trunk: RunState, branch: Branch, engine: Engine, clock: RunClock) -> None:
     """Write a branch's rows and its first checkpoint, from which it resumes.
 
-    The cost of the shared steps is charged to the trunk.
+    The cost of the shared steps is charged to the trunk. A branch with a validation loss that was
+    not finite gets none: trained from its start, it diverges there as it does alone.
 
     Raises:
         DivergedError: A weight or moment is not finite.
         LockedError: Another process took the branch over.
         StorageError: The disk is full or refuses.
     """
+    due = [step for step in evaluation_steps_of(branch.planned) if step <= trunk.step]
+    if [row["step"] for row in branch.evals] != due:
+        return
     run = _copy_rows(trunk, branch)
     if run.step == run.plan.steps:
         # a branch without a cooldown ends where it forks

@@ -137,7 +137,7 @@ def log_evaluation(run: RunState, measured: Evaluation) -> None:
         row = _evaluation_row(run, run.plan, measured)
         append_jsonl(run.folder.evals, [row], sync=True)
     for branch in run.pending(run.step):
-        if run.step in evaluation_steps_of(branch.planned):
+        if run.step in evaluation_steps_of(branch.planned) and math.isfinite(measured.loss):
             branch.evals.append(_evaluation_row(run, branch.planned.plan, measured))
 
 

@@ -4,6 +4,7 @@ And where each of them resumes after a stop.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from tests.train.shared_runs import (
 from train.config.experiment import EvalConfig, ScheduleConfig, ScheduleShape
 from train.config.runtime import Dtype, OnSaveError
 from train.config.schema import Config
+from train.engine.evaluate import evaluate
 from train.engine.peak_flops import PeakFlops
 from train.errors import StorageError
 from train.plan.grouping import RunGroup, group_runs
+from train.plan.schedule import evaluation_steps
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
@@ -367,6 +370,26 @@ def test_runs_end_diverged_with_their_trunk_as_each_alone(
         assert events[0]["forked_from"] == together[1].path.name
         assert events[0]["fork_step"] == folder.read_status()["step"]
         assert folder.read_status()["cost"]["flops_charged"] == 0
+
+
+def test_a_branch_whose_validation_loss_is_not_finite_diverges_as_alone(
+    tmp_path, make, monkeypatch
+):
+    """Measured where only the branch is evaluated, so its trunk goes on."""
+    config = make(eval=EvalConfig(points=2, tokens=1_024))
+    configs = horizons(config, steps=(40, 17))
+
+    def spoilt(engine):
+        measured = evaluate(engine)
+        if engine.step not in evaluation_steps(17, 2) or engine.step in evaluation_steps(40, 2):
+            return measured
+        return [dataclasses.replace(one, loss=math.nan) for one in measured]
+
+    monkeypatch.setattr("train.training.loop.evaluate", spoilt)
+    together = train_job(configs)
+    assert [folder.state() for folder in together] == ["completed", "diverged"]
+    assert "forked_from" not in starts(together[1])[0]
+    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
 def test_a_branch_that_ends_above_its_start_is_diverged_as_alone(
