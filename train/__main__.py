@@ -1,14 +1,18 @@
 """`python -m train [overrides]`: one job. `python -m train -m study=NAME`: a study."""
 
 import contextlib
+import logging
+import math
 import os
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -26,6 +30,7 @@ from train.distributed import join_world, this_world
 from train.errors import (
     DivergedError,
     InterruptedByUserError,
+    PreemptedError,
     StorageError,
     WindTunnelError,
     as_storage_error,
@@ -48,27 +53,71 @@ from train.training.ranks import follow_rank_0
 from train.training.trainer import train_runs
 
 _errors: list[WindTunnelError] = []
-"""Errors of jobs in this process. Hydra would print the whole command before it let one through."""
+"""Error of the one job of a plain run: Hydra would print all overrides before it raised it."""
 
-_command_pid = os.getpid()
-"""Another launcher's worker has its own process, whose errors can only be raised."""
+OURS = {"hydra/sweeper": "study", "hydra/launcher": "local"}
+"""The plugins that configs/train.yaml chooses."""
 
 
 @hydra.main(config_path=str(CONFIG_ROOT), config_name="train", version_base="1.3")
 def job(tree: DictConfig) -> float | None:
-    """Run one job; return its validation loss, which another sweeper may minimise."""
+    """Run one job of the command, or of a sweep whose jobs share this process.
+
+    Returns:
+        Validation loss of the job's first run, nats per token, which a sweeper can minimise; inf
+        where it diverged.
+    """
+    node = HydraConfig.get()
+    if node.mode is RunMode.MULTIRUN:
+        return _sweep_job(tree, node)
     try:
-        return run_job(tree)
+        return run_job(tree, startup=process_seconds)
     except (WindTunnelError, OSError) as problem:
         error = as_storage_error(problem) if isinstance(problem, OSError) else problem
-        if error is None or os.getpid() != _command_pid:
+        # a callback is told that the job failed if the error passes through Hydra
+        if error is None or node.callbacks:
             raise
         _errors.append(error)
         return None
 
 
-def run_job(tree: DictConfig) -> float | None:
+def _sweep_job(tree: DictConfig, node: HydraConf) -> float | None:
+    """Run one job of another launcher's sweep, in the command's process or in a worker's."""
+    if node.job.num == 0:
+        _note_other_plugins(node)
+    began = time.monotonic()
+    try:
+        return run_job(tree, startup=lambda: time.monotonic() - began)
+    except DivergedError as error:
+        # a result, which does not end the sweep
+        sys.stderr.write(f"{error}\n")
+        return math.inf
+    except (InterruptedByUserError, PreemptedError) as error:
+        # a launcher takes an Exception for the failure of this job alone and starts the next one
+        raise SystemExit(_fail(error)) from None
+
+
+def _note_other_plugins(node: HydraConf) -> None:
+    """Say on stderr what another sweeper or launcher leaves out."""
+    others = [
+        f"{group}={node.runtime.choices[group]}"
+        for group, name in OURS.items()
+        if node.runtime.choices[group] != name
+    ]
+    if others:
+        sys.stderr.write(
+            f"note: {' '.join(others)} starts each job once; the defaults, hydra/sweeper=study and "
+            f"hydra/launcher=local, also check the whole grid first, stack runs, retry jobs that "
+            f"are killed and show progress\n"
+        )
+
+
+def run_job(tree: DictConfig, *, startup: Callable[[], float]) -> float | None:
     """Validate one job's config and train its runs, or print their plan.
+
+    Args:
+        tree: The composed config.
+        startup: Returns the seconds since the job began, which the first step waits for.
 
     Returns:
         Validation loss of the job's first run, nats per token.
@@ -97,7 +146,7 @@ def run_job(tree: DictConfig) -> float | None:
         for run in runs[1:]:
             point_to_log(folder_of(run), of=folder_of(first))
     try:
-        train_runs(runs, startup=process_seconds())
+        train_runs(runs, startup=startup())
     except DivergedError:
         if len(runs) > 1:
             _print_ends(runs)
@@ -123,13 +172,13 @@ def main() -> int:
 
 def command() -> int:
     """Run Hydra and turn every user's mistake into a message and an exit code."""
-    global _command_pid
-    _command_pid = os.getpid()
     _errors.clear()
     register_schema()
     sys.path.insert(0, str(Path(__file__).parent / "plugins"))
     # errors come here, instead of Hydra's exit 1
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # a log line that nobody reads, such as of `--info | head`, is no error
+    logging.raiseExceptions = False
     try:
         # before Hydra, because W&B and the manifest keep the command's words
         refuse_secret_words(sys.argv[1:], set(known_keys(Config)))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from train.config.compose import CONFIG_ROOT
 from train.config.runtime import MachineConfig
 from train.errors import InfrastructureError
 from train.run_folder.run_folder import utc_now
@@ -35,6 +36,16 @@ JOB_COMMAND = (sys.executable, "-m", "train")
 
 CONFIG_NAME = "train"
 """The root config that `python -m train` takes by itself."""
+
+OF_THE_SWEEP = (
+    "hydra.mode",
+    "hydra.run",
+    "hydra.sweep",
+    "hydra/sweep",
+    "hydra.launch",
+    "hydra/launch",
+)
+"""Overrides of Hydra's that are not passed on to the jobs of a sweep."""
 
 POLL_SECONDS = 0.2
 """Interval of looks at signals and other processes' locks; a job's end is noticed at once."""
@@ -261,12 +272,17 @@ def wait_for_any(processes: Collection[subprocess.Popen[bytes]], seconds: float)
 
 def _hydra_words(config: DictConfig) -> list[str]:
     """Hydra's own options and overrides that a job composes its config with."""
+    options = {"main": "--config-path", "command-line": "--config-dir"}
     words = []
     for source in config.hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            words += ["--config-dir", source.path]
+        if source.provider in options and source.path != str(CONFIG_ROOT):
+            words += [options[source.provider], source.path]
     name = config.hydra.job.config_name
     if name != CONFIG_NAME:
         words += ["--config-name", name]
-    own = ("hydra.mode", "hydra.sweep", "hydra/launcher", "hydra.launcher", "hydra/sweeper")
-    return words + [word for word in config.hydra.overrides.hydra if not word.startswith(own)]
+    overrides = config.hydra.overrides.hydra
+    words += [word for word in overrides if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
+    if config.hydra.run.dir != ".":
+        # of a single job; the paths of a study start from the command's folder
+        words.append("hydra.run.dir=.")
+    return words

@@ -1,4 +1,4 @@
-"""Hydra's door to train.study.launch: jobs as processes of this machine."""
+"""hydra/launcher=local: Hydra's interface to train/study/launch.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLau
 
 
 class LocalLauncher(Launcher):
-    """One process per job, a few at once; the truth is read from run folders afterwards."""
+    """One process per job, a few at once; how they ended is read from the run folders."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -40,5 +40,12 @@ class LocalLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Refuse Hydra's own way in, which does not say whose run a job is."""
-        raise ConfigError("hydra/launcher=local: needs hydra/sweeper=study")
+        """Refuse the jobs of another sweeper, which are overrides without their planned runs.
+
+        Raises:
+            ConfigError: Always; names launchers that take them.
+        """
+        raise ConfigError(
+            "hydra/launcher=local: takes jobs from hydra/sweeper=study only; with another sweeper "
+            "use hydra/launcher=basic, or hydra/launcher=joblib for several jobs at once"
+        )
