@@ -3,9 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.update(
     HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", OMP_NUM_THREADS="1"
@@ -27,13 +25,13 @@ from train.config.runtime import MachineConfig, PathsConfig, StudyConfig
 from train.config.schema import Config
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _temporary_files() -> Iterator[None]:
+def _temporary_files():
     """What processes leave in the system's folder for temporary files goes with the tests.
 
     wandb's leave some when they are killed. Its path is short: the names of sockets are in it.
@@ -48,7 +46,7 @@ def _temporary_files() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _signals_as_at_a_terminal() -> None:
+def _signals_as_at_a_terminal():
     """A shell starts what is in its background, and nohup, with signals ignored; children too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -56,16 +54,16 @@ def _signals_as_at_a_terminal() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread():
     torch.set_num_threads(1)
 
 
 @pytest.fixture
-def make_config(tmp_path: Path) -> Callable[..., Config]:
+def make_config(tmp_path):
     """Return a maker of tiny jobs: width 32, windows of 32, batches of 256, synthetic text."""
 
-    def make(**groups: Any) -> Config:
-        fields: dict[str, Any] = {
+    def make(**groups):
+        fields = {
             "model": ModelConfig(d_model=32, head_dim=16),
             "data": DataConfig(
                 name="tiny",
@@ -88,7 +86,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def published_folder() -> Path:
+def published_folder():
     """The folder of tables that others published; the test is skipped where it is absent."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "published"
     folder = Path(os.environ.get("WINDTUNNEL_PUBLISHED", beside))

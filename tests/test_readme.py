@@ -6,12 +6,12 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 
 
-def tree() -> str:
+def tree():
     text = (REPO / "README.md").read_text(encoding="utf-8")
     return text.split("## What is where", 1)[1]
 
 
-def modules(package: str) -> set[str]:
+def modules(package):
     """Every module below a package, as a path; the packages' own files are left out."""
     root = REPO / package
     own = ("__init__.py", "__main__.py")
@@ -34,7 +34,7 @@ def test_the_story_of_a_run_is_eight_files():
     assert all((REPO / file).exists() for file in files)
 
 
-def test_every_module_of_the_analysis_is_named_under_its_package() -> None:
+def test_every_module_of_the_analysis_is_named_under_its_package():
     part = tree().split("\nanalysis/", 1)[1].split("\nscripts/", 1)[0]
     named = {".": set(re.findall(r"\b([a-z_]+)\.py\b", part.split("\n  intake/")[0]))}
     named["."] |= set(re.findall(r"^  ([a-z_]+)\.py", part, flags=re.MULTILINE))
@@ -49,7 +49,7 @@ def test_every_module_of_the_analysis_is_named_under_its_package() -> None:
     assert named["."] <= {path.stem for path in (REPO / "analysis").glob("*.py")}
 
 
-def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere() -> None:
+def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere():
     text = (REPO / "README.md").read_text(encoding="utf-8")
     assert "@@" not in text
     links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:docs|configs)/[^` ]+)`", text)
@@ -58,5 +58,5 @@ def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere() -> None:
         assert (REPO / link).exists(), link
 
 
-def test_the_readme_stays_short() -> None:
+def test_the_readme_stays_short():
     assert len((REPO / "README.md").read_text(encoding="utf-8").splitlines()) < 200

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -19,8 +18,7 @@ import torch
 
 from train.engine.engine import Engine
 
-Spoil = Callable[[int], None]
-"""Called with its rank in each process, before the command."""
+# Spoil: Called with its rank in each process, before the command.
 
 PATIENCE = 60.0
 """Seconds after which a process hangs, by the tests' reckoning."""
@@ -36,7 +34,7 @@ class Ranks:
     processes: list[ForkServerProcess]
     outputs: list[Path]
 
-    def wait(self) -> list[int]:
+    def wait(self):
         """Exit codes by rank; a signal's is negative."""
         deadline = time.monotonic() + PATIENCE
         for process in self.processes:
@@ -47,23 +45,23 @@ class Ranks:
         assert not hang, f"ranks {hang} hang:\n{self.said()}"
         return [process.exitcode or 0 for process in self.processes]
 
-    def kill(self, rank: int, number: signal.Signals) -> None:
+    def kill(self, rank, number):
         pid = self.processes[rank].pid
         assert pid is not None
         os.kill(pid, number)
 
-    def said(self) -> str:
+    def said(self):
         """What all of them wrote to standard output and error."""
         return "".join(path.read_text(encoding="utf-8") for path in self.outputs if path.exists())
 
 
-def free_port() -> int:
+def free_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 
-def start(size: int, words: Sequence[str], root: Path, *, spoil: Spoil | None = None) -> Ranks:
+def start(size, words, root, *, spoil=None):
     """`python -m train WORDS` by `size` processes, in the folder `root`."""
     folder = root / f"output-{time.monotonic_ns()}"
     folder.mkdir()
@@ -81,15 +79,7 @@ def start(size: int, words: Sequence[str], root: Path, *, spoil: Spoil | None = 
     return Ranks(processes, outputs)
 
 
-def _run(
-    rank: int,
-    size: int,
-    words: list[str],
-    root: Path,
-    output: Path,
-    environment: dict[str, str],
-    spoil: Spoil | None,
-) -> None:
+def _run(rank, size, words, root, output, environment, spoil):
     from train.__main__ import main
 
     os.environ.update(environment)
@@ -106,31 +96,31 @@ def _run(
     sys.exit(main())
 
 
-def slowly(rank: int) -> None:
+def slowly(rank):
     """Steps take so long that a signal comes between two of them."""
     del rank
     whole = Engine._step
 
-    def step(self: Engine) -> None:
+    def step(self):
         time.sleep(0.02)
         whole(self)
 
-    Engine._step = step  # type: ignore[method-assign]
+    Engine._step = step
 
 
-def full_memory_at_rank_1(rank: int) -> None:
+def full_memory_at_rank_1(rank):
     """The second process alone runs out of memory in its sixth step."""
     whole, steps = Engine._step, iter(range(100))
 
-    def step(self: Engine) -> None:
+    def step(self):
         if rank == 1 and next(steps) == 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         whole(self)
 
-    Engine._step = step  # type: ignore[method-assign]
+    Engine._step = step
 
 
-def too_little_patience(rank: int) -> None:
+def too_little_patience(rank):
     """Only the first process comes, and does not wait for long."""
     import train.distributed
 

@@ -2,10 +2,8 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-def find_chromium() -> str:
+def find_chromium():
     """Return the path of a browser that starts, or skip; some distributions ship empty shells."""
     for name in NAMES:
         path = shutil.which(name)
@@ -23,7 +21,7 @@ def find_chromium() -> str:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def chromium():
     """Start the browser that the system has; nothing is downloaded."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     path = find_chromium()
@@ -46,7 +44,7 @@ class Visit:
     requests: list[str] = field(default_factory=list)
 
 
-def visit(browser: Any, path: Path, *, scheme: str, width: int, height: int = 800) -> Visit:
+def visit(browser, path, *, scheme, width, height=800):
     """Load a file in a fresh context."""
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True

@@ -2,19 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 
 @pytest.fixture
-def published() -> Any:
+def published():
     """Return a reader of published tables; the test is skipped where they are absent."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "published"
     folder = Path(os.environ.get("WINDTUNNEL_PUBLISHED", beside))
 
-    def read(name: str) -> pd.DataFrame:
+    def read(name):
         path = folder / name
         if not path.exists():
             pytest.skip(f"no {path}: set WINDTUNNEL_PUBLISHED to the folder of published tables")
@@ -24,6 +23,6 @@ def published() -> Any:
 
 
 @pytest.fixture
-def chinchilla(published: Any) -> Any:
+def chinchilla(published):
     """Return the 240 runs left when the 5 largest losses are dropped."""
     return published("chinchilla_epoch.csv").sort_values("loss").iloc[:240]

@@ -1,12 +1,7 @@
 """Made-up grids of learning rate and batch with a known best setting."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
 
 BEND = np.array([[0.014, -0.004], [-0.004, 0.010]])
 """Second derivatives of log loss by (log lr, log batch), as on the published grids."""
@@ -17,26 +12,20 @@ P, Q, R = -0.7, 0.2, 0.57
 PAIRS = tuple((n, d) for n in (1e8, 2e8, 4e8) for d in (4e9, 1.6e10, 6.4e10))
 
 
-def best_lr(n: float, d: float) -> float:
+def best_lr(n, d):
     return 10.0 * n**P * d**Q
 
 
-def best_batch(d: float) -> float:
+def best_batch(d):
     return 0.5 * d**R
 
 
-def floor(n: float, d: float) -> float:
+def floor(n, d):
     """Nats per token at the best setting."""
     return 2.0 + 400.0 / n**0.35 + 1000.0 / d**0.35
 
 
-def study(
-    pairs: Sequence[tuple[float, float]] = PAIRS,
-    *,
-    batches: int = 7,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> pd.DataFrame:
+def study(pairs=PAIRS, *, batches=7, noise=0.0, seed=0):
     """Return runs at learning rates and batches in factors of 2 around the best.
 
     Args:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,25 +9,19 @@ import pandas as pd
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 
 
-def surface(n_params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def surface(n_params, tokens):
     return (
         TRUTH["E"] + TRUTH["A"] / n_params ** TRUTH["alpha"] + TRUTH["B"] / tokens ** TRUTH["beta"]
     )
 
 
-def optimal_n(flops: np.ndarray) -> np.ndarray:
+def optimal_n(flops):
     alpha, beta = TRUTH["alpha"], TRUTH["beta"]
     scale = (alpha * TRUTH["A"] / (beta * TRUTH["B"])) ** (1 / (alpha + beta))
     return scale * (flops / 6) ** (beta / (alpha + beta))
 
 
-def isoflop_table(
-    budgets: tuple[float, ...] = (1e18, 3e18, 1e19, 3e19, 1e20),
-    sizes: int = 7,
-    step: float = 1.6,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> pd.DataFrame:
+def isoflop_table(budgets=(1e18, 3e18, 1e19, 3e19, 1e20), sizes=7, step=1.6, noise=0.0, seed=0):
     """One row a run: sizes in steps of a factor around the true valley of every budget."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -42,9 +34,7 @@ def isoflop_table(
     return pd.DataFrame(rows)
 
 
-def write_study(
-    runs: Path, name: str = "tunnel", table: pd.DataFrame | None = None, **columns: Any
-) -> list[str]:
+def write_study(runs, name="tunnel", table=None, **columns):
     """Write runs/<name> with one folder a row, and return the run ids."""
     table = isoflop_table(noise=0.001) if table is None else table
     entries, ids = [], []
@@ -71,7 +61,7 @@ def write_study(
     return ids
 
 
-def write_run(folder: Path, row: dict[str, Any], data: str = "d" * 64) -> None:
+def write_run(folder, row, data="d" * 64):
     """Write one completed run folder."""
     folder.mkdir(parents=True)
     share = np.geomspace(0.01, 1, 30)
@@ -107,16 +97,16 @@ def write_run(folder: Path, row: dict[str, Any], data: str = "d" * 64) -> None:
     write_json(folder / "result.json", result)
 
 
-def _at(row: dict[str, Any], share: float) -> float:
+def _at(row, share):
     """A training loss that falls to the row's."""
     return float(row["loss"] * (1 + 0.6 * (share**-0.3 - 1)))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path, value):
     path.write_text(json.dumps(value))
 
 
-def edit_json(path: Path, **changes: Any) -> None:
+def edit_json(path, **changes):
     value = json.loads(path.read_text())
     value.update(changes)
     write_json(path, value)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -7,13 +5,13 @@ from analysis import bootstrap
 from analysis.bootstrap import percentile_interval, resample_counts, resample_weights
 
 
-def test_every_resample_draws_as_many_rows_as_there_are() -> None:
+def test_every_resample_draws_as_many_rows_as_there_are():
     counts = np.concatenate(list(resample_counts(7, 50, seed=0)))
     assert counts.shape == (50, 7)
     assert (counts.sum(axis=1) == 7).all()
 
 
-def test_resamples_do_not_depend_on_the_batch(monkeypatch: Any) -> None:
+def test_resamples_do_not_depend_on_the_batch(monkeypatch):
     whole = np.concatenate(list(resample_counts(7, 50, seed=0)))
     monkeypatch.setattr(bootstrap, "ELEMENTS_PER_BATCH", 21)
     parts = list(resample_counts(7, 50, seed=0))
@@ -21,7 +19,7 @@ def test_resamples_do_not_depend_on_the_batch(monkeypatch: Any) -> None:
     assert (np.concatenate(parts) == whole).all()
 
 
-def test_checkpoints_of_one_run_are_drawn_together() -> None:
+def test_checkpoints_of_one_run_are_drawn_together():
     clusters = np.array([7, 7, 7, 1, 2, 2])
     counts = np.concatenate(list(resample_counts(6, 200, seed=0, clusters=clusters)))
     assert (counts[:, 0] == counts[:, 1]).all()
@@ -31,18 +29,18 @@ def test_checkpoints_of_one_run_are_drawn_together() -> None:
     assert len(np.unique(counts[:, [0, 3, 4]], axis=0)) == 10  # all ways to draw 3 of 3
 
 
-def test_rows_that_are_their_own_clusters_are_drawn_as_rows() -> None:
+def test_rows_that_are_their_own_clusters_are_drawn_as_rows():
     plain = np.concatenate(list(resample_counts(7, 50, seed=3)))
     own = np.concatenate(list(resample_counts(7, 50, seed=3, clusters=np.arange(7))))
     assert (plain == own).all()
 
 
-def test_interval_leaves_two_and_a_half_percent_on_each_side() -> None:
+def test_interval_leaves_two_and_a_half_percent_on_each_side():
     draws = np.append(np.arange(1001.0), np.nan)
     assert percentile_interval(draws) == pytest.approx((25.0, 975.0))
 
 
-def test_interval_of_a_few_runs_is_expanded_by_students_t() -> None:
+def test_interval_of_a_few_runs_is_expanded_by_students_t():
     # t(.975, 15) = 2.13145 and sqrt(20 / 15) make 2.46119 normal sds, below which lie .692393 %.
     draws = np.arange(100_001.0)
     low, high = percentile_interval(draws, n=20, parameters=5)
@@ -50,12 +48,12 @@ def test_interval_of_a_few_runs_is_expanded_by_students_t() -> None:
     assert high == pytest.approx(100_000 - 692.4, abs=0.1)
 
 
-def test_expansion_vanishes_with_many_runs() -> None:
+def test_expansion_vanishes_with_many_runs():
     draws = np.arange(1001.0)
     assert percentile_interval(draws, n=10**7) == pytest.approx((25.0, 975.0), abs=0.01)
 
 
-def test_mean_of_six_normal_values_is_covered_as_often_as_promised() -> None:
+def test_mean_of_six_normal_values_is_covered_as_often_as_promised():
     rng = np.random.default_rng(0)
     hits, plain = 0, 0
     weights = np.concatenate(list(resample_counts(6, 1000, seed=1))) / 6
@@ -69,12 +67,12 @@ def test_mean_of_six_normal_values_is_covered_as_often_as_promised() -> None:
     assert 920 < hits < 980
 
 
-def test_interval_without_freedom_is_refused() -> None:
+def test_interval_without_freedom_is_refused():
     with pytest.raises(ValueError, match="n=5 is not above parameters=5"):
         percentile_interval(np.arange(9.0), n=5, parameters=5)
 
 
-def test_weights_leave_no_run_out_and_have_mean_1_and_the_variance_of_counts() -> None:
+def test_weights_leave_no_run_out_and_have_mean_1_and_the_variance_of_counts():
     weights = np.concatenate(list(resample_weights(50, 4000, 0)))
     assert weights.shape == (4000, 50)
     assert weights.min() > 0
@@ -83,7 +81,7 @@ def test_weights_leave_no_run_out_and_have_mean_1_and_the_variance_of_counts() -
     assert weights.var() == pytest.approx(49 / 51, rel=0.03)
 
 
-def test_rows_of_a_run_share_its_weight() -> None:
+def test_rows_of_a_run_share_its_weight():
     clusters = np.array([7, 3, 7, 3, 9])
     weights = np.concatenate(list(resample_weights(5, 100, 0, clusters)))
     assert (weights[:, 0] == weights[:, 2]).all()

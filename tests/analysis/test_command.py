@@ -6,7 +6,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,7 +24,7 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: Any) -> Path:
+def finished(tmp_path_factory):
     """Return the output folder of one analysed study."""
     runs = tmp_path_factory.mktemp("runs")
     write_study(runs, table=isoflop_table(noise=0.001))
@@ -33,7 +32,7 @@ def finished(tmp_path_factory: Any) -> Path:
     return runs / "tunnel" / "analysis"
 
 
-def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
+def test_fits_json_has_the_contract_s_fields(finished):
     fits = json.loads((finished / "fits.json").read_text())
     assert list(fits) == [
         "schema", "inputs", "conventions", "isoflop", "parametric", "envelope", "verdict",
@@ -55,7 +54,7 @@ def test_fits_json_has_the_contract_s_fields(finished: Path) -> None:
     assert fits["verdict"]["agree"] is True
 
 
-def test_fits_json_carries_the_certificate_and_what_questions_the_answer(finished: Path) -> None:
+def test_fits_json_carries_the_certificate_and_what_questions_the_answer(finished):
     fits = json.loads((finished / "fits.json").read_text())
     surface = fits["parametric"]
     assert surface["gradient"] < 1e-8
@@ -74,7 +73,7 @@ def test_fits_json_carries_the_certificate_and_what_questions_the_answer(finishe
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_runs_table_is_written_in_order_and_read_back(finished: Path, tmp_path: Path) -> None:
+def test_the_runs_table_is_written_in_order_and_read_back(finished, tmp_path):
     assert tuple(pd.read_csv(finished / "runs.csv").columns) == RUNS_TABLE_COLUMNS
     assert tuple(pd.read_parquet(finished / "runs.parquet").columns) == RUNS_TABLE_COLUMNS
     words = [f"table={finished / 'runs.parquet'}", f"out={tmp_path}", "bootstrap=400"]
@@ -86,13 +85,13 @@ def test_the_runs_table_is_written_in_order_and_read_back(finished: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_figure_is_there_as_png_and_svg(finished: Path, name: str) -> None:
+def test_every_figure_is_there_as_png_and_svg(finished, name):
     assert (finished / "figures" / f"{name}.png").stat().st_size > 10_000
     assert "</svg>" in (finished / "figures" / f"{name}.svg").read_text()[-50:]
 
 
 @pytest.fixture
-def no_figures(monkeypatch: Any) -> None:
+def no_figures(monkeypatch):
     """Leave out the drawing, most of a run's time, where a test is about something else."""
     monkeypatch.setattr(figures, "draw_figures", lambda analysis, folder: [])
 
@@ -100,22 +99,22 @@ def no_figures(monkeypatch: Any) -> None:
 class Page(HTMLParser):
     """Collects what a page refers to, and its text."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.sources: list[str] = []
-        self.figures: list[str] = []
+        self.sources = []
+        self.figures = []
         self.text = ""
 
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
+    def handle_starttag(self, tag, attrs):
         named = dict(attrs)
         self.sources += [named[key] for key in ("src", "href", "xlink:href") if named.get(key)]
         self.figures += [named["id"]] if tag == "figure" else []
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.text += data
 
 
-def test_the_report_is_one_file_with_the_answer_first(finished: Path) -> None:
+def test_the_report_is_one_file_with_the_answer_first(finished):
     page = Page()
     page.feed((finished / "report.html").read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
@@ -127,14 +126,14 @@ def test_the_report_is_one_file_with_the_answer_first(finished: Path) -> None:
     assert "python -m analysis study=tunnel" in text
 
 
-def test_the_report_adapts_to_dark_and_narrow_screens(finished: Path) -> None:
+def test_the_report_adapts_to_dark_and_narrow_screens(finished):
     html = (finished / "report.html").read_text()
     assert "prefers-color-scheme: dark" in html
     assert 'name="viewport"' in html
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_standard_output_ends_with_one_line_an_approach(tmp_path: Path, capsys: Any) -> None:
+def test_standard_output_ends_with_one_line_an_approach(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     isoflop_table(noise=0.001).to_csv(path, index=False)
     assert main([f"table={path}", f"out={tmp_path / 'out'}", "bootstrap=200"]) == 0
@@ -147,7 +146,7 @@ def test_standard_output_ends_with_one_line_an_approach(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_one_refused_approach_is_said_and_the_other_answers(tmp_path: Path, capsys: Any) -> None:
+def test_one_refused_approach_is_said_and_the_other_answers(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     isoflop_table(budgets=(1e18, 1e19), noise=0.001).to_csv(path, index=False)
     assert main([f"table={path}", f"out={tmp_path / 'out'}", "bootstrap=200"]) == 0
@@ -159,9 +158,7 @@ def test_one_refused_approach_is_said_and_the_other_answers(tmp_path: Path, caps
     assert fits["verdict"]["agree"] is None
 
 
-def test_refusing_everything_exits_2_and_says_which_runs_to_add(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_refusing_everything_exits_2_and_says_which_runs_to_add(tmp_path, capsys):
     table = isoflop_table()
     table["tokens"] = 20 * table["n_params"]
     table["flops"] = 6 * table["n_params"] * table["tokens"]
@@ -176,7 +173,7 @@ def test_refusing_everything_exits_2_and_says_which_runs_to_add(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_missing_runs_are_stamped_when_allowed(tmp_path: Path, capsys: Any) -> None:
+def test_missing_runs_are_stamped_when_allowed(tmp_path, capsys):
     ids = write_study(tmp_path)
     (tmp_path / "tunnel" / ids[0] / "result.json").unlink()
     words = ["study=tunnel", f"runs={tmp_path}", "bootstrap=200"]
@@ -191,9 +188,7 @@ def test_missing_runs_are_stamped_when_allowed(tmp_path: Path, capsys: Any) -> N
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_convention_that_does_not_share_c_refuses_valleys_and_fits_the_surface(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_a_convention_that_does_not_share_c_refuses_valleys_and_fits_the_surface(tmp_path, capsys):
     table = isoflop_table(noise=0.001)
     table["n_params_non_embedding"] = table["n_params"] - 40 * table["n_params"] ** 0.75
     path = tmp_path / "runs.csv"
@@ -208,9 +203,7 @@ def test_a_convention_that_does_not_share_c_refuses_valleys_and_fits_the_surface
 @pytest.mark.parametrize(
     "words", [["study=nothing"], ["tabel=x.csv"], ["table=x.csv"], ["wandb=a/b/c"], []]
 )
-def test_user_mistakes_exit_2_without_a_traceback(
-    words: list[str], tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
+def test_user_mistakes_exit_2_without_a_traceback(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -219,14 +212,14 @@ def test_user_mistakes_exit_2_without_a_traceback(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_written_exits_3(tmp_path: Path, capsys: Any) -> None:
+def test_an_output_folder_that_cannot_be_written_exits_3(tmp_path, capsys):
     path = tmp_path / "runs.csv"
     isoflop_table().to_csv(path, index=False)
     assert main([f"table={path}", f"out={path}", "bootstrap=200"]) == 3
     assert "storage" in capsys.readouterr().err
 
 
-def test_importing_the_analysis_does_not_import_torch_wandb_or_hydra() -> None:
+def test_importing_the_analysis_does_not_import_torch_wandb_or_hydra():
     code = (
         "import sys, analysis, analysis.__main__, analysis.report\n"
         "bad = {'torch', 'wandb', 'hydra'} & set(sys.modules)\n"
@@ -237,7 +230,7 @@ def test_importing_the_analysis_does_not_import_torch_wandb_or_hydra() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
+def test_the_module_runs_as_a_command(tmp_path):
     path = tmp_path / "runs.csv"
     isoflop_table(noise=0.001).to_csv(path, index=False)
     root = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from analysis.console import SHOWN_EXCLUSIONS, WorkProgress, print_inputs
 from analysis.intake.table import Excluded, RunsTable
 
 
-def test_on_a_terminal_the_work_and_its_refits_are_shown() -> None:
+def test_on_a_terminal_the_work_and_its_refits_are_shown():
     out = io.StringIO()
     with WorkProgress(400, Console(file=out, force_terminal=True, width=100)) as work:
         work.stage("fitting the surface")
@@ -26,7 +26,7 @@ def test_on_a_terminal_the_work_and_its_refits_are_shown() -> None:
         assert "refits" not in latest
 
 
-def test_elsewhere_nothing_is_shown() -> None:
+def test_elsewhere_nothing_is_shown():
     out = io.StringIO()
     with WorkProgress(400, Console(file=out)) as work:
         work.stage("fitting the surface")
@@ -34,7 +34,7 @@ def test_elsewhere_nothing_is_shown() -> None:
     assert out.getvalue().strip() == ""
 
 
-def test_a_long_list_of_exclusions_ends_with_a_count() -> None:
+def test_a_long_list_of_exclusions_ends_with_a_count():
     out = io.StringIO()
     excluded = tuple(Excluded(f"run {k}", "diverged", "loss 11") for k in range(23))
     excluded = (*excluded, Excluded("run z", "filtered", "flops<1"))

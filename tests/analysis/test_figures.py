@@ -1,12 +1,9 @@
 """What each figure shows, read back from the drawn axes."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from study_folders import TRUTH, isoflop_table, optimal_n
 from study_folders import surface as surface_loss
 
@@ -16,7 +13,7 @@ from analysis.figures import compute, exponents, identified, multiverse, surface
 from analysis.figures import influence as influence_figure
 from analysis.figures import local as local_figure
 from analysis.figures.recipes import exponent_rows, optimum_lines, recipes
-from analysis.fits import Analysis, analyse, survey
+from analysis.fits import analyse, survey
 from analysis.intake.load import load_table
 from analysis.output import FIGURES
 from analysis.parametric.frontier import CostLaw, at_cost
@@ -32,7 +29,7 @@ A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 
 
 @pytest.fixture(scope="module")
-def analysis(tmp_path_factory: Any) -> Analysis:
+def analysis(tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "runs.csv"
     isoflop_table(noise=0.001).to_csv(path, index=False)
     options = parse_options([f"table={path}", "bootstrap=200"])
@@ -42,17 +39,17 @@ def analysis(tmp_path_factory: Any) -> Analysis:
 
 
 @pytest.fixture
-def figure() -> Any:
+def figure():
     with style.house_style():
         yield style.new_figure(6, 4)
 
 
-def texts(figure: Figure) -> list[str]:
+def texts(figure):
     figure.draw_without_rendering()
     return [item.get_text() for item in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
 
-def test_every_recipe_draws_within_its_figure_and_has_a_caption(analysis: Analysis) -> None:
+def test_every_recipe_draws_within_its_figure_and_has_a_caption(analysis):
     names = []
     with style.house_style():
         for recipe in recipes(analysis):
@@ -66,7 +63,7 @@ def test_every_recipe_draws_within_its_figure_and_has_a_caption(analysis: Analys
     assert {"exponents", "isoflop_curves", "n_opt", "contours", "residuals"} <= set(names)
 
 
-def test_the_optimum_s_lines_carry_each_approach_s_exponent(analysis: Analysis) -> None:
+def test_the_optimum_s_lines_carry_each_approach_s_exponent(analysis):
     n_lines, d_lines = optimum_lines(analysis, "N"), optimum_lines(analysis, "D")
     assert [line.name for line in n_lines][:2] == ["valleys", "surface"]
     for n_line, d_line in zip(n_lines, d_lines, strict=True):
@@ -76,15 +73,15 @@ def test_the_optimum_s_lines_carry_each_approach_s_exponent(analysis: Analysis) 
         assert (n_line.optimum <= n_line.high).all()
 
 
-def test_the_exponents_begin_with_the_headline_and_repeat_none(analysis: Analysis) -> None:
+def test_the_exponents_begin_with_the_headline_and_repeat_none(analysis):
     rows = exponent_rows(analysis)
     assert rows[0].approach == "isoflop"
-    assert rows[0].a == analysis.isoflop.n_law.fit.exponent  # type: ignore[union-attr]
+    assert rows[0].a == analysis.isoflop.n_law.fit.exponent
     keys = [(row.convention, row.approach) for row in rows]
     assert len(keys) == len(set(keys))
 
 
-def test_refused_exponents_are_not_drawn(figure: Figure) -> None:
+def test_refused_exponents_are_not_drawn(figure):
     nan = float("nan")
     rows = [
         exponents.Exponent("standard", "isoflop", 0.5, (0.45, 0.55)),
@@ -96,7 +93,7 @@ def test_refused_exponents_are_not_drawn(figure: Figure) -> None:
     assert "kaplan" not in said
 
 
-def test_an_absurd_interval_does_not_flatten_the_others(figure: Figure) -> None:
+def test_an_absurd_interval_does_not_flatten_the_others(figure):
     rows = [
         exponents.Exponent("standard", "isoflop", 0.5, (0.45, 0.55)),
         exponents.Exponent("standard", "parametric", 0.6, (-40.0, 40.0)),
@@ -108,9 +105,7 @@ def test_an_absurd_interval_does_not_flatten_the_others(figure: Figure) -> None:
     assert high < 1.9
 
 
-def test_the_contours_frontier_is_where_the_surface_is_lowest(
-    analysis: Analysis, figure: Figure
-) -> None:
+def test_the_contours_frontier_is_where_the_surface_is_lowest(analysis, figure):
     fit = analysis.parametric
     assert isinstance(fit, ParametricFit)
     runs = analysis.best
@@ -126,9 +121,7 @@ def test_the_contours_frontier_is_where_the_surface_is_lowest(
     assert (fit.predict(n, d) < beside).all()
 
 
-def test_residuals_are_of_the_loss_and_wild_ones_stay_visible(
-    analysis: Analysis, figure: Figure
-) -> None:
+def test_residuals_are_of_the_loss_and_wild_ones_stay_visible(analysis, figure):
     fit = analysis.parametric
     assert isinstance(fit, ParametricFit)
     runs = analysis.best
@@ -146,9 +139,7 @@ def test_residuals_are_of_the_loss_and_wild_ones_stay_visible(
     assert heights.max() < ax.get_ylim()[1]
 
 
-def test_parameters_without_an_end_get_an_arrow_and_are_named(
-    analysis: Analysis, figure: Figure
-) -> None:
+def test_parameters_without_an_end_get_an_arrow_and_are_named(analysis, figure):
     fit = analysis.parametric
     assert isinstance(fit, ParametricFit)
     open_a = {**fit.profiles, "A": Profile(None, fit.values["A"] * 2)}
@@ -159,9 +150,7 @@ def test_parameters_without_an_end_get_an_arrow_and_are_named(
     assert sum(line.get_marker() == "<" for line in ax.lines) == 1
 
 
-def test_parameters_of_a_fit_at_another_cost_of_a_run_are_drawn_and_listed(
-    analysis: Analysis, figure: Figure
-) -> None:
+def test_parameters_of_a_fit_at_another_cost_of_a_run_are_drawn_and_listed(analysis, figure):
     fit = analysis.parametric
     assert isinstance(fit, ParametricFit)
     moved = at_cost(fit, CostLaw(40.0, 0.9))
@@ -173,7 +162,7 @@ def test_parameters_of_a_fit_at_another_cost_of_a_run_are_drawn_and_listed(
     assert rows["a"][3] != {row[0]: row for row in parameters(fit).rows}["a"][3]
 
 
-def test_many_points_become_an_image_in_the_vector_file(tmp_path: Path) -> None:
+def test_many_points_become_an_image_in_the_vector_file(tmp_path):
     rng = np.random.default_rng(0)
     flops, losses = 10 ** rng.uniform(17, 20, 100_000), rng.uniform(2, 4, 100_000)
     with style.house_style():
@@ -184,7 +173,7 @@ def test_many_points_become_an_image_in_the_vector_file(tmp_path: Path) -> None:
     assert svg.stat().st_size < 1_000_000
 
 
-def test_a_drifting_exponent_is_called_so(figure: Figure) -> None:
+def test_a_drifting_exponent_is_called_so(figure):
     windows = tuple(
         ComputeWindow((c / 3, c * 3), c, 20, a, (a - 0.05, a + 0.05))
         for c, a in ((1e18, 0.7), (1e19, 0.55), (1e20, 0.4))
@@ -199,7 +188,7 @@ def test_a_drifting_exponent_is_called_so(figure: Figure) -> None:
     assert np.asarray(line.get_ydata(), float) == pytest.approx([0.7, 0.55, 0.4])
 
 
-def test_the_multiverse_is_sorted_above_a_matrix_of_its_choices(figure: Figure) -> None:
+def test_the_multiverse_is_sorted_above_a_matrix_of_its_choices(figure):
     nan = float("nan")
     universes = (
         Universe({"approach": "valleys", "curve": "cubic"}, 0.52, ""),
@@ -230,9 +219,7 @@ def test_the_multiverse_is_sorted_above_a_matrix_of_its_choices(figure: Figure) 
     assert any("3 fits, 1 refused" in text for text in texts(figure))
 
 
-def test_influence_names_the_run_that_moves_the_exponent_most(
-    analysis: Analysis, figure: Figure
-) -> None:
+def test_influence_names_the_run_that_moves_the_exponent_most(analysis, figure):
     table = analysis.influence
     assert isinstance(table, InfluenceTable)
     influence_figure.draw(figure, table)
@@ -241,7 +228,7 @@ def test_influence_names_the_run_that_moves_the_exponent_most(
     assert len(figure.axes) == 2 + bool(table.budgets)
 
 
-def test_captions_speak_of_what_is_drawn(analysis: Analysis, tmp_path: Path) -> None:
+def test_captions_speak_of_what_is_drawn(analysis, tmp_path):
     with_valleys = {recipe.name: recipe.caption for recipe in recipes(analysis)}
     assert "diamond marks a valley" in with_valleys["isoflop_curves"]
     assert "loss at each valley" in with_valleys["loss_compute"]

@@ -1,5 +1,4 @@
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from analysis.scrutiny import parts
 
 
 @pytest.fixture(scope="module")
-def told() -> Any:
+def told():
     """fits.json of a study with three seeds a run, as a program reads it."""
     rng = np.random.default_rng(1)
     seeds = [isoflop_table().assign(seed=k) for k in range(3)]
@@ -24,7 +23,7 @@ def told() -> Any:
     usable, excluded = screen(frame, None)
     table = RunsTable(usable, tuple(excluded), "t", "t.csv", "0" * 64)
 
-    def refuse(*args: Any, **choices: Any) -> Any:
+    def refuse(*args, **choices):
         raise RefusedError("left out of these tests")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -35,12 +34,12 @@ def told() -> Any:
     return json.loads(json.dumps(fits_json.to_json(done), allow_nan=False))
 
 
-def test_the_contract_s_keys_come_first_and_in_order(told: Any) -> None:
+def test_the_contract_s_keys_come_first_and_in_order(told):
     first = ["schema", "inputs", "conventions", "isoflop", "parametric", "envelope", "verdict"]
     assert list(told)[:7] == first
 
 
-def test_replicas_are_measured_and_written(told: Any) -> None:
+def test_replicas_are_measured_and_written(told):
     seeds = told["isoflop"]["seeds"]
     assert seeds["freedom"] == 70
     # 70 degrees of freedom put the sd within 8 % (one standard error)
@@ -48,18 +47,18 @@ def test_replicas_are_measured_and_written(told: Any) -> None:
     assert seeds["by"] in ("", "loss", "size")
 
 
-def test_exponents_of_parameters_and_tokens_sum_to_one_where_c_is_6nd(told: Any) -> None:
+def test_exponents_of_parameters_and_tokens_sum_to_one_where_c_is_6nd(told):
     for approach in ("isoflop", "parametric"):
         assert told[approach]["a"] + told[approach]["b"] == pytest.approx(1.0, abs=1e-6)
         low, high = told[approach]["a_ci"]
         assert low < told[approach]["a"] < high
 
 
-def test_a_part_that_was_refused_says_why_and_has_no_number(told: Any) -> None:
+def test_a_part_that_was_refused_says_why_and_has_no_number(told):
     assert told["multiverse"] == {"refused": "left out of these tests"}
     assert list(told["repetition"]) == ["refused"]
 
 
-def test_every_pair_of_answers_is_compared(told: Any) -> None:
+def test_every_pair_of_answers_is_compared(told):
     answered = [name for name in ("isoflop", "parametric", "envelope") if "a" in told[name]]
     assert len(told["verdict"]["comparisons"]) == len(answered) * (len(answered) - 1) // 2

@@ -2,8 +2,6 @@
 
 import json
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +10,7 @@ from study_folders import isoflop_table, surface, write_study
 
 from analysis.config import parse_options
 from analysis.design.candidates import By
-from analysis.design.proposal import Limits, Proposal, make_proposal
+from analysis.design.proposal import Limits, make_proposal
 from analysis.errors import InputError, OptionError
 from analysis.fits import survey
 from analysis.intake.load import load_table
@@ -24,27 +22,20 @@ from analysis.refusal import Refusal
 NOISE = 0.001
 
 
-def write(folder: Path, table: pd.DataFrame) -> Path:
+def write(folder, table):
     path = folder / "runs.csv"
     table.to_csv(path, index=False)
     return path
 
 
-def proposal_for(
-    folder: Path,
-    table: pd.DataFrame,
-    *,
-    runs: int = 8,
-    total: float | None = None,
-    by: By = By.flops,
-) -> Proposal:
+def proposal_for(folder, table, *, runs=8, total=None, by=By.flops):
     path = write(folder, table)
     options = parse_options([f"table={path}", "bootstrap=100"])
     surveyed = survey(load_table(path, where=None, allow_incomplete=False), options)
     return make_proposal(surveyed, Limits(runs, total, by))
 
 
-def trained(table: pd.DataFrame, proposal: Proposal, seed: int = 7) -> pd.DataFrame:
+def trained(table, proposal, seed=7):
     """Run what is proposed, on the true surface."""
     rng = np.random.default_rng(seed)
     rows = [
@@ -61,14 +52,14 @@ def trained(table: pd.DataFrame, proposal: Proposal, seed: int = 7) -> pd.DataFr
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
 
 
-def with_seeds(table: pd.DataFrame) -> pd.DataFrame:
+def with_seeds(table):
     """Repeat each budget's middle run twice, so that noise is measured."""
     middle = table.iloc[len(table) // 2 :: 7].head(2)
     repeats = pd.concat([middle.assign(seed=k, loss=middle["loss"] * 1.001**k) for k in (1, 2)])
     return pd.concat([table.assign(seed=0), repeats], ignore_index=True)
 
 
-def test_an_open_valley_is_closed_by_the_sizes_proposed(tmp_path: Path) -> None:
+def test_an_open_valley_is_closed_by_the_sizes_proposed(tmp_path):
     table = with_seeds(isoflop_table(noise=NOISE))
     top = table["flops"] == table["flops"].max()
     cut = table[~(top & (table["n_params"] > table.loc[top, "n_params"].median() * 0.7))]
@@ -81,7 +72,7 @@ def test_an_open_valley_is_closed_by_the_sizes_proposed(tmp_path: Path) -> None:
     assert not [step for step in again.steps if step.why.startswith("valley")]
 
 
-def test_two_budgets_get_a_third_whose_valley_is_bracketed(tmp_path: Path) -> None:
+def test_two_budgets_get_a_third_whose_valley_is_bracketed(tmp_path):
     table = with_seeds(isoflop_table(budgets=(1e18, 3e18), noise=NOISE))
     proposal = proposal_for(tmp_path, table)
     new = [step for step in proposal.steps if step.why == "a new budget: 3 valleys at least"]
@@ -93,7 +84,7 @@ def test_two_budgets_get_a_third_whose_valley_is_bracketed(tmp_path: Path) -> No
     assert isinstance(done.isoflop, IsoflopFit)
 
 
-def test_noise_that_was_not_measured_is_asked_for_with_new_seeds(tmp_path: Path) -> None:
+def test_noise_that_was_not_measured_is_asked_for_with_new_seeds(tmp_path):
     proposal = proposal_for(tmp_path, isoflop_table(noise=NOISE).assign(seed=4))
     repeats = [step for step in proposal.steps if step.seed is not None]
     assert [(step.why, step.seed) for step in repeats] == [("seed noise unknown", 5)] * 3
@@ -102,7 +93,7 @@ def test_noise_that_was_not_measured_is_asked_for_with_new_seeds(tmp_path: Path)
     assert not [step for step in again.steps if step.seed is not None]
 
 
-def test_runs_at_one_ratio_get_spread_until_the_surface_can_be_fitted(tmp_path: Path) -> None:
+def test_runs_at_one_ratio_get_spread_until_the_surface_can_be_fitted(tmp_path):
     n = np.geomspace(1e8, 1e10, 8)
     table = pd.DataFrame({"n_params": n, "tokens": 20 * n, "flops": 120 * n * n})
     table["loss"] = surface(n, 20 * n)
@@ -117,7 +108,7 @@ def test_runs_at_one_ratio_get_spread_until_the_surface_can_be_fitted(tmp_path: 
     assert isinstance(again.surface, ParametricFit)
 
 
-def test_one_size_gets_others(tmp_path: Path) -> None:
+def test_one_size_gets_others(tmp_path):
     tokens = np.geomspace(1e9, 1e11, 8)
     n = np.full(8, 1e9)
     table = pd.DataFrame({"n_params": n, "tokens": tokens, "flops": 6 * n * tokens})
@@ -127,7 +118,7 @@ def test_one_size_gets_others(tmp_path: Path) -> None:
     assert {step.n_params for step in proposal.steps} >= {5e8, 2e9}
 
 
-def test_each_added_run_narrows_the_predicted_interval(tmp_path: Path) -> None:
+def test_each_added_run_narrows_the_predicted_interval(tmp_path):
     proposal = proposal_for(tmp_path, with_seeds(isoflop_table(noise=NOISE)))
     widths = [proposal.half_width, *(step.half_width for step in proposal.steps)]
     assert len(widths) > 3
@@ -135,7 +126,7 @@ def test_each_added_run_narrows_the_predicted_interval(tmp_path: Path) -> None:
     assert all(step.why == "narrows a" for step in proposal.steps)
 
 
-def test_limits_hold(tmp_path: Path) -> None:
+def test_limits_hold(tmp_path):
     table = isoflop_table(noise=NOISE)
     proposal = proposal_for(tmp_path, table, runs=5, total=3e19)
     assert len(proposal.steps) <= 5
@@ -145,17 +136,17 @@ def test_limits_hold(tmp_path: Path) -> None:
     assert one.left_out == 3
 
 
-def test_repeats_leave_half_of_the_runs_to_what_narrows_the_interval(tmp_path: Path) -> None:
+def test_repeats_leave_half_of_the_runs_to_what_narrows_the_interval(tmp_path):
     proposal = proposal_for(tmp_path, isoflop_table(noise=NOISE), runs=4)
     assert [step.why for step in proposal.steps] == ["seed noise unknown"] * 2 + ["narrows a"] * 2
     assert proposal.left_out == 1
 
 
-def timed(table: pd.DataFrame) -> pd.DataFrame:
+def timed(table):
     return table.assign(seconds=1e-11 * table["n_params"] ** 0.7 * table["tokens"])
 
 
-def test_seconds_follow_their_power_law_and_are_what_is_limited(tmp_path: Path) -> None:
+def test_seconds_follow_their_power_law_and_are_what_is_limited(tmp_path):
     table = timed(isoflop_table(noise=NOISE))
     total = 0.3 * float(table["seconds"].sum())
     proposal = proposal_for(tmp_path, table, total=total, by=By.seconds)
@@ -166,18 +157,18 @@ def test_seconds_follow_their_power_law_and_are_what_is_limited(tmp_path: Path) 
     assert sum(step.seconds or 0.0 for step in proposal.steps) <= total
 
 
-def test_seconds_need_rows_that_have_them(tmp_path: Path) -> None:
+def test_seconds_need_rows_that_have_them(tmp_path):
     with pytest.raises(InputError, match="by=seconds needs the column 'seconds' in at least 6"):
         proposal_for(tmp_path, isoflop_table(noise=NOISE), by=By.seconds)
 
 
-def test_too_small_a_budget_is_refused(tmp_path: Path, capsys: Any) -> None:
+def test_too_small_a_budget_is_refused(tmp_path, capsys):
     path = write(tmp_path, isoflop_table(noise=NOISE))
     assert main([f"table={path}", "flops=1e3", "bootstrap=100"]) == 2
     assert "no run that would help fits within flops=1000" in capsys.readouterr().err
 
 
-def test_the_command_ends_with_what_the_runs_bring(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_ends_with_what_the_runs_bring(tmp_path, capsys):
     path = write(tmp_path, timed(isoflop_table(noise=NOISE)))
     assert main([f"table={path}", "bootstrap=100", "add=6"]) == 0
     out = capsys.readouterr().out
@@ -189,7 +180,7 @@ def test_the_command_ends_with_what_the_runs_bring(tmp_path: Path, capsys: Any) 
     assert "python -m train" not in out
 
 
-def test_a_refused_surface_still_ends_with_a_line(tmp_path: Path, capsys: Any) -> None:
+def test_a_refused_surface_still_ends_with_a_line(tmp_path, capsys):
     n = np.geomspace(1e8, 1e10, 8)
     table = pd.DataFrame({"n_params": n, "tokens": 20 * n, "flops": 120 * n * n})
     table["loss"] = surface(n, 20 * n)
@@ -202,7 +193,7 @@ def test_a_refused_surface_still_ends_with_a_line(tmp_path: Path, capsys: Any) -
 WIDTHS = (64, 96, 128, 192, 256)
 
 
-def study(runs: Path, extra: tuple[str, ...] = ()) -> None:
+def study(runs, extra=()):
     """Write a study of ladder rungs, whose manifest has the words it was started with."""
     rows = []
     for flops in (1e15, 3e15, 1e16):
@@ -229,7 +220,7 @@ def study(runs: Path, extra: tuple[str, ...] = ()) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def test_a_study_s_runs_are_on_its_ladder_and_can_be_pasted(tmp_path: Path, capsys: Any) -> None:
+def test_a_study_s_runs_are_on_its_ladder_and_can_be_pasted(tmp_path, capsys):
     study(tmp_path, ("optimizer.batch_tokens=2048",))
     assert main(["study=ladder", f"runs={tmp_path}", "bootstrap=100"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -245,7 +236,7 @@ def test_a_study_s_runs_are_on_its_ladder_and_can_be_pasted(tmp_path: Path, caps
     assert widths <= {32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512}
 
 
-def test_keys_that_the_study_varies_are_left_to_the_reader(tmp_path: Path, capsys: Any) -> None:
+def test_keys_that_the_study_varies_are_left_to_the_reader(tmp_path, capsys):
     study(tmp_path)
     path = tmp_path / "ladder" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -270,12 +261,12 @@ def test_keys_that_the_study_varies_are_left_to_the_reader(tmp_path: Path, capsy
         ([], "give exactly one of"),
     ],
 )
-def test_bad_words_are_refused(words: list[str], message: str) -> None:
+def test_bad_words_are_refused(words, message):
     with pytest.raises(OptionError, match=message):
         parse(words)
 
 
-def test_mistakes_exit_2_without_a_traceback(tmp_path: Path, capsys: Any) -> None:
+def test_mistakes_exit_2_without_a_traceback(tmp_path, capsys):
     assert main([f"table={tmp_path / 'nothing.csv'}"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert main(["--help"]) == 0

@@ -1,12 +1,10 @@
-from typing import Any
-
 import pytest
 
 from analysis.config import Convention, Loss, Method, parse_options
 from analysis.errors import OptionError
 
 
-def test_words_become_typed_choices() -> None:
+def test_words_become_typed_choices():
     options = parse_options(
         [
             "study=x",
@@ -46,6 +44,6 @@ def test_words_become_typed_choices() -> None:
         (["wandb=me/p/g", "study=x"], "exactly one of .* got study=x and wandb=me/p/g"),
     ],
 )
-def test_bad_words_are_refused_with_value_and_rule(words: Any, message: Any) -> None:
+def test_bad_words_are_refused_with_value_and_rule(words, message):
     with pytest.raises(OptionError, match=message):
         parse_options(words)

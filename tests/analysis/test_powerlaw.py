@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -8,7 +6,7 @@ from analysis.powerlaw import fit_many, fit_power_law
 PORIAN_KEYS = ["file", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
 
 
-def test_an_exact_power_law_is_recovered() -> None:
+def test_an_exact_power_law_is_recovered():
     x = np.array([1e12, 3e12, 1e13])
     law = fit_power_law(x, 0.2 * x**0.5)
     assert law.exponent == pytest.approx(0.5)
@@ -17,7 +15,7 @@ def test_an_exact_power_law_is_recovered() -> None:
     assert law.residual_sd == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_law_by_standard_deviations_is_that_of_repeated_points() -> None:
+def test_a_law_by_standard_deviations_is_that_of_repeated_points():
     x, y = np.array([1.0, 2.0, 5.0, 9.0]), np.array([1.0, 1.7, 2.0, 4.1])
     repeated = np.repeat(np.arange(4), [1, 4, 1, 9])
     weighted = fit_power_law(x, y, sd=0.1 / np.array([1.0, 2.0, 1.0, 3.0]))
@@ -25,7 +23,7 @@ def test_a_law_by_standard_deviations_is_that_of_repeated_points() -> None:
     assert weighted.log_center == pytest.approx(np.log(y[repeated]).mean())
 
 
-def test_equal_standard_deviations_change_nothing() -> None:
+def test_equal_standard_deviations_change_nothing():
     x, y = np.array([1.0, 2.0, 5.0, 9.0]), np.array([1.0, 1.7, 2.0, 4.1])
     plain, weighted = fit_power_law(x, y), fit_power_law(x, y, sd=np.full(4, 0.3))
     assert weighted.exponent == pytest.approx(plain.exponent)
@@ -33,9 +31,7 @@ def test_equal_standard_deviations_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("group", range(15))
-def test_porian_optima_weighted_by_their_sd_return_the_published_exponents(
-    published: Any, group: Any
-) -> None:
+def test_porian_optima_weighted_by_their_sd_return_the_published_exponents(published, group):
     truth = published("porian_exponents.csv").iloc[group]
     optima = published("porian_optima.csv")
     rows = optima[(optima[PORIAN_KEYS] == truth[PORIAN_KEYS]).all(axis=1)]
@@ -47,7 +43,7 @@ def test_porian_optima_weighted_by_their_sd_return_the_published_exponents(
     assert b.exponent == pytest.approx(truth["t_exponent"], abs=5e-7)
 
 
-def test_inverse_variances_and_inverse_sds_of_porian_optima_are_refused(published: Any) -> None:
+def test_inverse_variances_and_inverse_sds_of_porian_optima_are_refused(published):
     rows = published("porian_optima.csv").iloc[:11]
     flops, n_opt = rows["flops"].to_numpy(), rows["n_opt"].to_numpy()
     sd = rows["n_opt_std"].to_numpy()
@@ -57,7 +53,7 @@ def test_inverse_variances_and_inverse_sds_of_porian_optima_are_refused(publishe
 
 
 @pytest.mark.parametrize("bad", [[0.1, 0.0, 0.1], [0.1, np.nan, 0.1], [0.1, -0.1, 0.1], [0.1]])
-def test_a_standard_deviation_that_is_none_is_refused(bad: Any) -> None:
+def test_a_standard_deviation_that_is_none_is_refused(bad):
     x = np.array([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="sd must be 3 positive standard deviations"):
         fit_power_law(x, x, sd=np.array(bad))
@@ -71,9 +67,7 @@ def test_a_standard_deviation_that_is_none_is_refused(bad: Any) -> None:
         ("transformer only", 0.696, 0.406),
     ],
 )
-def test_nanochat_optima_return_an_exponent_by_convention(
-    published: Any, convention: Any, a: Any, b: Any
-) -> None:
+def test_nanochat_optima_return_an_exponent_by_convention(published, convention, a, b):
     table = published("nanochat_optima.csv")
     rows = table[table["convention"] == convention]
     flops = rows["flops_actual"].to_numpy()
@@ -81,7 +75,7 @@ def test_nanochat_optima_return_an_exponent_by_convention(
     assert fit_power_law(flops, rows["d_opt"].to_numpy()).exponent == pytest.approx(b, abs=5e-4)
 
 
-def test_draws_without_three_points_have_no_law() -> None:
+def test_draws_without_three_points_have_no_law():
     log_x = np.array([0.0, 1.0, 2.0, 3.0])
     log_y = np.array([[0, 2, 4, 6], [0, np.nan, 4, 6], [0, np.nan, np.nan, 6]], float)
     slopes, heights = fit_many(log_x, log_y, at=1.0)
@@ -90,7 +84,7 @@ def test_draws_without_three_points_have_no_law() -> None:
     assert np.isnan(slopes[2])
 
 
-def test_draws_are_weighted_as_the_law_is() -> None:
+def test_draws_are_weighted_as_the_law_is():
     rng = np.random.default_rng(0)
     log_x, sd = np.array([0.0, 1.0, 2.0, 3.0, 5.0]), np.array([0.1, 0.3, 0.2, 0.1, 0.05])
     log_y = rng.standard_normal((3, 5))

@@ -2,8 +2,6 @@
 
 import json
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +30,7 @@ K_N = float(optimal_n(np.array(6.0)))
 """N_opt at C = 6, so that N_opt = K_N (C / 6)**a."""
 
 
-def content(**changes: Any) -> dict[str, Any]:
+def content(**changes):
     """fits.json of the true surface, with draws that spread alpha and the law's height."""
     rng = np.random.default_rng(0)
     alpha = TRUTH["alpha"] + 0.01 * rng.standard_normal(500)
@@ -65,13 +63,13 @@ def content(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(folder: Path, **changes: Any) -> Path:
+def write(folder, **changes):
     path = folder / "fits.json"
     path.write_text(json.dumps(content(**changes)))
     return path
 
 
-def test_every_approach_gives_the_true_optimum_with_an_interval_around_it(tmp_path: Path) -> None:
+def test_every_approach_gives_the_true_optimum_with_an_interval_around_it(tmp_path):
     fits = read_fits(write(tmp_path))
     n = float(optimal_n(np.array(1e21)))
     d = 1e21 / (6 * n)
@@ -90,14 +88,14 @@ def test_every_approach_gives_the_true_optimum_with_an_interval_around_it(tmp_pa
             assert got.interval[0] < truth < got.interval[1]
 
 
-def test_the_law_s_interval_is_that_of_its_draws(tmp_path: Path) -> None:
+def test_the_law_s_interval_is_that_of_its_draws(tmp_path):
     """Heights scatter by 0.1 in log N: 95 % of a normal are within 1.96 of that."""
     n = predict_budget(read_fits(write(tmp_path)), 1e19)[0].n_params
     assert n.interval is not None
     assert np.log(n.interval) - np.log(n.value) == pytest.approx([-0.196, 0.196], abs=0.02)
 
 
-def test_a_size_is_optimal_at_the_budget_whose_optimum_it_is(tmp_path: Path) -> None:
+def test_a_size_is_optimal_at_the_budget_whose_optimum_it_is(tmp_path):
     fits = read_fits(write(tmp_path))
     n = float(optimal_n(np.array(3e19)))
     for item in predict_size(fits, n):
@@ -107,11 +105,11 @@ def test_a_size_is_optimal_at_the_budget_whose_optimum_it_is(tmp_path: Path) -> 
         assert item.n_params.value == n
 
 
-def brute_force_overhead(surfaces: Surfaces, n: float, d: float, cost: CostLaw) -> float:
+def brute_force_overhead(surfaces, n, d, cost):
     """Search the budget whose best loss over a fine grid of sizes is the loss at (N, D)."""
     target = surfaces.predict(np.array([n]), np.array([d]))[0, 0]
 
-    def best_loss(flops: float) -> float:
+    def best_loss(flops):
         sizes = np.geomspace(n / 50, n * 50, 20_001)
         return float(surfaces.predict(sizes, cost.tokens(np.array(flops), sizes)).min())
 
@@ -133,7 +131,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cost", [SIX_ND, CostLaw(40.0, 0.93)])
-def test_the_overhead_is_what_a_search_over_budgets_finds(form: Form, cost: CostLaw) -> None:
+def test_the_overhead_is_what_a_search_over_budgets_finds(form, cost):
     surfaces = Surfaces.of(form, FORMS[form])
     best = float(np.exp(surfaces.log_optimal_size(np.array([1e20]), cost))[0, 0])
     for factor in (0.2, 1.0, 3.0):
@@ -144,7 +142,7 @@ def test_the_overhead_is_what_a_search_over_budgets_finds(form: Form, cost: Cost
         assert got >= 1 - 1e-12
 
 
-def test_a_rule_of_size_meets_the_frontier_at_its_pivot_and_costs_more_away_from_it() -> None:
+def test_a_rule_of_size_meets_the_frontier_at_its_pivot_and_costs_more_away_from_it():
     surfaces = Surfaces.of(Form.chinchilla, TRUTH)
     rule = SizeRule(0.73, 1e19)
     flops = np.array([1e18, 1e19, 1e20, 1e22])
@@ -157,7 +155,7 @@ def test_a_rule_of_size_meets_the_frontier_at_its_pivot_and_costs_more_away_from
     assert costs[3] > costs[2] > 1.001
 
 
-def test_training_a_model_further_lowers_its_loss_at_a_growing_overhead(tmp_path: Path) -> None:
+def test_training_a_model_further_lowers_its_loss_at_a_growing_overhead(tmp_path):
     fits = read_fits(write(tmp_path))
     assert fits.surface is not None
     n = 1e9
@@ -174,7 +172,7 @@ def test_training_a_model_further_lowers_its_loss_at_a_growing_overhead(tmp_path
     assert rows[0].overhead.value == pytest.approx(1.0)
 
 
-def test_the_command_ends_with_one_line_an_approach(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_ends_with_one_line_an_approach(tmp_path, capsys):
     assert main([f"fits={write(tmp_path)}", "flops=1e19"]) == 0
     out = capsys.readouterr().out
     number = r"[\d.]+(e\d+)?"
@@ -189,9 +187,7 @@ def test_the_command_ends_with_one_line_an_approach(tmp_path: Path, capsys: Any)
     assert "its low end" in out
 
 
-def test_extrapolation_is_said_in_decades_and_beyond_three_called_unsupported(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_extrapolation_is_said_in_decades_and_beyond_three_called_unsupported(tmp_path, capsys):
     path = write(tmp_path)
     assert decades_beyond(read_fits(path), 1e22) == pytest.approx(2)
     assert decades_beyond(read_fits(path), 1e15) == pytest.approx(-3)
@@ -204,14 +200,14 @@ def test_extrapolation_is_said_in_decades_and_beyond_three_called_unsupported(
     assert "NOT SUPPORTED BY DATA" in capsys.readouterr().out
 
 
-def test_a_size_outside_the_measured_ones_is_said(tmp_path: Path, capsys: Any) -> None:
+def test_a_size_outside_the_measured_ones_is_said(tmp_path, capsys):
     assert main([f"fits={write(tmp_path)}", "n_params=1e12"]) == 0
     out = capsys.readouterr().out
     assert "WARNING: N = 1e12 is outside the measured sizes, 1e8 to 1e10" in out
     assert "NOT SUPPORTED BY DATA" in out
 
 
-def test_json_has_every_number(tmp_path: Path, capsys: Any) -> None:
+def test_json_has_every_number(tmp_path, capsys):
     words = [f"fits={write(tmp_path)}", "flops=1e19,1e21", "n_params=1e9", "format=json"]
     assert main(words) == 0
     got = json.loads(capsys.readouterr().out)
@@ -224,9 +220,7 @@ def test_json_has_every_number(tmp_path: Path, capsys: Any) -> None:
     assert got["refused"] == [{"approach": "envelope", "why": "no training curves"}]
 
 
-def test_a_file_without_draws_gives_values_and_says_what_it_lacks(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_a_file_without_draws_gives_values_and_says_what_it_lacks(tmp_path, capsys):
     assert main([f"fits={write(tmp_path, draws={}, measured={})}", "flops=1e21"]) == 0
     out = capsys.readouterr().out
     assert "No intervals for isoflop, parametric" in out
@@ -236,9 +230,7 @@ def test_a_file_without_draws_gives_values_and_says_what_it_lacks(
     assert "[" not in last
 
 
-def test_draws_in_which_no_budget_makes_a_size_optimal_leave_its_interval_open(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_draws_in_which_no_budget_makes_a_size_optimal_leave_its_interval_open(tmp_path, capsys):
     draws = content()["draws"]
     for row in draws["isoflop"]["rows"][:50]:
         row[0] = -0.01
@@ -256,7 +248,7 @@ def test_draws_in_which_no_budget_makes_a_size_optimal_leave_its_interval_open(
     assert got["sizes"][0]["optima"][0]["flops"]["interval"][1] is None
 
 
-def test_without_a_surface_the_loss_is_read_between_valleys_and_not_beyond(tmp_path: Path) -> None:
+def test_without_a_surface_the_loss_is_read_between_valleys_and_not_beyond(tmp_path):
     flops = np.array([1e18, 1e19, 1e20])
     n = optimal_n(flops)
     valleys = [
@@ -276,7 +268,7 @@ def test_without_a_surface_the_loss_is_read_between_valleys_and_not_beyond(tmp_p
     assert outside.loss_source.startswith("no surface was fitted")
 
 
-def test_exact_flops_are_followed_by_a_power_of_n(tmp_path: Path, capsys: Any) -> None:
+def test_exact_flops_are_followed_by_a_power_of_n(tmp_path, capsys):
     cost = CostLaw(40.0, 0.93)
     n, d = np.geomspace(1e7, 1e9, 5), np.geomspace(1e10, 1e8, 5)
     found = fit_cost_law(n, d, cost.flops(n, d))
@@ -295,7 +287,7 @@ def test_exact_flops_are_followed_by_a_power_of_n(tmp_path: Path, capsys: Any) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_surface_of_any_form_is_read(form: Form, tmp_path: Path) -> None:
+def test_a_surface_of_any_form_is_read(form, tmp_path):
     part = {**FORMS[form], "form": form.name, "a": 0.5}
     best = predict_budget(read_fits(write(tmp_path, parametric=part, draws={})), 1e20)[1]
     surfaces = Surfaces.of(form, FORMS[form])
@@ -304,7 +296,7 @@ def test_a_surface_of_any_form_is_read(form: Form, tmp_path: Path) -> None:
     assert sizes[np.argmin(losses)] == pytest.approx(best.n_params.value, rel=1e-4)
 
 
-def test_draws_written_from_fits_are_read_back_with_the_same_intervals(tmp_path: Path) -> None:
+def test_draws_written_from_fits_are_read_back_with_the_same_intervals(tmp_path):
     rng = np.random.default_rng(1)
     n, d = np.exp(rng.uniform(17, 22, 60)), np.exp(rng.uniform(21, 26, 60))
     nats = surface(n, d) * np.exp(0.002 * rng.standard_normal(60))
@@ -341,7 +333,7 @@ def test_draws_written_from_fits_are_read_back_with_the_same_intervals(tmp_path:
     assert law.log_d[0] == pytest.approx(heights[0] + 2 - (1 - exponents[0]), abs=1e-5)
 
 
-def test_thinning_keeps_finite_rows_evenly() -> None:
+def test_thinning_keeps_finite_rows_evenly():
     rows = np.arange(6000.0).reshape(3000, 2)
     rows[7, 0] = np.nan
     kept = thin(rows)
@@ -367,9 +359,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("words", "message"), WORDS)
-def test_user_mistakes_exit_2_with_the_nearest_right_value(
-    words: list[str], message: str, tmp_path: Path, capsys: Any
-) -> None:
+def test_user_mistakes_exit_2_with_the_nearest_right_value(words, message, tmp_path, capsys):
     path = write(tmp_path)
     assert main([word.format(path=path, folder=tmp_path) for word in words]) == 2
     captured = capsys.readouterr()
@@ -378,7 +368,7 @@ def test_user_mistakes_exit_2_with_the_nearest_right_value(
 
 
 LAW, DRAWS = content()["isoflop"], content()["draws"]["parametric"]
-FILES: list[tuple[dict[str, Any], str]] = [
+FILES = [
     ({"schema": 7}, "has schema 7"),
     ({"parametric": {**TRUTH, "A": -1.0}}, "parametric.A = -1 must be positive"),
     ({"parametric": {**TRUTH, "alpha": "big"}}, "parametric.alpha is 'big', not a number"),
@@ -412,9 +402,7 @@ FILES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), FILES)
-def test_what_cannot_be_in_a_fits_file_is_named(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_in_a_fits_file_is_named(changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
         read_fits(write(tmp_path, **changes))
 
@@ -429,14 +417,14 @@ def test_what_cannot_be_in_a_fits_file_is_named(
         pytest.param('{"isoflop": ' + "9" * 5000 + "}", "not JSON", id="long"),
     ],
 )
-def test_files_that_are_no_fits_are_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_files_that_are_no_fits_are_refused(text, message, tmp_path):
     path = tmp_path / "fits.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_fits(path)
 
 
-def test_when_every_approach_was_refused_the_reasons_are_said(tmp_path: Path, capsys: Any) -> None:
+def test_when_every_approach_was_refused_the_reasons_are_said(tmp_path, capsys):
     refused = {"refused": "all runs are at D/N = 20"}
     path = write(tmp_path, isoflop={"refused": "2 valleys"}, parametric=refused)
     assert main([f"fits={path}", "flops=1e21"]) == 2
@@ -445,13 +433,13 @@ def test_when_every_approach_was_refused_the_reasons_are_said(tmp_path: Path, ca
     assert "all runs are at D/N = 20" in err
 
 
-def test_exponents_without_coefficients_are_refused_by_name(tmp_path: Path) -> None:
+def test_exponents_without_coefficients_are_refused_by_name(tmp_path):
     fits = read_fits(write(tmp_path, envelope={"a": 0.5, "a_ci": [0.4, 0.6]}))
     assert [item.approach for item in fits.refused] == ["envelope"]
     assert "without their coefficients" in fits.refused[0].why
 
 
-def test_a_law_that_falls_makes_no_size_optimal(tmp_path: Path, capsys: Any) -> None:
+def test_a_law_that_falls_makes_no_size_optimal(tmp_path, capsys):
     falling = {"a": -0.1, "b": 1.1, "k_n": 1e8, "k_d": 1e-9, "valleys": []}
     path = write(tmp_path, isoflop=falling, draws={})
     assert main([f"fits={path}", "n_params=1e9"]) == 0
@@ -464,20 +452,20 @@ def test_a_law_that_falls_makes_no_size_optimal(tmp_path: Path, capsys: Any) -> 
     assert "N does not rise with C by isoflop" in capsys.readouterr().err
 
 
-def test_numbers_beyond_what_a_run_can_have_are_no_answer(tmp_path: Path, capsys: Any) -> None:
+def test_numbers_beyond_what_a_run_can_have_are_no_answer(tmp_path, capsys):
     measured = {"flops_law": {"coefficient": 1e-300, "power": 1e-300}}
     path = write(tmp_path, measured=measured)
     assert main([f"fits={path}", "flops=1e21"]) == 2
     assert "no size, tokens, loss or cost that a run can have" in capsys.readouterr().err
 
 
-def test_what_n_counts_is_the_table_s_where_the_table_counts_c(tmp_path: Path, capsys: Any) -> None:
+def test_what_n_counts_is_the_table_s_where_the_table_counts_c(tmp_path, capsys):
     path = write(tmp_path, conventions={"n_params": "standard", "flops": "as given"})
     assert main([f"fits={path}", "flops=1e20"]) == 0
     assert "N counts as in the table that was fitted" in capsys.readouterr().out
 
 
-def test_help_lists_every_key(capsys: Any) -> None:
+def test_help_lists_every_key(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for key in ("fits", "flops", "n_params", "wrong_a", "format"):

@@ -2,9 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import chromium, visit
@@ -53,7 +50,7 @@ INK = """() => [...document.querySelectorAll("figure svg")].map(svg => {
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: Any) -> Path:
+def report(tmp_path_factory):
     """Return the page of a study with every run's training curve."""
     runs = tmp_path_factory.mktemp("runs")
     write_study(runs, table=isoflop_table(noise=0.001))
@@ -62,13 +59,13 @@ def report(tmp_path_factory: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     with chromium() as started:
         yield started
 
 
 @pytest.fixture(scope="module", params=SCREENS, ids=lambda s: f"{s[0]}-{s[1]}")
-def seen(request: Any, browser: Any, report: Path) -> Iterator[Any]:
+def seen(request, browser, report):
     """Return the loaded page on one kind of screen."""
     scheme, width = request.param
     opened = visit(browser, report, scheme=scheme, width=width)
@@ -76,13 +73,13 @@ def seen(request: Any, browser: Any, report: Path) -> Iterator[Any]:
     opened.page.context.close()
 
 
-def test_the_page_loads_alone_and_without_an_error(seen: Any, report: Path) -> None:
+def test_the_page_loads_alone_and_without_an_error(seen, report):
     assert seen.errors == []
     assert seen.failed == []
     assert [url for url in seen.requests if not url.startswith("data:")] == [report.as_uri()]
 
 
-def test_every_figure_is_there(seen: Any, report: Path) -> None:
+def test_every_figure_is_there(seen, report):
     figures = seen.page.evaluate(FIGURES)
     drawn = {path.stem for path in (report.parent / "figures").glob("*.svg")} - {"overview"}
     assert {figure["name"] for figure in figures} == {f"figure-{name}" for name in drawn}
@@ -93,31 +90,31 @@ def test_every_figure_is_there(seen: Any, report: Path) -> None:
     assert seen.page.evaluate(LOST) == 0
 
 
-def test_the_page_does_not_scroll_sideways(seen: Any) -> None:
+def test_the_page_does_not_scroll_sideways(seen):
     width = seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
 
 
-def test_the_answer_is_above_the_fold(seen: Any) -> None:
+def test_the_answer_is_above_the_fold(seen):
     answer = seen.page.locator(".big").first
     assert answer.inner_text().replace("\n", "").startswith("Nopt ~ C0.")
     box = answer.bounding_box()
     assert box["y"] + box["height"] < 400
 
 
-def test_text_stands_out_from_its_ground(seen: Any) -> None:
+def test_text_stands_out_from_its_ground(seen):
     ratio, where = seen.page.evaluate(CONTRAST)
     assert ratio >= 4.5, f"{where}: contrast {ratio:.2f}"
 
 
-def test_figures_follow_the_theme(seen: Any) -> None:
+def test_figures_follow_the_theme(seen):
     dark = seen.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     for paper, ink in seen.page.evaluate(INK):
         assert paper == ("rgb(27, 31, 39)" if dark else "rgb(255, 255, 255)")
         assert ink != paper
 
 
-def test_wide_tables_and_figures_scroll_in_their_own_box(browser: Any, report: Path) -> None:
+def test_wide_tables_and_figures_scroll_in_their_own_box(browser, report):
     narrow = visit(browser, report, scheme="light", width=420)
     inside = narrow.page.evaluate(
         "() => [...document.querySelectorAll('.scroll, .plot')].filter("
@@ -131,7 +128,7 @@ def test_wide_tables_and_figures_scroll_in_their_own_box(browser: Any, report: P
     narrow.page.context.close()
 
 
-def test_every_entry_of_the_contents_leads_to_a_section(browser: Any, report: Path) -> None:
+def test_every_entry_of_the_contents_leads_to_a_section(browser, report):
     opened = visit(browser, report, scheme="light", width=1280)
     links = opened.page.eval_on_selector_all("a[href^='#']", "all => all.map(e => e.hash.slice(1))")
     assert {"exponents", "surface", "provenance"} <= set(links)
@@ -140,7 +137,7 @@ def test_every_entry_of_the_contents_leads_to_a_section(browser: Any, report: Pa
     opened.page.context.close()
 
 
-def test_no_formula_is_left_in_the_notation_of_a_program(browser: Any, report: Path) -> None:
+def test_no_formula_is_left_in_the_notation_of_a_program(browser, report):
     opened = visit(browser, report, scheme="light", width=1280)
     shown = opened.page.evaluate("document.querySelector('main').textContent")
     assert "**" not in shown
@@ -150,7 +147,7 @@ def test_no_formula_is_left_in_the_notation_of_a_program(browser: Any, report: P
     opened.page.context.close()
 
 
-def test_a_figure_without_a_neighbour_has_its_caption_beside_it(browser: Any, report: Path) -> None:
+def test_a_figure_without_a_neighbour_has_its_caption_beside_it(browser, report):
     opened = visit(browser, report, scheme="light", width=1280)
     alone = opened.page.locator("figure.alone")
     assert alone.count() > 0
@@ -166,7 +163,7 @@ def test_a_figure_without_a_neighbour_has_its_caption_beside_it(browser: Any, re
     opened.page.context.close()
 
 
-def test_the_page_says_where_it_comes_from(report: Path) -> None:
+def test_the_page_says_where_it_comes_from(report):
     page = report.read_text()
     fits = json.loads(report.with_name("fits.json").read_text())
     assert fits["inputs"]["sha256"] in page
@@ -174,14 +171,14 @@ def test_the_page_says_where_it_comes_from(report: Path) -> None:
     assert code_version().split(" with")[0] in page
 
 
-def test_only_the_last_of_an_odd_number_of_narrow_figures_stands_alone() -> None:
+def test_only_the_last_of_an_odd_number_of_narrow_figures_stands_alone():
     plots = [Plot(name, "", "", wide) for name, wide in (("a", False), ("w", True), ("b", False))]
     assert not any(plot.alone for plot in placed(plots))
     assert [plot.alone for plot in placed(plots[:2])] == [True, False]
     assert [plot.alone for plot in placed([*plots, plots[0]])] == [False, False, False, True]
 
 
-def test_a_page_without_an_answer_says_so_first(tmp_path: Path) -> None:
+def test_a_page_without_an_answer_says_so_first(tmp_path):
     isoflop_table().head(2).to_csv(tmp_path / "two.csv", index=False)
     words = [f"table={tmp_path / 'two.csv'}", f"out={tmp_path / 'out'}", "bootstrap=100"]
     assert main(words) == 2

@@ -1,7 +1,5 @@
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 import pytest
 
@@ -37,16 +35,16 @@ class Outer:
     """Nested."""
 
 
-def read(*words: str) -> Outer:
+def read(*words):
     return read_words(Outer, words, "name=x")
 
 
-def test_words_are_typed_by_their_fields() -> None:
+def test_words_are_typed_by_their_fields():
     got = read("name=12", "count=4", "quiet=true", "inner.colour=green")
     assert got == Outer(name="12", count=4, quiet=True, inner=Inner(colour=Colour.green))
 
 
-def test_a_value_may_hold_equal_signs_and_null_is_none() -> None:
+def test_a_value_may_hold_equal_signs_and_null_is_none():
     assert read("name=a=b==c").name == "a=b==c"
     assert read("name=x", "name=null").name is None
 
@@ -61,12 +59,12 @@ def test_a_value_may_hold_equal_signs_and_null_is_none() -> None:
         ("inner.colour=grene", "inner.colour=grene is not a choice; did you mean green"),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_nearest_right_one(word: Any, message: Any) -> None:
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(word, message):
     with pytest.raises(OptionError, match=message):
         read(word)
 
 
-def test_the_help_shows_every_key_with_its_default_choices_and_text() -> None:
+def test_the_help_shows_every_key_with_its_default_choices_and_text():
     assert describe(Outer).splitlines() == [
         "  name",
         "      Whose it is.",
@@ -83,12 +81,12 @@ def test_the_help_shows_every_key_with_its_default_choices_and_text() -> None:
     ("words", "asked"),
     [(["--help"], True), (["a=b", "-h"], True), (["help=1"], False), ([], False)],
 )
-def test_help_is_asked_for_by_its_usual_names(words: Any, asked: Any) -> None:
+def test_help_is_asked_for_by_its_usual_names(words, asked):
     assert wants_help(words) is asked
 
 
-def ending(error: BaseException) -> Callable[[], int]:
-    def run() -> int:
+def ending(error):
+    def run():
         raise error
 
     return run
@@ -103,9 +101,7 @@ def ending(error: BaseException) -> Callable[[], int]:
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_a_command_ends_with_a_line_and_a_code(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_ends_with_a_line_and_a_code(error, code, said, capsys):
     assert run_command(["a=1"], "usage", ending(error)) == code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -113,11 +109,11 @@ def test_a_command_ends_with_a_line_and_a_code(
     assert bool(shown.err) is bool(said)
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command([], "usage", ending(ZeroDivisionError()))
 
 
-def test_help_is_the_usage_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_the_usage_and_runs_nothing(capsys):
     assert run_command(["a=1", "--help"], "usage: [a]", ending(ZeroDivisionError())) == 0
     assert capsys.readouterr().out == "usage: [a]\n"

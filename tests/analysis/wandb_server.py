@@ -2,15 +2,11 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 
-def wandb_run(
-    name: str, summary: dict[str, Any], *, attempt: int = 1, state: str = "finished", **config: Any
-) -> dict[str, Any]:
+def wandb_run(name, summary, *, attempt=1, state="finished", **config):
     """A run as wandb's GraphQL returns it, named as train/tracking/tracker.py names it."""
     return {
         "id": f"{name}-{attempt}-stored",
@@ -38,20 +34,15 @@ def wandb_run(
 
 
 @contextmanager
-def serve(
-    runs: list[dict[str, Any]],
-    *,
-    projects: tuple[str, ...] = ("team/wind",),
-    key_works: bool = True,
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def serve(runs, *, projects=("team/wind",), key_works=True):
     """Yield the server's address and the list of what it is asked."""
-    asked: list[dict[str, Any]] = []
+    asked = []
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *words: Any) -> None:
+        def log_message(self, *words):
             pass
 
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.path != "/graphql":  # wandb's telemetry
                 self._send(200, {})
@@ -66,7 +57,7 @@ def serve(
                 viewer = {"id": "v", "entity": "team", "username": "u", "flags": "{}"}
                 self._send(200, {"data": {"viewer": {**viewer, "teams": {"edges": []}}}})
 
-        def _project(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        def _project(self, variables):
             if f"{variables['entity']}/{variables['project']}" not in projects:
                 return None
             wanted = json.loads(variables["filters"])
@@ -82,7 +73,7 @@ def serve(
                 "runs": {"edges": edges, "pageInfo": {"endCursor": "", "hasNextPage": more}},
             }
 
-        def _send(self, status: int, content: dict[str, Any]) -> None:
+        def _send(self, status, content):
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

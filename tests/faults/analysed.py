@@ -1,13 +1,8 @@
 """Tables of runs through the analysis: what the command is told, and the two exponents it finds."""
 
-from pathlib import Path
-
-import pandas as pd
-
-from analysis.config import Options, parse_options
-from analysis.fits import Fitted, fit_approaches, survey
+from analysis.config import parse_options
+from analysis.fits import fit_approaches, survey
 from analysis.intake.source import load_runs
-from analysis.intake.table import RunsTable
 from analysis.refusal import Refusal
 from tests.analysis.study_folders import TRUTH
 
@@ -16,31 +11,31 @@ FAR = 0.02
 """Difference of an exponent that a reader would act on."""
 
 
-def save(folder: Path, table: pd.DataFrame, *words: str) -> list[str]:
+def save(folder, table, *words):
     """Write a table, and return the command's words for it."""
     table.to_csv(folder / "runs.csv", index=False)
     return [f"table={folder / 'runs.csv'}", f"out={folder}/out", "bootstrap=100", *words]
 
 
-def loaded(words: list[str]) -> tuple[RunsTable, Options]:
+def loaded(words):
     """The runs that the words name."""
     options = parse_options(words)
     return load_runs(options), options
 
 
-def fits_of(words: list[str]) -> Fitted:
+def fits_of(words):
     """What is made of them."""
     table, options = loaded(words)
     return fit_approaches(survey(table, options), lambda done: None)
 
 
-def by_valleys(fits: Fitted) -> float:
+def by_valleys(fits):
     """The exponent of the IsoFLOP minima."""
     assert not isinstance(fits.isoflop, Refusal), fits.isoflop.why
     return fits.isoflop.n_law.fit.exponent
 
 
-def by_surface(fits: Fitted) -> float:
+def by_surface(fits):
     """The exponent of the surface."""
     assert not isinstance(fits.parametric, Refusal), fits.parametric.why
     return fits.parametric.values["a"]

@@ -1,16 +1,12 @@
 """The tiny run that every fault is tried on, its data, and the same run undisturbed."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
 from faults.fake_study import REPO, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.overrides import changed
-from faults.runner import PEAK, Child, Patch, run_folder, start_child
+from faults.runner import PEAK, run_folder, start_child
 from train.config.experiment import (
     BudgetConfig,
     DataConfig,
@@ -33,7 +29,6 @@ from train.config.runtime import (
 from train.config.schema import Config
 from train.data.prepare import prepare
 from train.plan.validate import validate
-from train.run_folder.run_folder import RunFolder
 from train.training.trainer import train_run
 
 STEPS = 60
@@ -41,7 +36,7 @@ CHECKPOINT_STEPS = 7
 BATCH_TOKENS = 256
 
 
-def tiny_config(runs: Path, data: Path) -> Config:
+def tiny_config(runs, data):
     """60 steps, 2 layers, width 32, 97 token ids, windows of 32; logs every step."""
     return Config(
         model=ModelConfig(d_model=32, head_dim=16),
@@ -72,13 +67,13 @@ def tiny_config(runs: Path, data: Path) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_peak_measurement(monkeypatch):
     """As in the children: 0.2 s of every start, for the column mfu alone."""
     monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: PEAK)
 
 
 @pytest.fixture(scope="session")
-def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_data(tmp_path_factory):
     """The tokens, prepared once; tests that damage data copy the folder first."""
     data = tmp_path_factory.mktemp("prepared")
     prepare(tiny_config(data / "unused", data).data, data)
@@ -86,7 +81,7 @@ def prepared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference_run(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+def reference_run(tmp_path_factory, prepared_data):
     """The run that nothing disturbed; never to be changed."""
     torch.set_num_threads(1)
     config = tiny_config(tmp_path_factory.mktemp("reference"), prepared_data)
@@ -95,10 +90,10 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path)
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, prepared_data: Path) -> Callable[..., Config]:
+def tiny(tmp_path, prepared_data):
     """Return a maker of the tiny run in this test's own folder, with changes by dotted keys."""
 
-    def make(**changes: Any) -> Config:
+    def make(**changes):
         config = tiny_config(tmp_path / "runs", prepared_data)
         return changed(config, {key.replace("__", "."): new for key, new in changes.items()})
 
@@ -106,11 +101,11 @@ def tiny(tmp_path: Path, prepared_data: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[..., Child]]:
+def started():
     """Return `start_child`, whose children end with the test."""
-    children: list[Child] = []
+    children = []
 
-    def start(config: Config, *patches: Patch, **options: Any) -> Child:
+    def start(config, *patches, **options):
         children.append(start_child(config, *patches, **options))
         return children[-1]
 
@@ -120,7 +115,7 @@ def started() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_jobs(monkeypatch):
     """Let launchers start jobs that write run folders in a moment, and train nothing."""
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     use_fake_jobs(monkeypatch.setattr)

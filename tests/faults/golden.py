@@ -10,11 +10,9 @@ under "Numerics".
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl, write_json
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
@@ -26,12 +24,12 @@ TOLERANCE = {"loss": 1e-6, "grad_norm": 1e-5, "eval_loss": 1e-6}
 (ATEN_CPU_CAPABILITY, MKL_CBWR) losses moved by 1.9e-7 and gradient norms by 1.6e-6 at most."""
 
 
-def torch_minor() -> str:
+def torch_minor():
     """Such as 2.13."""
     return ".".join(torch.__version__.split(".")[:2])
 
 
-def curve(folder: RunFolder) -> dict[str, list[float]]:
+def curve(folder):
     """What is compared of a run."""
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     return {
@@ -41,7 +39,7 @@ def curve(folder: RunFolder) -> dict[str, list[float]]:
     }
 
 
-def differences(golden: dict[str, list[float]], now: dict[str, list[float]]) -> list[str]:
+def differences(golden, now):
     """Where two curves differ by more than rounding."""
     found = []
     for name, tolerance in TOLERANCE.items():
@@ -56,13 +54,13 @@ def differences(golden: dict[str, list[float]], now: dict[str, list[float]]) -> 
     return found
 
 
-def main() -> None:
+def main():
     """Train the tiny run and write its curve."""
     from faults.conftest import tiny_config
     from faults.runner import run_here
 
     torch.set_num_threads(1)
-    known: dict[str, Any] = read_json(GOLDEN) if GOLDEN.exists() else {"curves": {}}
+    known = read_json(GOLDEN) if GOLDEN.exists() else {"curves": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folder = run_here(tiny_config(Path(scratch) / "runs", Path(scratch) / "data"))
         known["curves"][torch_minor()] = {

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,7 +10,7 @@ from train.config.compose import CONFIG_ROOT
 from train.config.schema import Config
 
 
-def as_overrides(config: Config) -> list[str]:
+def as_overrides(config):
     """Every setting of `config` that is not a default, as a word of the command line."""
     defaults = dict(_leaves("", Config()))
     return [
@@ -22,7 +20,7 @@ def as_overrides(config: Config) -> list[str]:
     ]
 
 
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+def changed(config, changes):
     """A copy of `config` with dotted keys replaced, such as {"machine.log_every": 5}."""
     for key, value in changes.items():
         config = _replaced(config, key.split("."), value)
@@ -30,9 +28,9 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 @functools.cache
-def _keys_of_files() -> frozenset[str]:
+def _keys_of_files():
     """Keys that the default config files set, perhaps to another value than the schema."""
-    keys: set[str] = set()
+    keys = set()
     for choice in OmegaConf.load(CONFIG_ROOT / "train.yaml").defaults:
         if isinstance(choice, DictConfig):
             ((group, name),) = choice.items()
@@ -44,13 +42,13 @@ def _keys_of_files() -> frozenset[str]:
     return frozenset(keys)
 
 
-def _replaced(node: Any, path: list[str], value: Any) -> Any:
+def _replaced(node, path, value):
     name, *rest = path
     new = _replaced(getattr(node, name), rest, value) if rest else value
     return dataclasses.replace(node, **{name: new})
 
 
-def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(prefix, node):
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if dataclasses.is_dataclass(value):
@@ -59,7 +57,7 @@ def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def _word(value: Any) -> str:
+def _word(value):
     """A value in the grammar of Hydra's overrides."""
     if value is None:
         return "null"

@@ -37,14 +37,14 @@ class At:
     """Only calls match of which a path, string or number among the arguments contains this."""
     when: Literal["before", "after"] = "before"
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Apply the patch."""
         owner, name = _find(self.target)
         real = getattr(owner, name)
         seen = 0
 
         @functools.wraps(real)
-        def patched(*args: Any, **kwargs: Any) -> Any:
+        def patched(*args, **kwargs):
             nonlocal seen
             matches = self.mentions in _words((*args, *kwargs.values()))
             seen += matches
@@ -66,7 +66,7 @@ class Replace:
     target: str
     by: Callable[..., Any]
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Apply the patch."""
         owner, name = _find(self.target)
         setattr(owner, name, self.by)
@@ -78,7 +78,7 @@ class Send:
 
     number: signal.Signals
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Send it; a handler runs before the next line."""
         os.kill(os.getpid(), self.number)
 
@@ -96,7 +96,7 @@ class Sleep:
 
     seconds: float
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Sleep; a signal's handler runs meanwhile."""
         time.sleep(self.seconds)
 
@@ -110,7 +110,7 @@ class Hold:
 
     path: Path
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Stop here."""
         self.path.touch()
         while self.path.exists():
@@ -123,7 +123,7 @@ class Fail:
 
     error: Exception
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Raise it."""
         raise self.error
 
@@ -131,16 +131,16 @@ class Fail:
 DISK_FULL = Fail(OSError(errno.ENOSPC, "No space left on device"))
 
 
-def kill_after_step(step: int) -> At:
+def kill_after_step(step):
     """Killed when `step` updates and all that belongs to them are done, before the next."""
     return At(STEP, Kill(), call=step + 1)
 
 
-def _words(values: tuple[Any, ...]) -> str:
+def _words(values):
     return " ".join(str(value) for value in values if isinstance(value, str | int | Path))
 
 
-def _find(target: str) -> tuple[Any, str]:
+def _find(target):
     module, _, names = target.partition(":")
     *path, name = names.split(".")
     return functools.reduce(getattr, path, importlib.import_module(module)), name

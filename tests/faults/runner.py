@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +30,8 @@ from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.training.trainer import train_run
 
-Patch = Callable[[], object]
-"""Applied in the child before the command starts. Module-level functions and instances of
-module-level classes travel; lambdas and closures do not."""
+# Patch: Applied in the child before the command starts. Module-level functions and instances of
+# module-level classes travel; lambdas and closures do not.
 
 PRELOAD = [
     "pytest",  # test modules, which define patches, import it
@@ -68,13 +66,7 @@ class Outcome:
 class Child:
     """A running command, leader of a process group of its own."""
 
-    def __init__(
-        self,
-        config: Config,
-        patches: tuple[Patch, ...],
-        arguments: list[str] | None,
-        command: Callable[[], int],
-    ) -> None:
+    def __init__(self, config, patches, arguments, command):
         self.folder = run_folder(config)
         self._output = Path(tempfile.mkdtemp(prefix="child-"))
         self._began = time.monotonic()
@@ -86,9 +78,9 @@ class Child:
         )
         self._process.start()
         assert self._process.pid is not None
-        self.pid: int = self._process.pid
+        self.pid = self._process.pid
 
-    def wait_for(self, condition: Callable[[], object], *, seconds: float = DEADLINE) -> None:
+    def wait_for(self, condition, *, seconds=DEADLINE):
         """Return once `condition()` holds; fail when the child ends first or it takes too long."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -99,16 +91,16 @@ class Child:
                 raise AssertionError(f"not within {seconds:.0f} s; the child: {self.wait()}")
             time.sleep(0.002)
 
-    def ends_within(self, seconds: float) -> bool:
+    def ends_within(self, seconds):
         """Whether the child ends by itself in that time."""
         self._process.join(seconds)
         return self._process.exitcode is not None
 
-    def send(self, number: signal.Signals, *, whole_group: bool = False) -> None:
+    def send(self, number, *, whole_group=False):
         """Send a signal to the child, or to all that it started as well."""
         (os.killpg if whole_group else os.kill)(self.pid, number)
 
-    def kill(self) -> None:
+    def kill(self):
         """SIGKILL the child and all that it started; one that has ended is left alone."""
         if self._process.is_alive():
             try:
@@ -116,7 +108,7 @@ class Child:
             except ProcessLookupError:  # it has not made its group yet
                 self.send(signal.SIGKILL)
 
-    def wait(self, *, seconds: float = DEADLINE) -> Outcome:
+    def wait(self, *, seconds=DEADLINE):
         """Wait for the end and return it; a child that hangs is killed and fails the test."""
         self._process.join(seconds)
         hung = self._process.exitcode is None
@@ -134,7 +126,7 @@ class Child:
         assert not hung, f"the child hung for {seconds:.0f} s: {outcome}"
         return outcome
 
-    def close(self) -> None:
+    def close(self):
         """Leave nothing behind."""
         self.kill()
         self._process.join()
@@ -142,12 +134,7 @@ class Child:
         shutil.rmtree(self._output, ignore_errors=True)
 
 
-def start_child(
-    config: Config,
-    *patches: Patch,
-    arguments: list[str] | None = None,
-    command: Callable[[], int] = main,
-) -> Child:
+def start_child(config, *patches, arguments=None, command=main):
     """Start the command on `config` in a child; the caller closes it.
 
     Args:
@@ -159,12 +146,7 @@ def start_child(
     return Child(config, patches, arguments, command)
 
 
-def run_child(
-    config: Config,
-    *patches: Patch,
-    arguments: list[str] | None = None,
-    seconds: float = DEADLINE,
-) -> Outcome:
+def run_child(config, *patches, arguments=None, seconds=DEADLINE):
     """Run the command on `config` in a child, to its end; arguments as in `start_child`."""
     child = start_child(config, *patches, arguments=arguments)
     try:
@@ -179,13 +161,13 @@ class Train:
 
     config: Config
 
-    def __call__(self) -> int:
+    def __call__(self):
         """Train to the end."""
         train_run(self.config, validate(self.config))
         return 0
 
 
-def killed(config: Config, *faults: Patch) -> RunFolder:
+def killed(config, *faults):
     """The folder of a run that one of `faults` killed by SIGKILL; any other end is a failure."""
     child = start_child(config, *faults, command=Train(config))
     try:
@@ -196,7 +178,7 @@ def killed(config: Config, *faults: Patch) -> RunFolder:
     return outcome.folder
 
 
-def run_here(config: Config) -> RunFolder:
+def run_here(config):
     """Train `config` in this process, where a test may have monkeypatched the product."""
     with warnings.catch_warnings():  # someone who commits while the tests run is no fault
         warnings.filterwarnings("ignore", r"[^:]*: changed since its last attempt: git [^,]*$")
@@ -204,24 +186,18 @@ def run_here(config: Config) -> RunFolder:
     return run_folder(config)
 
 
-def start_steps(folder: RunFolder) -> list[int]:
+def start_steps(folder):
     """The step that each attempt of a run went on from."""
     rows = read_jsonl(folder.attempts)
     return [row["start_step"] for row in rows if row["event"] == "start"]
 
 
-def run_folder(config: Config) -> RunFolder:
+def run_folder(config):
     """The folder that the job writes to."""
     return RunFolder(Path(config.paths.runs) / config.study.name / validate(config).run_id)
 
 
-def _run_command(
-    command: Callable[[], int],
-    words: list[str],
-    patches: tuple[Patch, ...],
-    env: dict[str, str],
-    output: Path,
-) -> None:
+def _run_command(command, words, patches, env, output):
     """In the child: what `python -m train WORDS` does, its output in files."""
     os.setpgid(0, 0)
     os.environ.clear()  # the server's is as old as the server
@@ -239,10 +215,10 @@ def _run_command(
     sys.exit(command())
 
 
-def skip_peak_measurement() -> None:
+def skip_peak_measurement():
     """Leave out what takes 0.2 s of every start and only scales the column mfu."""
     train.engine.engine.peak_flops = lambda compute, dtype: PEAK
 
 
-def _text(path: Path) -> str:
+def _text(path):
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

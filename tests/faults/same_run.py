@@ -1,13 +1,11 @@
 """Whether two runs ended with the same record, bit for bit; "Same" in the fault catalogue."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from train.run_folder.checkpoint import load_newest
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
 CLOCK_COLUMNS = frozenset(
@@ -18,7 +16,7 @@ CLOCK_COLUMNS = frozenset(
 FOLDER_COLUMNS = frozenset(("study",))
 
 
-def assert_same_run(a: RunFolder, b: RunFolder) -> None:
+def assert_same_run(a, b):
     """Both completed, every step logged once, and all numbers and tensors equal in bits.
 
     The runs must log every step. Compared are rows, evaluations, the result, and the weights and
@@ -46,7 +44,7 @@ def assert_same_run(a: RunFolder, b: RunFolder) -> None:
     _assert_same_end(a, b, last_step)
 
 
-def _assert_same_end(a: RunFolder, b: RunFolder, last_step: int) -> None:
+def _assert_same_end(a, b, last_step):
     end_a, end_b = load_newest(a.checkpoints), load_newest(b.checkpoints)
     assert end_a is not None, f"{a.checkpoints} holds no checkpoint"
     assert end_b is not None, f"{b.checkpoints} holds no checkpoint"
@@ -57,7 +55,7 @@ def _assert_same_end(a: RunFolder, b: RunFolder, last_step: int) -> None:
         assert_equal_state(name, state_a, state_b)
 
 
-def assert_equal_state(name: str, a: Any, b: Any) -> None:
+def assert_equal_state(name, a, b):
     """Nested state dicts are equal: tensors in dtype, shape and bits, all else by ==."""
     if isinstance(a, Tensor):
         assert isinstance(b, Tensor), f"{name} is a tensor against {b!r}"
@@ -78,12 +76,12 @@ def assert_equal_state(name: str, a: Any, b: Any) -> None:
         assert a == b, f"{name}: {a!r} against {b!r}"
 
 
-def _without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_clock(rows):
     left_out = CLOCK_COLUMNS | FOLDER_COLUMNS
     return [{key: row[key] for key in row if key not in left_out} for row in rows]
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _tensors(value):
     if isinstance(value, Tensor):
         return [value]
     items = value.values() if isinstance(value, Mapping) else value

@@ -2,17 +2,14 @@
 
 import dataclasses
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from faults.overrides import as_overrides
-from faults.runner import Outcome, Patch, run_child, start_child
+from faults.runner import run_child, start_child
 from tests.train.shared_runs import planned, shared_config, with_machine, with_optimizer, with_steps
 from train.config.schema import Config
 from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
 from train.training.trainer import train_runs
 
@@ -22,7 +19,7 @@ FORKS = {12: 9, 7: 5}
 CHECKPOINT_STEPS = 4
 
 
-def two_by_three(root: Path, **machine: Any) -> list[Config]:
+def two_by_three(root, **machine):
     """Runs by horizon, longest first, two replicas of each."""
     plumbing = {"checkpoint_steps": CHECKPOINT_STEPS, "log_every": 3, **machine}
     config = with_machine(shared_config(root), **plumbing)
@@ -36,13 +33,13 @@ class TrainJob:
 
     configs: tuple[Config, ...]
 
-    def __call__(self) -> int:
+    def __call__(self):
         """Train all runs to their ends."""
         train_runs([planned(config) for config in self.configs])
         return 0
 
 
-def kill_job(configs: Sequence[Config], *faults: Patch) -> None:
+def kill_job(configs, *faults):
     """Train the runs in a child until one of `faults` kills it; any other end is a failure."""
     child = start_child(configs[0], *faults, command=TrainJob(tuple(configs)))
     try:
@@ -52,7 +49,7 @@ def kill_job(configs: Sequence[Config], *faults: Patch) -> None:
     assert outcome.exit_code == -signal.SIGKILL, outcome
 
 
-def plan_study(configs: Sequence[Config]) -> list[RunFolder]:
+def plan_study(configs):
     """Write the manifest of a study of these runs, and return their folders."""
     runs = [planned(config) for config in configs]
     folder = runs[0].path.parent
@@ -61,23 +58,23 @@ def plan_study(configs: Sequence[Config]) -> list[RunFolder]:
     return [folder_of(run) for run in runs]
 
 
-def command_together(configs: Sequence[Config], *faults: Patch) -> Outcome:
+def command_together(configs, *faults):
     """The real command on runs of a planned study."""
     return run_child(configs[0], *faults, arguments=words_together(configs))
 
 
-def words_together(configs: Sequence[Config]) -> list[str]:
+def words_together(configs):
     """The command line of a job of these runs."""
     first, *others = configs
     ids = ",".join(f"'{planned(config).plan.run_id}'" for config in others)
     return [*as_overrides(first), *([f"together=[{ids}]"] if others else [])]
 
 
-def starts(folder: RunFolder) -> list[dict[str, Any]]:
+def starts(folder):
     """The rows of attempts.jsonl that say where attempts began."""
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
-def ends(folder: RunFolder) -> list[dict[str, Any]]:
+def ends(folder):
     """The rows that say how they ended."""
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ PartitionName=debug Nodes=n1 Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing_programs() -> list[str]:
+def missing_programs():
     """What a test cluster needs and this machine lacks."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
@@ -60,7 +60,7 @@ class Cluster:
     root: Path
     env: Mapping[str, str]
 
-    def command(self, *words: str) -> str:
+    def command(self, *words):
         """Standard output of one of Slurm's commands, which must succeed."""
         done = subprocess.run(
             words, env=self.env, capture_output=True, text=True, timeout=30, check=False
@@ -68,12 +68,12 @@ class Cluster:
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
-    def facts(self, job: str) -> dict[str, str]:
+    def facts(self, job):
         """What `scontrol show job` says, by name."""
         words = self.command("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, job: str, condition: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    def wait_for(self, job, condition):
         """The job's facts once `condition` holds of them."""
         deadline = time.monotonic() + 120.0
         while not condition(facts := self.facts(job)):
@@ -82,7 +82,7 @@ class Cluster:
         return facts
 
 
-def start_cluster(root: Path) -> Cluster:
+def start_cluster(root):
     """Start the daemons and wait until the node is idle; `stop_cluster` ends them."""
     for name in ("state", "spool"):
         (root / name).mkdir()
@@ -119,7 +119,7 @@ MUNGE_FILES = {
 }
 
 
-def stop_cluster(root: Path) -> None:
+def stop_cluster(root):
     """End the daemons by their pid files, the node's first."""
     for name in ("slurmd.pid", "slurmctld.pid", "munge.pid"):
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
@@ -130,7 +130,7 @@ def stop_cluster(root: Path) -> None:
                 time.sleep(0.05)
 
 
-def _free_ports(n: int) -> list[int]:
+def _free_ports(n):
     with contextlib.ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.socket()) for _ in range(n)]
         for each in sockets:

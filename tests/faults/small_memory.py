@@ -1,12 +1,8 @@
 """A device with room for some windows at a time, as the engine meets it in a step."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from faults.spoil import STEP
-from train.engine.engine import Engine
 
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU_FULL = RuntimeError(
@@ -18,12 +14,12 @@ CPU_FULL = RuntimeError(
 class Memory:
     """A step on a device with room for some windows at a time, by step from 1."""
 
-    def __init__(self, room: dict[int, int], *, error: BaseException = CUDA_FULL) -> None:
+    def __init__(self, room, *, error=CUDA_FULL):
         self._room, self._error, self.updates = room, error, 0
-        self.batches: list[list[int]] = []
+        self.batches = []
         """Windows of each forward pass that fitted, by call."""
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine):
         """One update; it fails at the last micro-batch, after the gradients of the others."""
         step = 1 + self.updates
         room = self._room[max(first for first in self._room if first <= step)]
@@ -31,7 +27,7 @@ class Memory:
         n_micro = engine.batches.batch_seqs // engine.policy.micro_batch_seqs
         real = engine._losses
 
-        def limited(weights: Any, tokens_RBT: Tensor, targets_RBT: Tensor) -> Tensor:
+        def limited(weights, tokens_RBT, targets_RBT):
             is_last = len(self.batches[-1]) == n_micro - 1
             if is_last and tokens_RBT.shape[1] > room:
                 raise self._error

@@ -1,14 +1,12 @@
 """A run as a job of submitit: what its worker process imports and calls."""
 
 import os
-from pathlib import Path
 
 from submitit.core.submission import process_job
 from submitit.helpers import DelayedSubmission
 
 from faults.patches import At, Hold
 from train import signals
-from train.config.schema import Config
 from train.plan.validate import validate
 from train.training.trainer import train_run
 
@@ -22,12 +20,12 @@ class Training:
         chains: Whether a granted stop is passed on to submitit's own handler.
     """
 
-    def __init__(self, config: Config, *, hold: Path | None = None, chains: bool = True) -> None:
+    def __init__(self, config, *, hold=None, chains=True):
         self.config = config
         self.hold = hold
         self.chains = chains
 
-    def __call__(self) -> str:
+    def __call__(self):
         """Train to the end, and say so."""
         if self.hold is not None:
             At("train.engine.engine:Engine.advance", Hold(self.hold), call=11)()
@@ -36,12 +34,12 @@ class Training:
         train_run(self.config, validate(self.config))
         return "trained"
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self):
         """What submitit queues again; the state itself is in the run's folder."""
         return DelayedSubmission(Training(self.config))
 
 
-def work() -> int:
+def work():
     """What submitit's worker process does: unpickle the job, listen to signals, run it."""
     process_job(os.environ["SUBMITIT_FOLDER"])
     return 0

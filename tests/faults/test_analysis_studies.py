@@ -5,9 +5,6 @@ the same; and with the protection taken away, the wrong number or the silence th
 """
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,29 +16,29 @@ from tests.analysis.study_folders import edit_json, isoflop_table, write_study
 # --- A5: files that are not what was written
 
 
-def cut_metrics(run: Path) -> None:
+def cut_metrics(run):
     path = run / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def garble_metrics(run: Path) -> None:
+def garble_metrics(run):
     path = run / "metrics.jsonl"
     path.write_bytes(b"\xff{not a row\n" + path.read_bytes())
 
 
-def cut_result(run: Path) -> None:
+def cut_result(run):
     path = run / "result.json"
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def garble_result(run: Path) -> None:
+def garble_result(run):
     (run / "result.json").write_bytes(b"\x00\xff\x00")
 
 
 FALSE_LOSS = 2.0
 
 
-def flatter(run: Path) -> None:
+def flatter(run):
     """A lower loss in the result and in the evaluations, which then agree."""
     for name in ("result.json", "evals.jsonl"):
         value = json.loads((run / name).read_text())
@@ -52,9 +49,7 @@ def flatter(run: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [cut_metrics, garble_metrics, cut_result, garble_result, flatter]
 )
-def test_a5_a_run_with_damaged_files_is_excluded_by_name(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a5_a_run_with_damaged_files_is_excluded_by_name(tmp_path, damage):
     ids = write_study(tmp_path, table=isoflop_table())
     damage(tmp_path / "tunnel" / ids[16])
     fits = fits_of(["study=tunnel", f"runs={tmp_path}", "bootstrap=100"])
@@ -64,9 +59,7 @@ def test_a5_a_run_with_damaged_files_is_excluded_by_name(
 
 
 @pytest.mark.parametrize("damage", [cut_metrics, garble_metrics, flatter])
-def test_a5_control_without_the_hashes_damage_is_used_in_silence(
-    tmp_path: Path, monkeypatch: Any, damage: Callable[[Path], None]
-) -> None:
+def test_a5_control_without_the_hashes_damage_is_used_in_silence(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(study, "_check_files", lambda folder, files: None)
     ids = write_study(tmp_path, table=isoflop_table())
     damage(tmp_path / "tunnel" / ids[16])
@@ -76,10 +69,8 @@ def test_a5_control_without_the_hashes_damage_is_used_in_silence(
         assert (fits.runs["loss"] == FALSE_LOSS).sum() == 1
 
 
-def test_a5_control_without_the_result_s_check_the_command_fails(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    def unguarded(folder: Path, entry: dict[str, Any]) -> Any:
+def test_a5_control_without_the_result_s_check_the_command_fails(tmp_path, monkeypatch):
+    def unguarded(folder, entry):
         return study._read_result(folder, str(entry["run_id"]), entry, "")
 
     monkeypatch.setattr(study, "_read_run", unguarded)
@@ -93,7 +84,7 @@ def test_a5_control_without_the_result_s_check_the_command_fails(
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Path:
+def live(tmp_path):
     """The runs of a study whose largest budget is being trained."""
     table = isoflop_table()
     ids = write_study(tmp_path, table=table)
@@ -105,9 +96,7 @@ def live(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a6_a_study_that_is_running_is_refused_and_nothing_is_written(
-    live: Path, capsys: Any
-) -> None:
+def test_a6_a_study_that_is_running_is_refused_and_nothing_is_written(live, capsys):
     assert main(["study=tunnel", f"runs={live}"]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "7 of 35 runs are missing or incomplete" in told
@@ -115,15 +104,13 @@ def test_a6_a_study_that_is_running_is_refused_and_nothing_is_written(
     assert not (live / "tunnel" / "analysis").exists()
 
 
-def test_a6_what_is_asked_for_all_the_same_is_stamped(live: Path) -> None:
+def test_a6_what_is_asked_for_all_the_same_is_stamped(live):
     fits = fits_of(["study=tunnel", f"runs={live}", "allow_incomplete=true", "bootstrap=100"])
     assert fits.table.stamp == "INCOMPLETE: 7 of 35 runs not finished"
     assert [row.reason for row in fits.table.excluded] == ["incomplete"] * 7
 
 
-def test_a6_control_without_the_refusal_half_a_study_looks_whole(
-    live: Path, monkeypatch: Any
-) -> None:
+def test_a6_control_without_the_refusal_half_a_study_looks_whole(live, monkeypatch):
     monkeypatch.setattr(study, "refuse_unfinished", lambda unfinished, planned, allowed: None)
     monkeypatch.setattr(study, "stamp_for", lambda unfinished, planned: "")
     fits = fits_of(["study=tunnel", f"runs={live}", "bootstrap=100"])

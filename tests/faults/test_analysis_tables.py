@@ -6,9 +6,7 @@ the same; and with the protection taken away, the wrong number or the silence th
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,23 +25,23 @@ from tests.analysis.study_folders import TRUTH, isoflop_table
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., list[str]]:
+def saved(tmp_path):
     """Return a writer of a table, which answers with the command's words for it."""
     return functools.partial(save, tmp_path)
 
 
-def use_every_row(frame: pd.DataFrame, where: str | None) -> tuple[pd.DataFrame, list[Any]]:
+def use_every_row(frame, where):
     """What is left of `screen` without its checks."""
     return frame.assign(run_id=[f"row {k}" for k in range(1, len(frame) + 1)]), []
 
 
-def with_a_nan() -> pd.DataFrame:
+def with_a_nan():
     table = isoflop_table()
     table.loc[3, "loss"] = np.nan
     return table
 
 
-def test_a1_a_nan_is_excluded_by_name_and_the_answer_stays(saved: Any) -> None:
+def test_a1_a_nan_is_excluded_by_name_and_the_answer_stays(saved):
     fits = fits_of(saved(with_a_nan()))
     assert [(row.run_id, row.reason) for row in fits.table.excluded] == [("row 4", "nonfinite")]
     assert by_valleys(fits) == pytest.approx(A, abs=1e-3)
@@ -51,9 +49,7 @@ def test_a1_a_nan_is_excluded_by_name_and_the_answer_stays(saved: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a1_control_a_nan_that_is_let_in_takes_every_answer_away(
-    saved: Any, monkeypatch: Any
-) -> None:
+def test_a1_control_a_nan_that_is_let_in_takes_every_answer_away(saved, monkeypatch):
     monkeypatch.setattr(load, "screen", use_every_row)
     monkeypatch.setattr(surface_fit, "check_runs", lambda *columns: None)
     fits = fits_of(saved(with_a_nan()))
@@ -62,32 +58,32 @@ def test_a1_control_a_nan_that_is_let_in_takes_every_answer_away(
     assert isinstance(fits.parametric, Refusal)
 
 
-def with_copies_of_one_run() -> pd.DataFrame:
+def with_copies_of_one_run():
     """A run that had luck, and thirty copies of its row."""
     table = isoflop_table()
     table.loc[0, "loss"] *= 0.97
     return pd.concat([table, *[table.iloc[[0]]] * 30])
 
 
-def test_a1_copies_of_a_row_are_excluded_and_do_not_count(saved: Any) -> None:
+def test_a1_copies_of_a_row_are_excluded_and_do_not_count(saved):
     fits = fits_of(saved(with_copies_of_one_run()))
     assert [row.reason for row in fits.table.excluded] == ["duplicate"] * 30
     assert by_surface(fits) == pytest.approx(A, abs=5e-3)
 
 
-def test_a1_control_copies_that_count_carry_the_answer(saved: Any, monkeypatch: Any) -> None:
+def test_a1_control_copies_that_count_carry_the_answer(saved, monkeypatch):
     monkeypatch.setattr(load, "screen", use_every_row)
     assert by_surface(fits_of(saved(with_copies_of_one_run()))) > A + FAR
 
 
-def of_one_size() -> pd.DataFrame:
+def of_one_size():
     """A token series of one model: nothing in it says how loss falls with size."""
     tokens = np.geomspace(1e9, 1e12, 12)
     loss = 2.0 + TRUTH["B"] / tokens ** TRUTH["beta"]
     return pd.DataFrame({"n_params": 1e8, "tokens": tokens, "flops": 6e8 * tokens, "loss": loss})
 
 
-def of_two_runs() -> pd.DataFrame:
+def of_two_runs():
     return isoflop_table().iloc[[0, 20]]
 
 
@@ -95,9 +91,7 @@ def of_two_runs() -> pd.DataFrame:
     ("make", "why"),
     [(of_one_size, "1 distinct model sizes"), (of_two_runs, "2 usable runs for the surface's 5")],
 )
-def test_a1_one_size_or_two_runs_are_refused_with_exit_2(
-    saved: Any, monkeypatch: Any, capsys: Any, make: Any, why: str
-) -> None:
+def test_a1_one_size_or_two_runs_are_refused_with_exit_2(saved, monkeypatch, capsys, make, why):
     monkeypatch.setattr(figures, "draw_figures", lambda analysis, folder: [])
     words = saved(make())
     assert main(words) == 2
@@ -110,9 +104,7 @@ def test_a1_one_size_or_two_runs_are_refused_with_exit_2(
 
 
 @pytest.mark.parametrize("make", [of_one_size, of_two_runs])
-def test_a1_control_unchecked_designs_return_exponents_of_nothing(
-    monkeypatch: Any, make: Any
-) -> None:
+def test_a1_control_unchecked_designs_return_exponents_of_nothing(monkeypatch, make):
     monkeypatch.setattr(surface_fit, "check_design", lambda *design: None)
     monkeypatch.setattr(surface_fit, "check_optimum", lambda *optimum: None)
     columns = (make()[name].to_numpy() for name in ("n_params", "tokens", "loss"))
@@ -122,18 +114,18 @@ def test_a1_control_unchecked_designs_return_exponents_of_nothing(
     assert abs(fit.values["a"] - A) > FAR
 
 
-def shuffled() -> pd.DataFrame:
+def shuffled():
     return isoflop_table(noise=0.001).sample(frac=1, random_state=1)
 
 
-def test_a1_the_order_of_rows_changes_nothing(saved: Any) -> None:
+def test_a1_the_order_of_rows_changes_nothing(saved):
     ordered, mixed = fits_of(saved(isoflop_table(noise=0.001))), fits_of(saved(shuffled()))
     assert by_valleys(mixed) == pytest.approx(by_valleys(ordered), rel=1e-9)
     assert by_surface(mixed) == pytest.approx(by_surface(ordered), rel=1e-6)
 
 
-def test_a1_control_budgets_read_in_the_rows_order_fall_apart(saved: Any, monkeypatch: Any) -> None:
-    def by_neighbours(flops: Any) -> Any:
+def test_a1_control_budgets_read_in_the_rows_order_fall_apart(saved, monkeypatch):
+    def by_neighbours(flops):
         steps = np.abs(np.diff(np.log(flops))) > budgets.GAP
         return np.concatenate([[0], np.cumsum(steps)])
 
@@ -141,7 +133,7 @@ def test_a1_control_budgets_read_in_the_rows_order_fall_apart(saved: Any, monkey
     assert isinstance(fits_of(saved(shuffled())).isoflop, Refusal)
 
 
-def of_two_conventions() -> pd.DataFrame:
+def of_two_conventions():
     """The smaller half counted without embeddings, here half of all parameters."""
     table = isoflop_table().assign(convention="standard")
     small = table["n_params"] < table["n_params"].median()
@@ -150,11 +142,11 @@ def of_two_conventions() -> pd.DataFrame:
     return table
 
 
-def test_a1_mixed_conventions_are_refused_with_the_filter_that_helps(saved: Any) -> None:
+def test_a1_mixed_conventions_are_refused_with_the_filter_that_helps(saved):
     with pytest.raises(InputError, match=r'convention takes 2 values .* where="convention=kaplan"'):
         fits_of(saved(of_two_conventions()))
 
 
-def test_a1_control_mixed_conventions_bend_the_exponent(saved: Any, monkeypatch: Any) -> None:
+def test_a1_control_mixed_conventions_bend_the_exponent(saved, monkeypatch):
     monkeypatch.setattr(load, "refuse_mixtures", lambda frame, where: [])
     assert by_valleys(fits_of(saved(of_two_conventions()))) > A + 0.1

@@ -2,7 +2,6 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,26 +31,26 @@ ONLY_SLOW = {"K2"}
 """Rows without a test in the default suite."""
 
 
-def table() -> list[tuple[str, list[Path]]]:
+def table():
     """Rows of the page, and the files that each links to."""
     _, text = PAGE.read_text(encoding="utf-8").split("## Every fault, and where it is shown")
     rows = re.findall(r"^\| ([A-Z]\d) \| [^|]+ \| ([^|]+) \|$", text, flags=re.MULTILINE)
     return [(row, [PAGE.parent / link for link in links(cell)]) for row, cell in rows]
 
 
-def links(cell: str) -> list[str]:
+def links(cell):
     found = re.findall(r"\[([^]]+)\]\(([^)]+)\)", cell)
     assert all(Path(target).name == name for name, target in found), cell
     return [target for _, target in found]
 
 
-def rows_of(name: str) -> set[str]:
+def rows_of(name):
     """The rows at the beginning of a test's name: test_s1_s6_a_signal is of S1 and S6."""
     found = re.match(r"test((?:_[a-z]\d)+)_", name)
     return set(found[1].upper().split("_")[1:]) if found else set()
 
 
-def cases_of(path: Path) -> Iterator[tuple[str, bool]]:
+def cases_of(path):
     """Names of a file's tests, and whether each is marked slow."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     all_slow = any("mark.slow" in ast.unparse(node) for node in tree.body if is_pytestmark(node))
@@ -61,11 +60,11 @@ def cases_of(path: Path) -> Iterator[tuple[str, bool]]:
             yield node.name, all_slow or "mark.slow" in marks
 
 
-def is_pytestmark(node: ast.stmt) -> bool:
+def is_pytestmark(node):
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
 
 
-def faulty(rows: list[tuple[str, list[Path]]]) -> list[str]:
+def faulty(rows):
     """What is wrong with a table."""
     names = [row for row, _ in rows]
     wrong = [f"{row} is not there once" for row in CATALOGUE if names.count(row) != 1]
@@ -90,9 +89,7 @@ def faulty(rows: list[tuple[str, list[Path]]]) -> list[str]:
     return wrong
 
 
-def test_every_row_of_the_catalogue_has_a_test_and_a_control_in_the_file_that_the_page_names() -> (
-    None
-):
+def test_every_row_of_the_catalogue_has_a_test_and_a_control_in_the_file_that_the_page_names():
     assert len(CATALOGUE) == 67
     assert faulty(table()) == []
 
@@ -109,6 +106,6 @@ def test_every_row_of_the_catalogue_has_a_test_and_a_control_in_the_file_that_th
         (lambda rows: [("K1", rows[-1][1]), *rows[1:]], "K1 has no control"),
     ],
 )
-def test_control_a_page_that_rots_is_noticed(change: object, message: str) -> None:
+def test_control_a_page_that_rots_is_noticed(change, message):
     assert callable(change)
     assert any(wrong.startswith(message) for wrong in faulty(change(table())))

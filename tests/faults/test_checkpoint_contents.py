@@ -4,56 +4,44 @@ C7 code, which is never run; C8 tied tensors and views of larger ones, which cos
 and no more.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from faults.conftest import tiny_config
-from faults.damage import (
-    NEWEST,
-    PREVIOUS,
-    copy_of,
-    step_name,
-    train_and_kill,
-    vouch_again,
-)
+from faults.damage import NEWEST, PREVIOUS, copy_of, step_name, train_and_kill, vouch_again
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.engine.engine import Engine
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.checkpoint import load_newest, save_checkpoint
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json
 from train.training.trainer import train_runs
 
 
-def most_bytes(n_bytes: int, *, n_tensors: int) -> int:
+def most_bytes(n_bytes, *, n_tensors):
     """What torch.save may need for tensors of `n_bytes`: their names, sizes and alignment too."""
     return n_bytes + 1_000 + 400 * n_tensors
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+def killed(tmp_path_factory, prepared_data):
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
 
 
 class Exploit:
     """Unpickled by the usual means, it makes a file."""
 
-    def __init__(self, canary: Path) -> None:
+    def __init__(self, canary):
         self.canary = canary
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return Path.touch, (self.canary,)
 
 
-def with_code(killed: RunFolder, config: Config, file: str, canary: Path) -> RunFolder:
+def with_code(killed, config, file, canary):
     """A run whose newest checkpoint has code in `file`, and hashes that vouch for it."""
     folder = copy_of(killed, config)
     newest = folder.checkpoints / step_name(NEWEST)
@@ -64,12 +52,8 @@ def with_code(killed: RunFolder, config: Config, file: str, canary: Path) -> Run
 
 @pytest.mark.parametrize("file", ["model.pt", "optim.pt"])
 def test_c7_code_in_a_checkpoint_is_refused_and_not_run(
-    killed: RunFolder,
-    tiny: Callable[..., Config],
-    tmp_path: Path,
-    reference_run: RunFolder,
-    file: str,
-) -> None:
+    killed, tiny, tmp_path, reference_run, file
+):
     config, canary = tiny(), tmp_path / "executed"
     folder = with_code(killed, config, file, canary)
     with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now .*weights_only=True"):
@@ -81,9 +65,7 @@ def test_c7_code_in_a_checkpoint_is_refused_and_not_run(
     assert_same_run(reference_run, folder)
 
 
-def test_c7_control_the_usual_way_to_load_runs_the_code(
-    killed: RunFolder, tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c7_control_the_usual_way_to_load_runs_the_code(killed, tiny, tmp_path, monkeypatch):
     config, canary = tiny(), tmp_path / "executed"
     folder = with_code(killed, config, "model.pt", canary)
     real = vars(torch)["load"]
@@ -92,18 +74,16 @@ def test_c7_control_the_usual_way_to_load_runs_the_code(
     assert canary.exists()
 
 
-def saved_size(config: Config, name: str) -> int:
+def saved_size(config, name):
     """Bytes of a file of the checkpoint at the last step, 7."""
     return (run_folder(config).checkpoints / step_name(7) / name).stat().st_size
 
 
-def short(tiny: Callable[..., Config], **changes: Any) -> Config:
+def short(tiny, **changes):
     return tiny(budget__tokens=7 * 256, **changes)
 
 
-def test_c8_a_tied_head_is_written_once_and_comes_back_tied(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c8_a_tied_head_is_written_once_and_comes_back_tied(tiny, monkeypatch):
     config = short(tiny, model__tie_head=True)
     run_here(config)
     found = load_newest(run_folder(config).checkpoints)
@@ -115,12 +95,12 @@ def test_c8_a_tied_head_is_written_once_and_comes_back_tied(
     assert "head.weight" not in engines[0].weights  # the embedding is what makes the logits
 
 
-def engines_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+def engines_of(config, monkeypatch):
     """Train a run; return the engine that it had."""
-    engines: list[Engine] = []
+    engines = []
     real = Engine.__init__
 
-    def init(engine: Engine, *values: Any, **named: Any) -> None:
+    def init(engine, *values, **named):
         engines.append(engine)
         real(engine, *values, **named)
 
@@ -130,9 +110,7 @@ def engines_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     return engines
 
 
-def test_c8_a_replica_is_written_without_its_row_and_without_its_neighbours(
-    tiny: Callable[..., Config],
-) -> None:
+def test_c8_a_replica_is_written_without_its_row_and_without_its_neighbours(tiny):
     stack = [short(tiny, seed=seed) for seed in range(4)]
     train_runs([PlannedRun(overrides=[], config=c, plan=validate(c)) for c in stack])
     needed = 4 * validate(stack[0]).params.total
@@ -145,10 +123,8 @@ def test_c8_a_replica_is_written_without_its_row_and_without_its_neighbours(
         assert moments < saved_size(config, "optim.pt") < most_bytes(moments, n_tensors=3)
 
 
-def test_c8_control_views_are_written_with_all_that_they_view(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def state(engine: Engine, replica: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def test_c8_control_views_are_written_with_all_that_they_view(tiny, monkeypatch):
+    def state(engine, replica):
         views = engine.layout.views(engine.rows_RP[replica : replica + 1])
         moments = {"exp_avg": engine.optimizer.exp_avg_RP[replica]}
         return views, moments
@@ -161,7 +137,7 @@ def test_c8_control_views_are_written_with_all_that_they_view(
     assert saved_size(stack[0], "optim.pt") > 4 * needed
 
 
-def test_c8_control_named_twice_a_tied_head_is_written_twice(tmp_path: Path) -> None:
+def test_c8_control_named_twice_a_tied_head_is_written_twice(tmp_path):
     matrix = torch.ones(100, 100)
     folder = save_checkpoint(
         tmp_path, 1, model={"a": matrix, "b": matrix.clone()}, optimizer={}, state={}, keep=2

@@ -6,8 +6,6 @@ Each control removes the protection and shows the harm.
 
 import itertools
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -28,39 +26,33 @@ from faults.damage import (
 )
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.errors import CheckpointError, StorageError
 from train.run_folder import checkpoint
 from train.run_folder.checkpoint import load_newest
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import resume
 
-Stopped = tuple[Config, RunFolder]
-
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+def killed(tmp_path_factory, prepared_data):
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
 
 
 @pytest.fixture
-def stopped(killed: RunFolder, tiny: Callable[..., Config]) -> Stopped:
+def stopped(killed, tiny):
     """A killed run of this test's own, with checkpoints of the steps 21 and 28."""
     config = tiny()
     return config, copy_of(killed, config)
 
 
-def quarantined(folder: RunFolder, step: int) -> str:
+def quarantined(folder, step):
     """The reason on record of a checkpoint that lies in bad/."""
     bad = folder.checkpoints / "bad"
     assert (bad / step_name(step)).is_dir()
     return str(read_json(bad / f"{step_name(step)}.json")["reason"])
 
 
-def test_c0_an_undamaged_run_resumes_at_its_newest_checkpoint(
-    stopped: Stopped, reference_run: RunFolder
-) -> None:
+def test_c0_an_undamaged_run_resumes_at_its_newest_checkpoint(stopped, reference_run):
     config, folder = stopped
     run_here(config)
     assert start_steps(folder) == [0, NEWEST]
@@ -79,8 +71,8 @@ def test_c0_an_undamaged_run_resumes_at_its_newest_checkpoint(
     ],
 )
 def test_c1_c2_c3_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
-    stopped: Stopped, reference_run: RunFolder, damage: str, file: str
-) -> None:
+    stopped, reference_run, damage, file
+):
     config, folder = stopped
     DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
     with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now"):
@@ -95,9 +87,7 @@ def test_c1_c2_c3_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
     # DONE.json's last byte is a line break, without which it says the same
     sorted({*itertools.product(DAMAGE, FILES)} - {("one-byte-short", "DONE.json")}),
 )
-def test_c1_c2_c3_every_damage_to_every_file_is_found_and_named(
-    stopped: Stopped, damage: str, file: str
-) -> None:
+def test_c1_c2_c3_every_damage_to_every_file_is_found_and_named(stopped, damage, file):
     _, folder = stopped
     DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
     damaged = contents(folder.checkpoints / step_name(NEWEST))
@@ -110,8 +100,8 @@ def test_c1_c2_c3_every_damage_to_every_file_is_found_and_named(
 
 @pytest.mark.parametrize("damage", TRUNCATIONS)
 def test_c1_control_without_going_back_a_truncated_checkpoint_ends_the_run(
-    stopped: Stopped, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+    stopped, monkeypatch, damage
+):
     config, folder = stopped
     TRUNCATIONS[damage](folder.checkpoints / step_name(NEWEST) / "model.pt")
     monkeypatch.setattr(checkpoint, "DAMAGE", ())
@@ -122,8 +112,8 @@ def test_c1_control_without_going_back_a_truncated_checkpoint_ends_the_run(
 
 @pytest.mark.parametrize("file", ["model.pt", "optim.pt"])
 def test_c2_control_without_hashes_a_flipped_bit_is_trained_on(
-    stopped: Stopped, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
+    stopped, reference_run, monkeypatch, file
+):
     config, folder = stopped
     path = folder.checkpoints / step_name(NEWEST) / file
     flip_bit(path, byte=exponent_of_a_number(path))
@@ -136,17 +126,17 @@ def test_c2_control_without_hashes_a_flipped_bit_is_trained_on(
         assert_same_run(reference_run, folder)
 
 
-def believe_every_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def believe_every_hash(monkeypatch):
     """Take from DONE.json what is to be compared with it."""
 
-    def promised(path: Path) -> str:
+    def promised(path):
         done = path.with_name("DONE.json")
         return str(read_json(done)["files"][path.name]["sha256"]) if done.exists() else "unknown"
 
     monkeypatch.setattr(checkpoint, "_sha256", promised)
 
 
-def test_c2_no_bit_of_done_json_can_flip_unnoticed(tmp_path: Path) -> None:
+def test_c2_no_bit_of_done_json_can_flip_unnoticed(tmp_path):
     """One in each byte, all in the schema's: it is found, or what comes back is right."""
     saved = checkpoint.save_checkpoint(
         tmp_path / "root", 7, model={"w": 1.5}, optimizer={"m": 2.5}, state={"s": 0.1}, keep=2
@@ -169,9 +159,7 @@ def test_c2_no_bit_of_done_json_can_flip_unnoticed(tmp_path: Path) -> None:
     assert unnoticed == []
 
 
-def test_c3_remains_of_a_write_that_was_cut_short_are_cleaned_up(
-    stopped: Stopped, reference_run: RunFolder
-) -> None:
+def test_c3_remains_of_a_write_that_was_cut_short_are_cleaned_up(stopped, reference_run):
     config, folder = stopped
     stale = [f"{step_name(35)}.partial", f"{step_name(14)}.partial"]
     for name in stale:
@@ -183,9 +171,7 @@ def test_c3_remains_of_a_write_that_was_cut_short_are_cleaned_up(
     assert_same_run(reference_run, folder)
 
 
-def test_c3_control_a_name_that_does_not_tell_remains_from_checkpoints(
-    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c3_control_a_name_that_does_not_tell_remains_from_checkpoints(stopped, monkeypatch):
     """Were a write to begin under its final name, its remains would be the newest checkpoint."""
     config, folder = stopped
     begun = folder.checkpoints / step_name(35)
@@ -196,12 +182,12 @@ def test_c3_control_a_name_that_does_not_tell_remains_from_checkpoints(
         run_here(config)
 
 
-def damage_all(folder: RunFolder) -> None:
+def damage_all(folder):
     flip_bit(folder.checkpoints / step_name(NEWEST) / "model.pt")
     (folder.checkpoints / step_name(PREVIOUS) / "state.json").unlink()
 
 
-def test_c4_without_a_sound_checkpoint_the_run_stops_and_says_why(stopped: Stopped) -> None:
+def test_c4_without_a_sound_checkpoint_the_run_stops_and_says_why(stopped):
     config, folder = stopped
     damage_all(folder)
     saved = contents(folder.checkpoints)
@@ -223,9 +209,7 @@ def test_c4_without_a_sound_checkpoint_the_run_stops_and_says_why(stopped: Stopp
     assert ends == ["checkpoint", "checkpoint"]
 
 
-def test_c4_a_restart_archives_what_there_was_and_begins_at_zero(
-    stopped: Stopped, tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_c4_a_restart_archives_what_there_was_and_begins_at_zero(stopped, tiny, reference_run):
     config, folder = stopped
     damage_all(folder)
     with pytest.raises(CheckpointError):
@@ -241,13 +225,11 @@ def test_c4_a_restart_archives_what_there_was_and_begins_at_zero(
     assert names(folder.path / "archive") == ["1"]
 
 
-def test_c4_control_a_silent_start_from_zero_would_look_like_success(
-    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c4_control_a_silent_start_from_zero_would_look_like_success(stopped, monkeypatch):
     config, folder = stopped
     damage_all(folder)
 
-    def or_from_zero(root: Path, *, at_most: int | None) -> checkpoint.Checkpoint | None:
+    def or_from_zero(root, *, at_most):
         try:
             return load_newest(root, at_most=at_most)
         except CheckpointError:

@@ -5,23 +5,16 @@ then not write a single byte into what has become the second one's run.
 """
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 from faults.patches import At, Hold, Replace
-from faults.runner import Child, Outcome, Train, run_here
+from faults.runner import Train, run_here
 from faults.same_run import assert_same_run
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
-
-Tiny = Callable[..., Config]
-Started = Callable[..., Child]
 
 
 def test_l1_a_run_that_was_deleted_and_started_anew_is_left_to_the_second_process(
-    tiny: Tiny, started: Started, tmp_path: Path, reference_run: RunFolder
-) -> None:
+    tiny, started, tmp_path, reference_run
+):
     outcome = replaced(tiny, started, tmp_path / "gate")
     assert outcome.exit_code != 0
     assert "LockedError" in outcome.stderr
@@ -31,15 +24,15 @@ def test_l1_a_run_that_was_deleted_and_started_anew_is_left_to_the_second_proces
 
 
 def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_run(
-    tiny: Tiny, started: Started, tmp_path: Path
-) -> None:
+    tiny, started, tmp_path
+):
     blind = Replace("train.run_folder.run_folder:RunFolder.refuse_other_holder", _look_away)
     outcome = replaced(tiny, started, tmp_path / "gate", blind)
     steps = [row["step"] for row in read_jsonl(outcome.folder.metrics)]
     assert len(steps) > len(set(steps))
 
 
-def replaced(tiny: Tiny, started: Started, gate: Path, *patches: Replace) -> Outcome:
+def replaced(tiny, started, gate, *patches):
     """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
     config = tiny()
     held = At("train.engine.engine:Engine.advance", Hold(gate), call=21)
@@ -51,5 +44,5 @@ def replaced(tiny: Tiny, started: Started, gate: Path, *patches: Replace) -> Out
     return child.wait()
 
 
-def _look_away(folder: RunFolder) -> None:
+def _look_away(folder):
     del folder

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,25 +18,21 @@ from faults.overrides import as_overrides
 from faults.runner import run_folder, run_here
 from faults.same_run import assert_same_run
 from train.config.runtime import AttentionKernel, Device, Dtype
-from train.config.schema import Config
 from train.engine.batches import Batches
 from train.plan.identity import science
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import canonical_json
 
 REPO = Path(__file__).resolve().parents[2]
 
 
-def test_e3_twice_and_after_a_kill_a_run_has_the_same_bits(
-    tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_e3_twice_and_after_a_kill_a_run_has_the_same_bits(tiny, reference_run):
     assert_same_run(reference_run, run_here(tiny(study__name="again")))
     resumed = train_and_kill(tiny(study__name="resumed"))
     run_here(tiny(study__name="resumed"))
     assert_same_run(reference_run, resumed)
 
 
-def test_e3_in_bfloat16_it_has_them_too(tiny: Callable[..., Config]) -> None:
+def test_e3_in_bfloat16_it_has_them_too(tiny):
     """Whatever a device chooses for itself, a restart keeps."""
     chosen = {"machine__dtype": Dtype.bf16, "machine__attention": AttentionKernel.plain}
     once = run_here(tiny(study__name="once", **chosen))
@@ -48,7 +43,7 @@ def test_e3_in_bfloat16_it_has_them_too(tiny: Callable[..., Config]) -> None:
 
 
 @pytest.mark.gpu
-def test_e3_on_cuda_it_has_in_deterministic_mode(tiny: Callable[..., Config]) -> None:
+def test_e3_on_cuda_it_has_in_deterministic_mode(tiny):
     """On one model of device and one version of torch."""
     machine = {"machine__device": Device.cuda, "machine__deterministic": True}
     try:
@@ -62,9 +57,7 @@ def test_e3_on_cuda_it_has_in_deterministic_mode(tiny: Callable[..., Config]) ->
     assert_same_run(once, resumed)
 
 
-def test_e3_control_another_order_of_the_data_has_other_bits(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+def test_e3_control_another_order_of_the_data_has_other_bits(tiny, monkeypatch, reference_run):
     real = Batches.starts
     monkeypatch.setattr(Batches, "starts", lambda batches, step, n: real(batches, 59 - step, n))
     with pytest.raises(AssertionError):
@@ -77,9 +70,7 @@ OTHERWISE = {"PYTHONHASHSEED": HASH_SEEDS[0], "LC_ALL": "tr_TR.UTF-8", "TZ": "As
 """Nothing of it as here, where the reference run was made."""
 
 
-def test_e4_hash_seed_locale_zone_umask_and_folder_change_nothing(
-    tiny: Callable[..., Config], tmp_path: Path, reference_run: RunFolder
-) -> None:
+def test_e4_hash_seed_locale_zone_umask_and_folder_change_nothing(tiny, tmp_path, reference_run):
     """In an interpreter of its own, for the seed of its hashes is read at its start alone."""
     config, cwd = tiny(), tmp_path / "elsewhere"
     cwd.mkdir()
@@ -100,9 +91,7 @@ def test_e4_hash_seed_locale_zone_umask_and_folder_change_nothing(
     assert folder.result.stat().st_mode & 0o777 == 0o600  # the umask is respected
 
 
-def test_e4_control_python_s_own_hash_would_name_a_run_anew_each_time(
-    tiny: Callable[..., Config],
-) -> None:
+def test_e4_control_python_s_own_hash_would_name_a_run_anew_each_time(tiny):
     text = canonical_json(science(tiny()))
     names = {
         subprocess.run(

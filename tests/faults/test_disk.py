@@ -10,10 +10,8 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,10 +21,8 @@ from faults.patches import At, Kill, Replace
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.config.runtime import OnSaveError
-from train.config.schema import Config
 from train.errors import StorageError
 from train.run_folder.checkpoint import load_newest, save_checkpoint
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 
 TOO_SMALL = 64 << 10
@@ -39,7 +35,7 @@ class LimitFiles:
 
     n_bytes: int
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Set it; the kernel then cuts a write short and refuses the next."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.n_bytes, resource.RLIM_INFINITY))
 
@@ -51,18 +47,16 @@ class LimitToNow:
     path: Path
     room: int
 
-    def __call__(self) -> None:
+    def __call__(self):
         """Set it."""
         LimitFiles(self.path.stat().st_size + self.room)()
 
 
-def at_step(step: int, action: Callable[[], object]) -> At:
+def at_step(step, action):
     return At("train.engine.engine:Engine.advance", action, call=step)
 
 
-def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(
-    tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(tiny, reference_run):
     config = tiny()
     outcome = run_child(config, at_step(10, LimitFiles(TOO_SMALL)))
     assert outcome.exit_code == StorageError.exit_code == 3
@@ -80,13 +74,13 @@ def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def small_disk(tmp_path):
     """Return a function that gives a tmpfs of this test's own a size, and returns its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
 
-    def resized(size: str) -> Path:
+    def resized(size):
         nonlocal mounted
         options = f"remount,size={size}" if mounted else f"size={size}"
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
@@ -104,11 +98,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount command")
 @pytest.mark.parametrize("size", ["500k", "920k", "1160k"])
 def test_d1_on_a_disk_that_is_really_full_nothing_committed_is_lost(
-    tiny: Callable[..., Config],
-    small_disk: Callable[[str], Path],
-    reference_run: RunFolder,
-    size: str,
-) -> None:
+    tiny, small_disk, reference_run, size
+):
     """The sizes end within the second checkpoint, and within each part of the third."""
     config = tiny(paths__runs=str(small_disk(size)))
     with pytest.raises(StorageError, match=r"needs 0\.4 MB, and 0\.[0-3] MB are free") as refused:
@@ -124,9 +115,7 @@ def test_d1_on_a_disk_that_is_really_full_nothing_committed_is_lost(
     assert_same_run(reference_run, folder)
 
 
-def test_d1_with_warnings_only_training_goes_on_through_a_full_disk(
-    tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_d1_with_warnings_only_training_goes_on_through_a_full_disk(tiny, reference_run):
     config = tiny(machine__on_save_error=OnSaveError.warn)
     outcome = run_child(config, at_step(10, LimitFiles(TOO_SMALL)), at_step(40, LimitFiles(-1)))
     assert outcome.exit_code == 0, outcome.stderr
@@ -137,9 +126,7 @@ def test_d1_with_warnings_only_training_goes_on_through_a_full_disk(
     assert_same_run(reference_run, outcome.folder)
 
 
-def test_d1_killed_while_the_disk_is_full_a_run_goes_on_from_what_was_kept(
-    tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_d1_killed_while_the_disk_is_full_a_run_goes_on_from_what_was_kept(tiny, reference_run):
     config = tiny(machine__on_save_error=OnSaveError.warn)
     outcome = run_child(config, at_step(20, LimitFiles(TOO_SMALL)), at_step(37, Kill()))
     assert outcome.exit_code == -signal.SIGKILL
@@ -149,13 +136,11 @@ def test_d1_killed_while_the_disk_is_full_a_run_goes_on_from_what_was_kept(
     assert_same_run(reference_run, outcome.folder)
 
 
-def not_told_apart(*values: object) -> None:
+def not_told_apart(*values):
     """Instead of checkpoint._cannot_be_written."""
 
 
-def test_d1_control_untranslated_it_is_a_traceback_and_leaves_a_stump(
-    tiny: Callable[..., Config],
-) -> None:
+def test_d1_control_untranslated_it_is_a_traceback_and_leaves_a_stump(tiny):
     outcome = run_child(
         tiny(),
         Replace("train.run_folder.checkpoint:_cannot_be_written", not_told_apart),
@@ -166,15 +151,13 @@ def test_d1_control_untranslated_it_is_a_traceback_and_leaves_a_stump(
     assert names(outcome.folder.checkpoints) == [step_name(7), f"{step_name(14)}.partial"]
 
 
-def prune_then_save(root: Path, step: int, **values: Any) -> Path:
+def prune_then_save(root, step, **values):
     """Instead of save_checkpoint: room is made first."""
     shutil.rmtree(root, ignore_errors=True)
     return save_checkpoint(root, step, **values)
 
 
-def test_d1_control_pruned_before_the_new_one_is_whole_all_are_lost(
-    tiny: Callable[..., Config],
-) -> None:
+def test_d1_control_pruned_before_the_new_one_is_whole_all_are_lost(tiny):
     config = tiny()
     outcome = run_child(
         config,
@@ -197,12 +180,12 @@ DISK_ERRORS = {
 @pytest.mark.parametrize("target", ["torch.save", "_seal", "_fsync", "write_json"])
 @pytest.mark.parametrize("error", DISK_ERRORS)
 def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, error: str
-) -> None:
-    values: dict[str, Any] = {"model": {"w": torch.ones(9)}, "optimizer": {}, "state": {}}
+    tmp_path, monkeypatch, target, error
+):
+    values = {"model": {"w": torch.ones(9)}, "optimizer": {}, "state": {}}
     save_checkpoint(tmp_path, 1, **values, keep=2)
 
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*args, **kwargs):
         raise DISK_ERRORS[error]
 
     where = target if target.startswith("torch") else f"train.run_folder.checkpoint.{target}"
@@ -223,10 +206,8 @@ def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     ],
 )
-def test_d1_a_device_that_fails_meanwhile_is_not_blamed_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
-) -> None:
-    def fail(*args: object) -> None:
+def test_d1_a_device_that_fails_meanwhile_is_not_blamed_on_the_disk(tmp_path, monkeypatch, error):
+    def fail(*args):
         raise error
 
     monkeypatch.setattr("torch.save", fail)

@@ -5,34 +5,27 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.damage import names, step_name
-from faults.patches import Replace
-from faults.runner import Outcome, run_child, run_folder, run_here, start_steps
+from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.test_disk import LimitToNow, at_step
-from train.config.schema import Config
 from train.errors import RecordsError
 from train.run_folder.checkpoint import save_checkpoint
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.training import resume
 
 
-def fill_the_disk(config: Config, *patches: Replace) -> Outcome:
+def fill_the_disk(config, *patches):
     """From step 19 on there is room for a row and a half."""
     full = LimitToNow(run_folder(config).metrics, room=300)
     return run_child(config, *patches, at_step(19, full))
 
 
-def test_d2_a_row_torn_by_a_full_disk_is_written_again_whole(
-    tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_d2_a_row_torn_by_a_full_disk_is_written_again_whole(tiny, reference_run):
     config = tiny()
     outcome = fill_the_disk(config)
     assert outcome.exit_code == 3
@@ -49,15 +42,13 @@ def test_d2_a_row_torn_by_a_full_disk_is_written_again_whole(
     assert moved == [15, 16, 17, 18, 19]
 
 
-def append_anyhow(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+def append_anyhow(path, rows, *, sync=False):
     """Instead of records.append_jsonl: what is there already is not looked at."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def test_d2_control_rows_that_are_not_set_aside_come_twice(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d2_control_rows_that_are_not_set_aside_come_twice(tiny, monkeypatch):
     config = tiny()
     folder = fill_the_disk(config).folder
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
@@ -67,9 +58,7 @@ def test_d2_control_rows_that_are_not_set_aside_come_twice(
     assert len(set(steps)) == 60
 
 
-def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(tiny, monkeypatch):
     config = tiny()
     folder = fill_the_disk(config).folder
     monkeypatch.setattr(resume, "set_aside", lambda *values: 0)
@@ -80,12 +69,12 @@ def test_d2_control_a_row_glued_to_a_torn_one_cannot_be_read(
         read_jsonl(folder.metrics)
 
 
-def refuse_other_devices(monkeypatch: pytest.MonkeyPatch, here: Path) -> list[tuple[Path, Path]]:
+def refuse_other_devices(monkeypatch, here):
     """Let `here` be a file system of its own: a rename into it or out of it is EXDEV."""
-    renames: list[tuple[Path, Path]] = []
+    renames = []
 
-    def checked(real: Callable[..., Any]) -> Callable[..., Any]:
-        def rename(source: Any, target: Any, **options: Any) -> Any:
+    def checked(real):
+        def rename(source, target, **options):
             pair = (Path(source), Path(target))
             if pair[0].is_relative_to(here) != pair[1].is_relative_to(here):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, target)
@@ -99,9 +88,7 @@ def refuse_other_devices(monkeypatch: pytest.MonkeyPatch, here: Path) -> list[tu
     return renames
 
 
-def test_d5_all_that_is_renamed_was_made_beside_its_target(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+def test_d5_all_that_is_renamed_was_made_beside_its_target(tiny, monkeypatch, reference_run):
     """Each folder of a run may be a mount of its own, but for the one that holds bad ones."""
     config = tiny()
     folder = run_folder(config)
@@ -119,7 +106,7 @@ SAVED = (*range(7, 60, 7), 60)
 """Steps of the tiny run's checkpoints."""
 
 
-def save_in_the_system_s_folder(root: Path, step: int, **values: Any) -> Path:
+def save_in_the_system_s_folder(root, step, **values):
     """Instead of save_checkpoint: written where temporary files belong, then moved in place."""
     elsewhere = Path(tempfile.mkdtemp())
     try:
@@ -130,9 +117,7 @@ def save_in_the_system_s_folder(root: Path, step: int, **values: Any) -> Path:
         shutil.rmtree(elsewhere)
 
 
-def test_d5_control_written_elsewhere_a_checkpoint_cannot_be_put_in_place(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d5_control_written_elsewhere_a_checkpoint_cannot_be_put_in_place(tiny, monkeypatch):
     config = tiny()
     refuse_other_devices(monkeypatch, run_folder(config).path)
     monkeypatch.setattr("train.training.recording.save_checkpoint", save_in_the_system_s_folder)

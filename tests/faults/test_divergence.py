@@ -7,22 +7,16 @@ the step matters, and honestly too large learning rates do it elsewhere.
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from analysis.intake.study import load_study
 from faults.damage import contents, names, step_name, tensors
 from faults.runner import run_child, run_folder, run_here
 from faults.same_run import assert_equal_state
 from faults.spoil import INFINITY, NAN, SpoiltStep, gradient_times, loss_times, replace_step
-from train.config.schema import Config
-from train.engine.engine import Segment
 from train.engine.evaluate import evaluate
 from train.engine.optimizer import AdamW
 from train.errors import DivergedError
@@ -30,7 +24,6 @@ from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.checkpoint import _load_tensors
 from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.study.study import report_unfinished
 
@@ -42,7 +35,7 @@ SPOILT = {
 }
 
 
-def saved_tensors(folder: RunFolder) -> Iterator[Tensor]:
+def saved_tensors(folder):
     """Every tensor of every checkpoint on disk, bad ones and unfinished ones included."""
     files = list(folder.checkpoints.rglob("*.pt"))
     assert files
@@ -50,13 +43,11 @@ def saved_tensors(folder: RunFolder) -> Iterator[Tensor]:
         yield from tensors(_load_tensors(file))
 
 
-def is_finite(*values: Any) -> bool:
+def is_finite(*values):
     return all(bool(tensor.isfinite().all()) for tensor in tensors(list(values)))
 
 
-def train_spoilt(
-    config: Config, monkeypatch: pytest.MonkeyPatch, kind: str, *, step: int = 30
-) -> SpoiltStep:
+def train_spoilt(config, monkeypatch, kind, *, step=30):
     spoilt = SpoiltStep(step, SPOILT[kind])
     replace_step(monkeypatch, spoilt)
     with pytest.raises(DivergedError):
@@ -66,11 +57,8 @@ def train_spoilt(
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_n1_n2_a_run_stops_before_the_update_that_would_spoil_it(
-    tiny: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    reference_run: RunFolder,
-) -> None:
+    tiny, monkeypatch, kind, reference_run
+):
     config = tiny()
     spoilt = train_spoilt(config, monkeypatch, kind)
     assert_equal_state("state", spoilt.before, spoilt.after())
@@ -90,14 +78,14 @@ def test_n1_n2_a_run_stops_before_the_update_that_would_spoil_it(
     assert contents(folder.path) == {**before, "run.lock": contents(folder.path)["run.lock"]}
 
 
-def never_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_frozen(monkeypatch):
     """Let every update be taken."""
 
     class Unfrozen(AdamW):
-        def update(self, grad_RP: Tensor, loss_R: Tensor, lr_R: Tensor) -> Tensor:
+        def update(self, grad_RP, loss_R, lr_R):
             return super().update(grad_RP, torch.zeros_like(loss_R), lr_R)
 
-        def _update_segment(self, *values: Any, **settings: Any) -> None:
+        def _update_segment(self, *values, **settings):
             self.frozen_R.zero_()
             super()._update_segment(*values, **settings)
 
@@ -105,19 +93,17 @@ def never_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["loss-inf", "gradient-nan"])
-def test_n1_n2_control_an_update_would_have_spoilt_every_weight(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_n1_n2_control_an_update_would_have_spoilt_every_weight(tiny, monkeypatch, kind):
     never_frozen(monkeypatch)
     spoilt = train_spoilt(tiny(), monkeypatch, kind)
     assert is_finite(*spoilt.before)
     assert not is_finite(*spoilt.after())
 
 
-def without_a_look_at_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_a_look_at_losses(monkeypatch):
     """Neither is the update held back nor the loss looked at."""
 
-    def observe(run, engine, clock, segment: Segment) -> None:
+    def observe(run, engine, clock, segment):
         run.step = engine.step
         run.window += [(segment.losses_SR[0][0], segment.grad_norms_SR[0][0])]
         run.losses.last = 4.0  # some number, for the message
@@ -126,9 +112,7 @@ def without_a_look_at_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.training.loop._observe", observe)
 
 
-def test_n1_the_last_look_before_a_checkpoint_is_at_what_goes_into_it(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n1_the_last_look_before_a_checkpoint_is_at_what_goes_into_it(tiny, monkeypatch):
     config = tiny()
     without_a_look_at_losses(monkeypatch)
     replace_step(monkeypatch, SpoiltStep(30, SPOILT["loss-nan"]))
@@ -137,9 +121,7 @@ def test_n1_the_last_look_before_a_checkpoint_is_at_what_goes_into_it(
     assert is_finite(*saved_tensors(run_folder(config)))
 
 
-def test_n1_control_without_it_a_spoilt_state_is_committed(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n1_control_without_it_a_spoilt_state_is_committed(tiny, monkeypatch):
     config = tiny()
     without_a_look_at_losses(monkeypatch)
     monkeypatch.setattr("train.training.recording._refuse_non_finite", lambda *values: None)
@@ -156,9 +138,7 @@ def test_n1_control_without_it_a_spoilt_state_is_committed(
         (1e30, r"step 2: a weight or moment is not finite \(.*, last loss 4\.57471\)"),
     ],
 )
-def test_n1_learning_rates_far_too_large_end_as_diverged(
-    tiny: Callable[..., Config], lr: float, reason: str
-) -> None:
+def test_n1_learning_rates_far_too_large_end_as_diverged(tiny, lr, reason):
     """Nothing is spoilt by the test; a checkpoint is due at every step."""
     config = tiny(optimizer__lr=lr, machine__checkpoint_steps=1)
     with pytest.raises(DivergedError, match=reason):
@@ -167,9 +147,7 @@ def test_n1_learning_rates_far_too_large_end_as_diverged(
     assert is_finite(*saved_tensors(run_folder(config)))
 
 
-def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(
-    tiny: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(tiny, tmp_path):
     runs = [plan(tiny(optimizer__lr=lr)) for lr in (0.01, 1e30, 0.02)]
     folder = tmp_path / "runs" / "faults"
     register_runs(folder, "faults", runs, extend=False)
@@ -187,15 +165,15 @@ def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(
     assert table.excluded[0].detail.startswith("step 3: loss")
 
 
-def plan(config: Config) -> PlannedRun:
+def plan(config):
     return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
-def spoil_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def spoil_evaluation(monkeypatch, number):
     """The evaluation of this number, of four, is not finite."""
     calls = itertools.count(1)
 
-    def spoilt(*args: Any, **kwargs: Any) -> Any:
+    def spoilt(*args, **kwargs):
         measured = evaluate(*args, **kwargs)
         if next(calls) != number:
             return measured
@@ -205,8 +183,8 @@ def spoil_evaluation(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    tiny, monkeypatch, tmp_path
+):
     config = tiny()
     spoil_evaluation(monkeypatch, 4)
     register_runs(tmp_path / "runs" / "faults", "faults", [plan(config)], extend=False)
@@ -221,9 +199,7 @@ def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
     assert max(int(name[5:]) for name in names(folder.checkpoints)) < 60
 
 
-def test_n3_one_on_the_way_ends_the_run_too(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n3_one_on_the_way_ends_the_run_too(tiny, monkeypatch):
     config = tiny()
     spoil_evaluation(monkeypatch, 3)
     with pytest.raises(DivergedError, match=r"step \d+: the validation loss is inf"):
@@ -235,15 +211,13 @@ def test_n3_one_on_the_way_ends_the_run_too(
     assert folder.state() == "diverged"
 
 
-def test_n3_control_json_of_the_standard_library_would_write_no_json(tmp_path: Path) -> None:
+def test_n3_control_json_of_the_standard_library_would_write_no_json(tmp_path):
     line = json.dumps({"loss": math.inf})
     with pytest.raises(ValueError, match="Infinity"):
         json.loads(line, parse_constant=lambda name: (_ for _ in ()).throw(ValueError(name)))
 
 
-def test_n3_control_unchecked_it_is_a_completed_run_without_a_loss(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n3_control_unchecked_it_is_a_completed_run_without_a_loss(tiny, monkeypatch):
     config = tiny()
     spoil_evaluation(monkeypatch, 4)
     monkeypatch.setattr("train.training.loop.refuse_diverged_evaluation", lambda run: None)

@@ -4,24 +4,18 @@ N4 a spike that recovers, N5 an end above the start, N6 a diverged run that is s
 learning rates are honest: 3 is a thousand times the rule's, and the run recovers; 30 does not.
 """
 
-from collections.abc import Callable
-
 import pytest
 
 from faults.damage import contents, names, step_name
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import SpoiltStep, gradient_times, loss_times, replace_step
-from train.config.schema import Config
 from train.errors import DivergedError
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training.divergence import LossWatch
 
 
-def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(
-    tiny: Callable[..., Config],
-) -> None:
+def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(tiny):
     folder = run_here(tiny(optimizer__lr=3.0))
     result = read_json(folder.result)
     losses = [row["loss"] for row in read_jsonl(folder.metrics)]
@@ -32,26 +26,20 @@ def test_n4_a_spike_that_recovers_is_kept_and_its_height_is_on_record(
     assert result["divergence"]["loss_end"] < losses[0]
 
 
-def test_n4_one_high_batch_is_on_record_and_not_taken_for_divergence(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n4_one_high_batch_is_on_record_and_not_taken_for_divergence(tiny, monkeypatch):
     replace_step(monkeypatch, SpoiltStep(45, loss_times(3.0)))
     folder = run_here(tiny())
     assert folder.state() == "completed"
     assert read_json(folder.result)["divergence"]["max_loss_ratio"] > 3.0
 
 
-def test_n4_control_were_the_highest_loss_judged_the_run_would_be_lost(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n4_control_were_the_highest_loss_judged_the_run_would_be_lost(tiny, monkeypatch):
     monkeypatch.setattr(LossWatch, "has_diverged", lambda watch, above: watch.max_ratio > above)
     with pytest.raises(DivergedError):
         run_here(tiny(optimizer__lr=3.0))
 
 
-def test_n5_a_run_that_ends_above_its_start_is_diverged_by_the_stated_rule(
-    tiny: Callable[..., Config],
-) -> None:
+def test_n5_a_run_that_ends_above_its_start_is_diverged_by_the_stated_rule(tiny):
     config = tiny(optimizer__lr=30.0)
     with pytest.raises(DivergedError) as diverged:
         run_here(config)
@@ -68,9 +56,7 @@ def test_n5_a_run_that_ends_above_its_start_is_diverged_by_the_stated_rule(
 
 
 @pytest.mark.parametrize(("above", "state"), [(0.8, "diverged"), (0.9, "completed")])
-def test_n5_the_threshold_is_the_study_s_and_is_in_the_result(
-    tiny: Callable[..., Config], reference_run: RunFolder, above: float, state: str
-) -> None:
+def test_n5_the_threshold_is_the_study_s_and_is_in_the_result(tiny, reference_run, above, state):
     """The undisturbed run ends at 0.854 of its start."""
     config = tiny(study__diverged_above=above)
     if state == "diverged":
@@ -83,9 +69,7 @@ def test_n5_the_threshold_is_the_study_s_and_is_in_the_result(
         assert_same_run(reference_run, folder)  # plumbing: it judges, and changes nothing
 
 
-def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(tiny, monkeypatch):
     """Its start and its worst spike lie before the checkpoint, its tail on both sides of it."""
     whole = LossWatch(total_steps=60)
     resumed = LossWatch(total_steps=60)
@@ -103,16 +87,14 @@ def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(
     }
 
 
-def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(tiny, monkeypatch):
     monkeypatch.setattr("train.training.loop.refuse_diverged_end", lambda run: None)
     folder = run_here(tiny(optimizer__lr=30.0))
     assert folder.state() == "completed"
     assert read_json(folder.result)["row"]["loss"] > 100
 
 
-def diverged_at_30(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def diverged_at_30(config, monkeypatch):
     """By a fault that does not come again, so that another start would run through."""
     with monkeypatch.context() as patched:
         replace_step(patched, SpoiltStep(30, gradient_times(float("inf"))))
@@ -124,8 +106,8 @@ def diverged_at_30(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder
 
 
 def test_n6_a_diverged_run_is_left_alone_until_a_restart_is_asked_for(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+    tiny, monkeypatch, reference_run
+):
     config = tiny()
     folder = diverged_at_30(config, monkeypatch)
     before = contents(folder.path)
@@ -142,9 +124,7 @@ def test_n6_a_diverged_run_is_left_alone_until_a_restart_is_asked_for(
     assert names(folder.path / "archive") == ["1"]
 
 
-def test_n6_control_taken_for_a_failure_it_would_be_trained_again(
-    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_n6_control_taken_for_a_failure_it_would_be_trained_again(tiny, monkeypatch):
     config = tiny()
     folder = diverged_at_30(config, monkeypatch)
     monkeypatch.setattr("train.training.trainer.FINISHED_STATES", ("completed",))

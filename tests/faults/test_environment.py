@@ -7,7 +7,6 @@ import datetime
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,19 @@ from faults.conftest import tiny_config
 from faults.damage import NEWEST, PREVIOUS, copy_of, step_name, train_and_kill
 from faults.runner import run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.errors import ConfigError
 from train.run_folder import checkpoint
 from train.run_folder.provenance import changed_versions
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+def killed(tmp_path_factory, prepared_data):
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
 
 
 @pytest.fixture
-def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def zone(monkeypatch):
     """A time zone 13 to 14 hours ahead."""
     monkeypatch.setenv("TZ", "Pacific/Auckland" if Path("/usr/share/zoneinfo").exists() else "X-13")
     time.tzset()
@@ -44,25 +41,21 @@ class EarlierClock(datetime.datetime):
     """A clock that was set back by ten days."""
 
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> "EarlierClock":
+    def now(cls, tz=None):
         """The time, ten days ago."""
         moment = datetime.datetime.now(tz) - datetime.timedelta(days=10)
         return cls.fromisoformat(moment.isoformat())
 
 
-def set_times_back(folder: RunFolder) -> None:
+def set_times_back(folder):
     """Let the newest checkpoint be the one that was written first, by its files' times."""
     for path in (newest := folder.checkpoints / step_name(NEWEST), *newest.iterdir()):
         os.utime(path, (1e9, 1e9))
 
 
 def test_e1_a_clock_that_jumps_back_and_another_zone_change_nothing(
-    killed: RunFolder,
-    tiny: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
-    zone: str,
-    reference_run: RunFolder,
-) -> None:
+    killed, tiny, monkeypatch, zone, reference_run
+):
     config = tiny()
     folder = copy_of(killed, config)
     set_times_back(folder)
@@ -75,9 +68,7 @@ def test_e1_a_clock_that_jumps_back_and_another_zone_change_nothing(
     assert folder.attempt_number() == 2
 
 
-def test_e1_times_are_in_utc_wherever_the_machine_is(
-    tiny: Callable[..., Config], zone: str
-) -> None:
+def test_e1_times_are_in_utc_wherever_the_machine_is(tiny, zone):
     folder = run_here(tiny(budget__tokens=7 * 256))
     stamps = [folder.read_status()["heartbeat"], *(r["time"] for r in read_jsonl(folder.attempts))]
     for stamp in stamps:
@@ -87,8 +78,8 @@ def test_e1_times_are_in_utc_wherever_the_machine_is(
 
 
 def test_e1_control_ordered_by_time_the_wrong_checkpoint_would_be_the_newest(
-    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    killed, tiny, monkeypatch
+):
     config = tiny()
     folder = copy_of(killed, config)
     set_times_back(folder)
@@ -102,7 +93,7 @@ def test_e1_control_ordered_by_time_the_wrong_checkpoint_would_be_the_newest(
     assert start_steps(folder) == [0, PREVIOUS]
 
 
-def test_e1_control_local_time_is_half_a_day_off(zone: str) -> None:
+def test_e1_control_local_time_is_half_a_day_off(zone):
     naive = datetime.datetime.now().isoformat()
     as_utc = datetime.datetime.fromisoformat(naive).replace(tzinfo=datetime.UTC)
     assert (as_utc - datetime.datetime.now(datetime.UTC)).total_seconds() > 12 * 3600
@@ -112,9 +103,7 @@ OTHER = {"torch": "2.99.0", "python": "3.99.1"}
 
 
 @pytest.fixture
-def upgraded(
-    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> RunFolder:
+def upgraded(killed, tiny, monkeypatch):
     """A killed run, on a machine where torch, Python and this code were changed meanwhile."""
     folder = copy_of(killed, tiny())
     monkeypatch.setattr(torch, "__version__", OTHER["torch"])
@@ -124,9 +113,7 @@ def upgraded(
     return folder
 
 
-def test_e2_changed_versions_are_warned_of_and_on_record(
-    upgraded: RunFolder, tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+def test_e2_changed_versions_are_warned_of_and_on_record(upgraded, tiny, reference_run):
     before = read_json(upgraded.run)
     with pytest.warns(UserWarning, match="changed since its last attempt") as warned:
         run_here(tiny())
@@ -147,12 +134,7 @@ def test_e2_changed_versions_are_warned_of_and_on_record(
     assert_same_run(reference_run, upgraded)  # nothing was really changed
 
 
-def test_e2_strict_versions_refuse_and_name_both(
-    upgraded: RunFolder,
-    tiny: Callable[..., Config],
-    monkeypatch: pytest.MonkeyPatch,
-    reference_run: RunFolder,
-) -> None:
+def test_e2_strict_versions_refuse_and_name_both(upgraded, tiny, monkeypatch, reference_run):
     before = read_json(upgraded.run)
     with pytest.raises(ConfigError) as refused:
         run_here(tiny(machine__strict_versions=True))
@@ -170,14 +152,14 @@ def test_e2_strict_versions_refuse_and_name_both(
 
 
 def test_e2_control_uncompared_two_versions_make_one_run_without_a_word(
-    upgraded: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    upgraded, tiny, monkeypatch
+):
     monkeypatch.setattr("train.training.recording.changed_versions", lambda before, now: {})
     run_here(tiny(machine__strict_versions=True))
     assert upgraded.state() == "completed"
     assert not any("changed" in row for row in read_jsonl(upgraded.attempts))
 
 
-def test_e2_a_run_that_was_killed_before_it_wrote_its_facts_has_nothing_to_compare() -> None:
+def test_e2_a_run_that_was_killed_before_it_wrote_its_facts_has_nothing_to_compare():
     now = {"versions": {"torch": "2"}, "device": "cpu", "git": {"commit": None}}
     assert changed_versions({}, now) == {}

@@ -3,31 +3,19 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from faults.fake_study import (
-    run_fake_study,
-    states,
-)
+from faults.fake_study import run_fake_study, states
 from faults.patches import EVERY, At, Fail, Hold, Replace
-from faults.runner import Child, run_child
+from faults.runner import run_child
 from faults.same_run import assert_same_run
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json
 from train.study.study import StudyIncompleteError
 
-Tiny = Callable[..., Config]
-Started = Callable[..., Child]
 
-
-def test_d4_a_run_folder_that_vanishes_is_said_without_a_traceback(
-    tiny: Tiny, started: Started, tmp_path: Path
-) -> None:
+def test_d4_a_run_folder_that_vanishes_is_said_without_a_traceback(tiny, started, tmp_path):
     child = vanishing(tiny, started, tmp_path / "gate")
     outcome = child.wait()
     assert outcome.exit_code == 3, outcome
@@ -39,8 +27,8 @@ def test_d4_a_run_folder_that_vanishes_is_said_without_a_traceback(
 
 
 def test_d4_control_an_error_of_the_system_that_nobody_translates_is_a_traceback(
-    tiny: Tiny, started: Started, tmp_path: Path
-) -> None:
+    tiny, started, tmp_path
+):
     patches = [Replace(f"{module}:as_storage_error", _is_no_storage_error) for module in USERS]
     outcome = vanishing(tiny, started, tmp_path / "gate", *patches).wait()
     assert outcome.exit_code == 1, outcome
@@ -51,11 +39,11 @@ USERS = ("train.training.completion", "train.__main__")
 """Modules that turn the system's errors into ours."""
 
 
-def _is_no_storage_error(error: OSError) -> None:
+def _is_no_storage_error(error):
     del error
 
 
-def vanishing(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
+def vanishing(tiny, started, gate, *patches):
     """A child whose run folder is removed after 20 steps."""
     child = started(tiny(), *patches, At("train.engine.engine:Engine.advance", Hold(gate), call=21))
     child.wait_for(gate.exists)
@@ -65,7 +53,7 @@ def vanishing(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_d4_other_runs_do_not_mind_a_folder_that_vanishes(tiny: Tiny) -> None:
+def test_d4_other_runs_do_not_mind_a_folder_that_vanishes(tiny):
     config = tiny()
     with pytest.raises(StudyIncompleteError) as raised:
         run_fake_study(config, {0: "completed", 1: "vanished", 2: "completed"}, workers=1)
@@ -77,7 +65,7 @@ def test_d4_other_runs_do_not_mind_a_folder_that_vanishes(tiny: Tiny) -> None:
 READ_ONLY = Fail(OSError(errno.EROFS, "Read-only file system"))
 
 
-def test_d4_a_folder_that_is_read_only_is_said_without_a_traceback(tiny: Tiny) -> None:
+def test_d4_a_folder_that_is_read_only_is_said_without_a_traceback(tiny):
     outcome = run_child(tiny(), At("os:open", READ_ONLY, call=EVERY, mentions="run.lock"))
     assert outcome.exit_code == 3, outcome
     assert f"error: {outcome.folder.path}: cannot be written (Read-only file system)" in (
@@ -87,7 +75,7 @@ def test_d4_a_folder_that_is_read_only_is_said_without_a_traceback(tiny: Tiny) -
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_d4_a_folder_that_may_not_be_written_is_said_without_a_traceback(tiny: Tiny) -> None:
+def test_d4_a_folder_that_may_not_be_written_is_said_without_a_traceback(tiny):
     runs = Path(tiny().paths.runs)
     runs.mkdir(mode=0o500)
     outcome = run_child(tiny())
@@ -96,7 +84,7 @@ def test_d4_a_folder_that_may_not_be_written_is_said_without_a_traceback(tiny: T
     assert "Traceback" not in outcome.stderr
 
 
-def test_d4_a_path_that_is_too_long_is_said_without_a_traceback(tiny: Tiny) -> None:
+def test_d4_a_path_that_is_too_long_is_said_without_a_traceback(tiny):
     outcome = run_child(tiny(paths__runs=tiny().paths.runs + "/" + "r" * 300))
     assert outcome.exit_code == 3, outcome
     assert "File name too long" in outcome.stderr
@@ -104,8 +92,8 @@ def test_d4_a_path_that_is_too_long_is_said_without_a_traceback(tiny: Tiny) -> N
 
 
 def test_d4_spaces_and_letters_of_any_alphabet_in_paths_change_nothing(
-    tiny: Tiny, reference_run: RunFolder, tmp_path: Path
-) -> None:
+    tiny, reference_run, tmp_path
+):
     runs = tmp_path / "two words" / "\u03b1\u03b2 \u4e2d\u6587 100%"
     outcome = run_child(tiny(paths__runs=str(runs)))
     assert outcome.exit_code == 0, outcome

@@ -6,8 +6,6 @@ C5 another config, data, tokenizer or numerics; C6 another version of the format
 import itertools
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -26,24 +24,19 @@ from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import STEP, replace_step
 from train.config.experiment import DataConfig, Source
-from train.config.schema import Config
-from train.engine.engine import Engine
 from train.errors import CheckpointError
 from train.run_folder import checkpoint
 from train.run_folder.checkpoint import SCHEMA
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import resume
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, prepared_data: Path) -> RunFolder:
+def killed(tmp_path_factory, prepared_data):
     return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
 
 
-def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(
-    killed: RunFolder, tiny: Callable[..., Config]
-) -> None:
+def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(killed, tiny):
     config = tiny(seed=1, optimizer__lr=0.02, model__d_model=48)
     folder = copy_of(killed, config)
     before = contents(folder.checkpoints)
@@ -63,9 +56,7 @@ def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(
 
 
 @pytest.mark.parametrize("field", ["numerics_version", "tokenizer_sha256", "data_sha256"])
-def test_c5_each_fact_of_a_run_s_identity_is_compared(
-    killed: RunFolder, tiny: Callable[..., Config], field: str
-) -> None:
+def test_c5_each_fact_of_a_run_s_identity_is_compared(killed, tiny, field):
     config = tiny()
     folder = copy_of(killed, config)
     newest = folder.checkpoints / step_name(NEWEST)
@@ -79,9 +70,7 @@ def test_c5_each_fact_of_a_run_s_identity_is_compared(
     assert names(folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
 
 
-def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(
-    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_path, monkeypatch):
     """The config is the same to the letter, and so are the text's length and the token count."""
     text, data = tmp_path / "text.jsonl", tmp_path / "data"
     config = tiny(
@@ -108,10 +97,10 @@ class Interruption(Exception):
     """Some error in the middle of a run."""
 
 
-def stops_at(call: int) -> Callable[[Engine], None]:
+def stops_at(call):
     calls = itertools.count(1)
 
-    def step(engine: Engine) -> None:
+    def step(engine):
         if next(calls) == call:
             raise Interruption
         STEP(engine)
@@ -119,7 +108,7 @@ def stops_at(call: int) -> Callable[[Engine], None]:
     return step
 
 
-def write_text(path: Path, letters: str) -> None:
+def write_text(path, letters):
     """80 documents of 500 letters; other letters make another text of the same length."""
     lines = (letters[i % 10 :] + letters[: i % 7] for i in range(8_000))
     text = "".join(lines)
@@ -128,9 +117,7 @@ def write_text(path: Path, letters: str) -> None:
             file.write(json.dumps({"text": text[start : start + 500]}) + "\n")
 
 
-def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(
-    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(killed, tiny, monkeypatch):
     config = tiny(optimizer__lr=0.02)
     folder = copy_of(killed, config)
     monkeypatch.setattr(resume, "_differences", lambda *values: iter(()))
@@ -141,7 +128,7 @@ def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(
     assert lrs[NEWEST] > 1.5 * lrs[NEWEST - 1]  # half of the record is another run's
 
 
-def as_version_one_wrote_it(folder: RunFolder) -> None:
+def as_version_one_wrote_it(folder):
     """The first schema: less in state.json, and no hash in DONE.json of its own content."""
     for step in (PREVIOUS, NEWEST):
         saved = folder.checkpoints / step_name(step)
@@ -156,8 +143,8 @@ def as_version_one_wrote_it(folder: RunFolder) -> None:
 
 
 def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
-    killed: RunFolder, tiny: Callable[..., Config], reference_run: RunFolder
-) -> None:
+    killed, tiny, reference_run
+):
     config = tiny()
     folder = copy_of(killed, config)
     as_version_one_wrote_it(folder)
@@ -170,9 +157,7 @@ def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
     assert_same_run(reference_run, folder)
 
 
-def test_c6_control_without_the_version_it_is_half_loaded(
-    killed: RunFolder, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_c6_control_without_the_version_it_is_half_loaded(killed, tiny, monkeypatch):
     config = tiny()
     folder = copy_of(killed, config)
     as_version_one_wrote_it(folder)

@@ -1,20 +1,16 @@
 """The numbers of an undisturbed run do not move unannounced."""
 
 import platform
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from faults.golden import COMMAND, GOLDEN, curve, differences, torch_minor
 from faults.runner import run_here
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json
 
 
 @pytest.fixture(scope="module")
-def golden() -> dict[str, Any]:
+def golden():
     """The curve of this torch; the test is skipped where there is none."""
     curves = read_json(GOLDEN)["curves"]
     if torch_minor() not in curves:
@@ -24,15 +20,11 @@ def golden() -> dict[str, Any]:
     return dict(curves[torch_minor()])
 
 
-def test_the_undisturbed_run_is_the_golden_one(
-    golden: dict[str, Any], reference_run: RunFolder
-) -> None:
+def test_the_undisturbed_run_is_the_golden_one(golden, reference_run):
     assert len(golden["loss"]) == 60
     assert differences(golden, curve(reference_run)) == []
 
 
 @pytest.mark.parametrize("change", [{"optimizer__lr": 0.01001}, {"optimizer__beta2": 0.95095}])
-def test_control_a_change_of_one_setting_by_a_thousandth_is_noticed(
-    golden: dict[str, Any], tiny: Callable[..., Config], change: dict[str, float]
-) -> None:
+def test_control_a_change_of_one_setting_by_a_thousandth_is_noticed(golden, tiny, change):
     assert differences(golden, curve(run_here(tiny(**change)))) != []

@@ -7,8 +7,6 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +14,17 @@ from faults import fake_study
 from faults.fake_job import STARTED
 from faults.fake_study import run_fake_study, start_launcher, states, study_folder
 from faults.overrides import as_overrides, changed
-from faults.runner import Outcome, run_child, run_folder
-from train.config.schema import Config
+from faults.runner import run_child, run_folder
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.study.launch import STUDY_JOB
 from train.study.study import StudyIncompleteError
 
-Tiny = Callable[..., Config]
 
-
-def planned_study(*configs: Config) -> list[RunFolder]:
+def planned_study(*configs):
     """Write the manifest of a study of these runs, and return their folders."""
     runs = [PlannedRun(overrides=[], config=each, plan=validate(each)) for each in configs]
     folder = runs[0].path.parent
@@ -38,21 +33,19 @@ def planned_study(*configs: Config) -> list[RunFolder]:
     return [folder_of(run) for run in runs]
 
 
-def train_together(first: Config, others: Sequence[RunFolder]) -> Outcome:
+def train_together(first, others):
     names = ",".join(f"'{folder.path.name}'" for folder in others)
     return run_child(first, arguments=[*as_overrides(first), f"together=[{names}]"])
 
 
-def stack(tiny: Tiny, **changes: float) -> list[Config]:
+def stack(tiny, **changes):
     """Three replicas of a run of 20 steps, the second changed."""
     config = changed(tiny(), {"budget.tokens": 20 * 256.0})
     second = changed(config, {"seed": 1, **changes})
     return [config, second, changed(config, {"seed": 2})]
 
 
-def test_every_run_of_a_job_is_completed_and_said_to_be(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_run_of_a_job_is_completed_and_said_to_be(tiny, monkeypatch):
     configs = stack(tiny)
     first, *others = planned_study(*configs)
     done = train_together(configs[0], others)
@@ -74,7 +67,7 @@ def test_every_run_of_a_job_is_completed_and_said_to_be(
     assert [folder.log.read_text(encoding="utf-8") for folder in others] == [pointer] * 2
 
 
-def test_a_run_that_diverges_is_recorded_and_costs_its_job_no_other(tiny: Tiny) -> None:
+def test_a_run_that_diverges_is_recorded_and_costs_its_job_no_other(tiny):
     configs = stack(tiny, **{"optimizer.lr": 1e30})
     first, second, third = planned_study(*configs)
     ended = train_together(configs[0], [second, third])
@@ -90,9 +83,7 @@ def test_a_run_that_diverges_is_recorded_and_costs_its_job_no_other(tiny: Tiny) 
     assert train_together(configs[0], [second, third]).exit_code == 0  # nothing is left to do
 
 
-def test_a_run_that_the_study_does_not_have_is_refused_before_anything_is_trained(
-    tiny: Tiny,
-) -> None:
+def test_a_run_that_the_study_does_not_have_is_refused_before_anything_is_trained(tiny):
     configs = stack(tiny)
     first, *_ = planned_study(*configs[:2])
     stranger = run_folder(configs[2])
@@ -102,7 +93,7 @@ def test_a_run_that_the_study_does_not_have_is_refused_before_anything_is_traine
     assert not first.attempts.exists()
 
 
-def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny: Tiny) -> None:
+def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny):
     configs = stack(tiny)
     first, second, third = planned_study(*configs)
     with second.locked():
@@ -118,7 +109,7 @@ def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny: Tiny) -> None
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_a_killed_job_costs_no_other_and_its_runs_are_started_again_together(tiny: Tiny) -> None:
+def test_a_killed_job_costs_no_other_and_its_runs_are_started_again_together(tiny):
     config = tiny(machine__stack=2)
     acts = {0: "killed,completed", 1: "completed", 2: "killed,killed,completed", 3: "completed"}
     run_fake_study(config, acts, workers=1)
@@ -132,7 +123,7 @@ def test_a_killed_job_costs_no_other_and_its_runs_are_started_again_together(tin
 
 
 @pytest.mark.usefixtures("fake_jobs")
-def test_every_run_of_a_job_that_stays_dead_is_named(tiny: Tiny) -> None:
+def test_every_run_of_a_job_that_stays_dead_is_named(tiny):
     config = tiny(machine__stack=3)
     with pytest.raises(StudyIncompleteError) as raised:
         run_fake_study(config, {0: "killed", 1: "completed", 2: "completed"}, workers=1)
@@ -144,7 +135,7 @@ def test_every_run_of_a_job_that_stays_dead_is_named(tiny: Tiny) -> None:
     assert raised.value.exit_code == 75
 
 
-def test_an_orphan_is_left_alone_with_all_its_runs(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_orphan_is_left_alone_with_all_its_runs(tiny, tmp_path):
     config = tiny(machine__stack=2)
     gate, errors = tmp_path / "gate", tmp_path / "errors"
     gate.touch()
@@ -174,7 +165,7 @@ def test_an_orphan_is_left_alone_with_all_its_runs(tiny: Tiny, tmp_path: Path) -
     assert all(len(read_jsonl(folder.attempts)) == 2 for folder in folders)
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition):
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline

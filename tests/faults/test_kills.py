@@ -4,21 +4,16 @@ Each control removes a protection and shows that the harm then really happens. R
 none: training draws none (there is no dropout). The kill storm, K2, is in test_kill_storm.py.
 """
 
-from collections.abc import Callable
-
 import pytest
 
 from faults.conftest import CHECKPOINT_STEPS, STEPS
 from faults.patches import At, Kill, kill_after_step
 from faults.runner import killed, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.engine.batches import Batches
 from train.engine.optimizer import AdamW
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
-
-Tiny = Callable[..., Config]
 
 BEFORE_THE_RESULT = At("train.training.loop:complete", Kill())
 BEFORE_THE_STATUS = At(
@@ -30,9 +25,7 @@ BEFORE_THE_STATUS = At(
     "step",
     [0, 1, CHECKPOINT_STEPS - 1, CHECKPOINT_STEPS, CHECKPOINT_STEPS + 1, STEPS // 2, STEPS - 1],
 )
-def test_k1_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
-    tiny: Tiny, reference_run: RunFolder, step: int
-) -> None:
+def test_k1_a_run_killed_after_any_step_ends_as_if_it_had_not_been(tiny, reference_run, step):
     folder = killed(tiny(), kill_after_step(step))
     assert [row["step"] for row in read_jsonl(folder.metrics)] == list(range(1, step + 1))
     committed = step - step % CHECKPOINT_STEPS
@@ -45,7 +38,7 @@ def test_k1_a_run_killed_after_any_step_ends_as_if_it_had_not_been(
     assert start_steps(folder) == [0, committed]
 
 
-def test_k1_the_same_command_is_enough_to_go_on(tiny: Tiny, reference_run: RunFolder) -> None:
+def test_k1_the_same_command_is_enough_to_go_on(tiny, reference_run):
     folder = killed(tiny(), kill_after_step(31))
     again = run_child(tiny())
     assert again.exit_code == 0, again.stderr
@@ -53,18 +46,14 @@ def test_k1_the_same_command_is_enough_to_go_on(tiny: Tiny, reference_run: RunFo
     assert_same_run(reference_run, folder)
 
 
-def test_k1_a_run_killed_after_its_last_step_repeats_none(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_k1_a_run_killed_after_its_last_step_repeats_none(tiny, reference_run):
     folder = killed(tiny(), BEFORE_THE_RESULT)
     assert not folder.result.exists()
     assert_same_run(reference_run, run_here(tiny()))
     assert start_steps(folder) == [0, STEPS]
 
 
-def test_k1_a_run_killed_between_result_and_status_is_not_trained_again(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_k1_a_run_killed_between_result_and_status_is_not_trained_again(tiny, reference_run):
     folder = killed(tiny(), BEFORE_THE_STATUS)
     assert folder.state() == "running"
     result = folder.result.read_bytes()
@@ -73,9 +62,7 @@ def test_k1_a_run_killed_between_result_and_status_is_not_trained_again(
     assert start_steps(folder) == [0]
 
 
-def test_k1_control_without_a_look_at_the_result_the_run_starts_again(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k1_control_without_a_look_at_the_result_the_run_starts_again(tiny, monkeypatch):
     folder = killed(tiny(), BEFORE_THE_STATUS)
     elsewhere = property(lambda self: self.path / "elsewhere.json")
     monkeypatch.setattr(RunFolder, "result", elsewhere)
@@ -83,9 +70,7 @@ def test_k1_control_without_a_look_at_the_result_the_run_starts_again(
     assert start_steps(folder) == [0, STEPS]
 
 
-def test_k1_control_without_the_rewind_rows_come_twice(
-    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k1_control_without_the_rewind_rows_come_twice(tiny, reference_run, monkeypatch):
     killed(tiny(), kill_after_step(10))
     monkeypatch.setattr("train.training.resume.set_aside", lambda folder, sizes: 0)
     folder = run_here(tiny())
@@ -95,9 +80,7 @@ def test_k1_control_without_the_rewind_rows_come_twice(
         assert_same_run(reference_run, folder)
 
 
-def test_k1_control_without_the_optimizer_the_curve_is_another(
-    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k1_control_without_the_optimizer_the_curve_is_another(tiny, reference_run, monkeypatch):
     killed(tiny(), kill_after_step(10))
     monkeypatch.setattr(AdamW, "load_replica", lambda self, replica, state: None)
     with pytest.warns(UserWarning, match="computed twice differ, first at step"):
@@ -109,8 +92,8 @@ def test_k1_control_without_the_optimizer_the_curve_is_another(
 
 
 def test_k1_control_without_the_data_position_the_curve_is_another(
-    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, reference_run, monkeypatch
+):
     killed(tiny(), kill_after_step(10))
     real = Batches.starts
     monkeypatch.setattr(

@@ -3,10 +3,6 @@
 Each control removes the protection and shows that the harm then really happens.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from faults.conftest import CHECKPOINT_STEPS
@@ -14,17 +10,13 @@ from faults.patches import At, Kill, Replace
 from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.unsafe import load_unverified, save_in_place
-from train.config.schema import Config
 from train.run_folder import checkpoint
-from train.run_folder.run_folder import RunFolder
-
-Tiny = Callable[..., Config]
 
 FIRST, SECOND, THIRD = (CHECKPOINT_STEPS * n for n in (1, 2, 3))
 PARTIAL = f"step_{SECOND:08d}.partial"
 
 
-def steps_on_disk(folder: RunFolder) -> list[int]:
+def steps_on_disk(folder):
     """Steps of the checkpoints under their final names."""
     return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step_????????"))
 
@@ -62,8 +54,8 @@ def steps_on_disk(folder: RunFolder) -> list[int]:
     ],
 )
 def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
-    tiny: Tiny, reference_run: RunFolder, fault: At, resumes_at: int
-) -> None:
+    tiny, reference_run, fault, resumes_at
+):
     folder = killed(tiny(), fault)
     assert steps_on_disk(folder) == [step for step in (FIRST, SECOND) if step <= resumes_at]
     assert_same_run(reference_run, run_here(tiny()))
@@ -72,19 +64,19 @@ def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
     assert not (folder.checkpoints / "bad").exists()
 
 
-def kill_amid_second_save_in_place() -> None:
+def kill_amid_second_save_in_place():
     Replace("train.training.recording:save_checkpoint", save_in_place)()
     At("torch:save", Kill(), mentions="optim.pt", call=2)()
 
 
-def kill_amid_first_save_in_place() -> None:
+def kill_amid_first_save_in_place():
     Replace("train.training.recording:save_checkpoint", save_in_place)()
     At("torch:save", Kill(), mentions="optim.pt")()
 
 
 def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
-    tiny: Tiny, reference_run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, reference_run, monkeypatch
+):
     folder = killed(tiny(), kill_amid_second_save_in_place)
     monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
@@ -94,9 +86,7 @@ def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
         assert_same_run(reference_run, folder)
 
 
-def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(tiny, monkeypatch):
     killed(tiny(), kill_amid_first_save_in_place)
     monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.raises(Exception, match=r"state\.json"):
@@ -112,8 +102,8 @@ def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(
     ids=["nothing-deleted", "half-deleted"],
 )
 def test_k5_a_kill_during_pruning_leaves_two_and_the_rest_is_pruned_later(
-    tiny: Tiny, reference_run: RunFolder, fault: At
-) -> None:
+    tiny, reference_run, fault
+):
     folder = killed(tiny(), fault)
     assert steps_on_disk(folder) == [SECOND, THIRD]
     assert list(folder.checkpoints.glob("*.partial"))
@@ -122,7 +112,7 @@ def test_k5_a_kill_during_pruning_leaves_two_and_the_rest_is_pruned_later(
     assert not list(folder.checkpoints.glob("*.partial"))
 
 
-def prune_before_saving(root: Path, step: int, **parts: Any) -> Path:
+def prune_before_saving(root, step, **parts):
     """The order that must not be: the old ones go before the new one is in place."""
     for old in root.glob("step_*"):
         checkpoint._discard(old)
@@ -131,7 +121,7 @@ def prune_before_saving(root: Path, step: int, **parts: Any) -> Path:
     return checkpoint.save_checkpoint(root, step, **parts)
 
 
-def test_k5_control_pruning_before_the_new_one_is_in_place_loses_all(tiny: Tiny) -> None:
+def test_k5_control_pruning_before_the_new_one_is_in_place_loses_all(tiny):
     folder = killed(
         tiny(), Replace("train.training.recording:save_checkpoint", prune_before_saving)
     )

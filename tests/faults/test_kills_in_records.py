@@ -4,9 +4,6 @@ Each control removes the protection and shows that the harm then really happens.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,18 +11,12 @@ from faults.conftest import STEPS
 from faults.patches import At, Kill, kill_after_step
 from faults.runner import killed, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.errors import RecordsError
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 from train.training import loop, recording
 
-Tiny = Callable[..., Config]
 
-
-def test_k4_an_evaluation_whose_checkpoint_was_lost_comes_once(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_k4_an_evaluation_whose_checkpoint_was_lost_comes_once(tiny, reference_run):
     config = tiny(machine__checkpoint_steps=5)  # step 15 is evaluated, logged and saved
     folder = killed(config, At("train.training.recording:save_checkpoint", Kill(), call=3))
     assert read_jsonl(folder.evals)[-1]["step"] == 15
@@ -33,9 +24,7 @@ def test_k4_an_evaluation_whose_checkpoint_was_lost_comes_once(
     assert start_steps(folder) == [0, 10]
 
 
-def test_k4_a_row_whose_evaluation_was_lost_comes_once(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_k4_a_row_whose_evaluation_was_lost_comes_once(tiny, reference_run):
     config = tiny(machine__checkpoint_steps=5)
     folder = killed(config, At("train.training.loop:log_evaluation", Kill(), call=3))
     assert read_jsonl(folder.metrics)[-1]["step"] == 15
@@ -43,12 +32,12 @@ def test_k4_a_row_whose_evaluation_was_lost_comes_once(
     assert_same_run(reference_run, run_here(config))
 
 
-def save_then_evaluate() -> None:
+def save_then_evaluate():
     """The order that must not be: a checkpoint before the evaluation of its step."""
 
     real = loop._evaluate
 
-    def evaluate(runs, engine, clock) -> None:
+    def evaluate(runs, engine, clock):
         recording.save(runs[0], engine, clock)
         if engine.step == 15:
             Kill()()
@@ -57,9 +46,7 @@ def save_then_evaluate() -> None:
     loop._evaluate = evaluate
 
 
-def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(tiny, reference_run):
     folder = killed(tiny(), save_then_evaluate)
     run_here(tiny())
     assert start_steps(folder) == [0, 15]
@@ -68,7 +55,7 @@ def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(
         assert_same_run(reference_run, folder)
 
 
-def tear_last_row(path: Path) -> None:
+def tear_last_row(path):
     """Cut the last row in half, as a crash in the middle of a write does."""
     *_, last = path.read_bytes().splitlines(keepends=True)
     with path.open("rb+") as file:
@@ -76,22 +63,20 @@ def tear_last_row(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics", "evals"])
-def test_k4_a_torn_row_is_written_again(tiny: Tiny, reference_run: RunFolder, name: str) -> None:
+def test_k4_a_torn_row_is_written_again(tiny, reference_run, name):
     folder = killed(tiny(), kill_after_step(15))  # the evaluation of 15 is beyond checkpoint 14
     tear_last_row(getattr(folder, name))
     assert_same_run(reference_run, run_here(tiny()))
 
 
-def append_blindly(path: Path, rows: list[Mapping[str, Any]], *, sync: bool = False) -> None:
+def append_blindly(path, rows, *, sync=False):
     """Append without a look at what is there."""
     del sync
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def test_k4_control_a_row_appended_to_a_torn_one_spoils_the_record(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_k4_control_a_row_appended_to_a_torn_one_spoils_the_record(tiny, monkeypatch):
     folder = killed(tiny(), kill_after_step(10))
     tear_last_row(folder.metrics)
     monkeypatch.setattr("train.training.resume.set_aside", lambda folder, sizes: 0)

@@ -13,26 +13,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.patches import EVERY, At, Fail, Hold, Replace
-from faults.runner import Child, run_child, run_here, start_steps
+from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.errors import ConfigError, LockedError
 from train.plan.planning import PlannedRun, plan_run
 from train.run_folder.manifest import read_manifest, register_runs
-from train.run_folder.run_folder import RunFolder
 from train.storage import lock
 from train.storage.lock import hold, is_held, read_holder
 from train.storage.records import read_jsonl
-
-Tiny = Callable[..., Config]
-Started = Callable[..., Child]
 
 NO_FLOCK = At("fcntl:flock", Fail(OSError(errno.ENOLCK, "No locks available")), call=EVERY)
 """A file system without locks, for a whole process."""
@@ -42,7 +35,7 @@ STEP = 20
 
 
 @contextlib.contextmanager
-def held_by_all(path: Path, **options: Any) -> Iterator[None]:
+def held_by_all(path, **options):
     """A lock that refuses nobody."""
     del options
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +45,7 @@ def held_by_all(path: Path, **options: Any) -> Iterator[None]:
 NO_LOCK = Replace("train.run_folder.run_folder:hold", held_by_all)
 
 
-def stopped_at(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child:
+def stopped_at(tiny, started, gate, *patches):
     """A child that trains the run and stands still after STEP updates, until the gate goes."""
     at_step = At("train.engine.engine:Engine.advance", Hold(gate), call=STEP + 1)
     child = started(tiny(), *patches, at_step)
@@ -61,8 +54,8 @@ def stopped_at(tiny: Tiny, started: Started, gate: Path, *patches: Any) -> Child
 
 
 def test_l1_a_second_start_ends_with_73_and_the_first_is_unharmed(
-    tiny: Tiny, started: Started, reference_run: RunFolder, tmp_path: Path
-) -> None:
+    tiny, started, reference_run, tmp_path
+):
     gate = tmp_path / "gate"
     first = stopped_at(tiny, started, gate)
     folder = first.folder
@@ -84,8 +77,8 @@ def test_l1_a_second_start_ends_with_73_and_the_first_is_unharmed(
 
 
 def test_l1_control_without_the_lock_two_processes_write_one_run(
-    tiny: Tiny, started: Started, reference_run: RunFolder, tmp_path: Path
-) -> None:
+    tiny, started, reference_run, tmp_path
+):
     gate = tmp_path / "gate"
     first = stopped_at(tiny, started, gate, NO_LOCK)
     assert run_child(tiny(), NO_LOCK).exit_code == 0
@@ -97,9 +90,7 @@ def test_l1_control_without_the_lock_two_processes_write_one_run(
         assert_same_run(reference_run, first.folder)
 
 
-def test_l2_a_killed_holder_frees_the_run_at_once(
-    tiny: Tiny, started: Started, reference_run: RunFolder, tmp_path: Path
-) -> None:
+def test_l2_a_killed_holder_frees_the_run_at_once(tiny, started, reference_run, tmp_path):
     first = stopped_at(tiny, started, tmp_path / "gate")
     assert first.folder.is_locked()
     os.kill(first.pid, signal.SIGKILL)
@@ -134,7 +125,7 @@ with hold(path, task="holds it"):
 
 
 @contextlib.contextmanager
-def orphan_of_a_killed_holder(path: Path, child: str, *, inherits: bool) -> Iterator[None]:
+def orphan_of_a_killed_holder(path, child, *, inherits):
     """Hold `path` in a process that has a child, kill the process, and let the child live."""
     command = [sys.executable, "-c", HOLDER, str(path), child, str(inherits)]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, process_group=0) as holder:
@@ -151,19 +142,17 @@ def orphan_of_a_killed_holder(path: Path, child: str, *, inherits: bool) -> Iter
 
 
 @pytest.mark.parametrize("child", ["started", "forked"])
-def test_l2_a_child_that_outlives_the_holder_keeps_no_lock(tmp_path: Path, child: str) -> None:
+def test_l2_a_child_that_outlives_the_holder_keeps_no_lock(tmp_path, child):
     with orphan_of_a_killed_holder(tmp_path / "run.lock", child, inherits=False):
         assert not is_held(tmp_path / "run.lock")
 
 
-def test_l2_control_a_child_that_inherits_the_descriptor_keeps_the_lock(tmp_path: Path) -> None:
+def test_l2_control_a_child_that_inherits_the_descriptor_keeps_the_lock(tmp_path):
     with orphan_of_a_killed_holder(tmp_path / "run.lock", "started", inherits=True):
         assert is_held(tmp_path / "run.lock")
 
 
-def test_l3_without_flock_a_lease_does_the_same_and_says_so(
-    tiny: Tiny, started: Started, reference_run: RunFolder, tmp_path: Path
-) -> None:
+def test_l3_without_flock_a_lease_does_the_same_and_says_so(tiny, started, reference_run, tmp_path):
     gate = tmp_path / "gate"
     first = stopped_at(tiny, started, gate, NO_FLOCK)
     assert first.folder.is_locked()
@@ -183,24 +172,22 @@ def test_l3_without_flock_a_lease_does_the_same_and_says_so(
     assert not first.folder.lock.with_suffix(".lease").exists()
 
 
-def without_fallback() -> None:
+def without_fallback():
     lock.NO_FLOCK = frozenset()
 
 
-def test_l3_control_without_the_lease_such_a_file_system_runs_nothing(tiny: Tiny) -> None:
+def test_l3_control_without_the_lease_such_a_file_system_runs_nothing(tiny):
     outcome = run_child(tiny(), NO_FLOCK, without_fallback)
     assert outcome.exit_code == 3, outcome
     assert "cannot be written (No locks available)" in outcome.stderr
 
 
-def planned(tiny: Tiny, *seeds: int) -> list[PlannedRun]:
+def planned(tiny, *seeds):
     configs = [tiny(seed=seed) for seed in seeds]
     return [PlannedRun(overrides=[], config=each, plan=plan_run(each)) for each in configs]
 
 
-def test_l4_another_grid_is_refused_and_an_extension_renumbers_nothing(
-    tiny: Tiny, tmp_path: Path
-) -> None:
+def test_l4_another_grid_is_refused_and_an_extension_renumbers_nothing(tiny, tmp_path):
     study = tmp_path / "runs" / "faults"
     register_runs(study, "faults", planned(tiny, 3, 1), extend=False)
     before = (study / "manifest.json").read_bytes()
@@ -213,9 +200,7 @@ def test_l4_another_grid_is_refused_and_an_extension_renumbers_nothing(
     assert [run["science"]["seed"] for run in manifest["runs"]] == [3, 1, 0, 2]
 
 
-def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(tiny, tmp_path, monkeypatch):
     study = tmp_path / "runs" / "faults"
     register_runs(study, "faults", planned(tiny, 3, 1), extend=False)
     monkeypatch.setattr("train.run_folder.manifest.read_manifest", lambda folder: None)
@@ -226,7 +211,7 @@ def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(
     assert 3 not in [run["science"]["seed"] for run in manifest["runs"]]
 
 
-def test_l4_two_jobs_that_add_their_runs_at_once_lose_neither(tiny: Tiny, tmp_path: Path) -> None:
+def test_l4_two_jobs_that_add_their_runs_at_once_lose_neither(tiny, tmp_path):
     """Jobs of scratch, or of a scheduler, register side by side."""
     study = tmp_path / "runs" / "scratch"
     register_runs(study, "scratch", planned(tiny, 0), extend=False)

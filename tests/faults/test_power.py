@@ -6,9 +6,6 @@ harm.
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,16 +13,10 @@ from faults.platter import Platter
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import STEP, replace_step
-from train.config.schema import Config
-from train.engine.engine import Engine
 from train.errors import CheckpointError, StorageError
 from train.run_folder import checkpoint
 from train.run_folder.checkpoint import load_newest
-from train.run_folder.run_folder import RunFolder
 from train.training import loop, recording, trainer
-from train.training.run_state import RunState
-
-Tiny = Callable[..., Config]
 
 
 class PowerCut(Exception):
@@ -33,17 +24,17 @@ class PowerCut(Exception):
 
 
 @pytest.fixture
-def platter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platter]:
+def platter(monkeypatch):
     made = Platter(monkeypatch)
     yield made
     made.close()
 
 
-def cut_power(config: Config, platter: Platter, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def cut_power(config, platter, monkeypatch):
     """Train until the power goes at step 18, after the evaluation of 15; leave what is left."""
     calls = itertools.count(1)
 
-    def step(engine: Engine) -> None:
+    def step(engine):
         if next(calls) == 18:
             raise PowerCut
         STEP(engine)
@@ -61,8 +52,8 @@ def cut_power(config: Config, platter: Platter, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_power_cut_loses_no_committed_checkpoint_and_no_row_before_it(
-    tiny: Tiny, platter: Platter, monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+    tiny, platter, monkeypatch, reference_run
+):
     folder = cut_power(tiny(), platter, monkeypatch)
     run_here(tiny())
     assert start_steps(folder) == [0, 14]
@@ -70,20 +61,20 @@ def test_a_power_cut_loses_no_committed_checkpoint_and_no_row_before_it(
 
 
 def test_at_every_sync_the_last_checkpoint_that_was_committed_can_be_loaded(
-    tiny: Tiny, platter: Platter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    tiny, platter, monkeypatch, tmp_path
+):
     """Writing and pruning included: four checkpoints, of which two are kept."""
     config = tiny(budget__tokens=28 * 256)
     folder, committed, moments = run_folder(config), [0], itertools.count()
 
-    def look(*words: Any) -> None:
+    def look(*words):
         left = tmp_path / "left" / str(next(moments))
         platter.restore(folder.checkpoints, left)
         found = load_newest(left)
         assert (found.step if found else 0) >= committed[-1]
         assert found is None or found.set_aside == ()
 
-    def save(run: RunState, *words: Any) -> None:
+    def save(run, *words):
         recording.save(run, *words)
         committed.append(run.step)
 
@@ -94,7 +85,7 @@ def test_at_every_sync_the_last_checkpoint_that_was_committed_can_be_loaded(
     assert next(moments) > 20
 
 
-def without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def without(name, monkeypatch):
     """Leave out the syncs of files or folders of this name."""
     real = checkpoint._fsync
     monkeypatch.setattr(
@@ -102,9 +93,7 @@ def without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_control_without_the_sync_of_a_file_its_checkpoint_is_damaged(
-    tiny: Tiny, platter: Platter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_without_the_sync_of_a_file_its_checkpoint_is_damaged(tiny, platter, monkeypatch):
     without("model.pt", monkeypatch)
     folder = cut_power(tiny(), platter, monkeypatch)
     with pytest.raises(CheckpointError, match=r"model\.pt is not what was written"):
@@ -112,17 +101,15 @@ def test_control_without_the_sync_of_a_file_its_checkpoint_is_damaged(
     assert not list(folder.checkpoints.glob("step_*"))
 
 
-def test_control_without_the_sync_of_their_folder_checkpoints_are_gone(
-    tiny: Tiny, platter: Platter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_without_the_sync_of_their_folder_checkpoints_are_gone(tiny, platter, monkeypatch):
     without("checkpoints", monkeypatch)
     folder = cut_power(tiny(), platter, monkeypatch)
     assert list(folder.checkpoints.glob("step_*")) == []
 
 
 def test_control_without_the_sync_of_rows_a_checkpoint_vouches_for_what_is_not_there(
-    tiny: Tiny, platter: Platter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, platter, monkeypatch
+):
     real = recording.append_jsonl
     monkeypatch.setattr(
         recording, "append_jsonl", lambda path, rows, **named: real(path, rows, sync=False)

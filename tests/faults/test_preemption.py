@@ -6,31 +6,23 @@ test_preemption_of_groups.py, S4 in test_submitit.py, S7 in tests/scripts/test_s
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.conftest import CHECKPOINT_STEPS
 from faults.patches import At, Hold, Replace, Send
-from faults.runner import Child, Patch, run_child, run_here, start_steps
+from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.unsafe import load_unverified, save_in_place
-from train.config.schema import Config
 from train.run_folder.checkpoint import load_newest
-from train.run_folder.run_folder import RunFolder
 from train.signals import StopRequest
 from train.storage.records import read_jsonl
-
-Tiny = Callable[..., Config]
-Start = Callable[..., Child]
 
 TERM = Send(signal.SIGTERM)
 AT_STEP_11 = At("train.engine.engine:Engine.advance", TERM, call=11)
 
 
-def ended_by(folder: RunFolder, *, step: int, cause: str = "preempted") -> None:
+def ended_by(folder, *, step, cause="preempted"):
     """The folder says that its run was stopped after `step`, and holds a checkpoint of it."""
     assert folder.state() == "preempted"
     assert f"after step {step}" in folder.read_status()["reason"]
@@ -41,7 +33,7 @@ def ended_by(folder: RunFolder, *, step: int, cause: str = "preempted") -> None:
     assert newest.step == step
 
 
-def install_nothing(handler: object) -> dict[signal.Signals, Any]:
+def install_nothing(handler):
     """No handler at all."""
     del handler
     return {}
@@ -57,14 +49,8 @@ def install_nothing(handler: object) -> dict[signal.Signals, Any]:
     ],
 )
 def test_s1_s6_a_signal_saves_at_the_next_step(
-    tiny: Tiny,
-    started: Start,
-    reference_run: RunFolder,
-    tmp_path: Path,
-    number: signal.Signals,
-    exit_code: int,
-    cause: str,
-) -> None:
+    tiny, started, reference_run, tmp_path, number, exit_code, cause
+):
     hold = tmp_path / "hold"
     child = started(tiny(), At("train.engine.engine:Engine.advance", Hold(hold), call=11))
     child.wait_for(hold.exists)
@@ -82,9 +68,7 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
-    tiny: Tiny, number: signal.Signals
-) -> None:
+def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(tiny, number):
     outcome = run_child(
         tiny(),
         Replace("train.signals:_install", install_nothing),
@@ -134,9 +118,7 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(
         "again-after-saving",
     ],
 )
-def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(
-    tiny: Tiny, reference_run: RunFolder, faults: list[Patch], step: int
-) -> None:
+def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(tiny, reference_run, faults, step):
     outcome = run_child(tiny(), *faults)
     assert outcome.exit_code == 75, outcome.stderr
     ended_by(outcome.folder, step=step)
@@ -144,9 +126,7 @@ def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(
     assert start_steps(outcome.folder) == [0, step]
 
 
-def test_s2_a_signal_during_data_preparation_loses_nothing(
-    tiny: Tiny, reference_run: RunFolder, tmp_path: Path
-) -> None:
+def test_s2_a_signal_during_data_preparation_loses_nothing(tiny, reference_run, tmp_path):
     config = tiny(paths__data=str(tmp_path / "fresh"))
     outcome = run_child(config, At("train.training.resume:prepare", TERM, when="after"))
     assert outcome.exit_code == 75, outcome.stderr
@@ -154,32 +134,26 @@ def test_s2_a_signal_during_data_preparation_loses_nothing(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_s2_a_signal_before_the_run_is_touched_ends_the_command_at_once(
-    tiny: Tiny, number: signal.Signals, code: int
-) -> None:
+def test_s2_a_signal_before_the_run_is_touched_ends_the_command_at_once(tiny, number, code):
     outcome = run_child(tiny(), At("train.__main__:preflight", Send(number)))
     assert outcome.exit_code == code
     assert "outside the training loop" in outcome.stderr
     assert not outcome.folder.path.exists()
 
 
-def test_s2_control_without_the_commands_handler_a_signal_before_the_run_is_a_death(
-    tiny: Tiny,
-) -> None:
+def test_s2_control_without_the_commands_handler_a_signal_before_the_run_is_a_death(tiny):
     unheard = Replace("train.__main__:stops_at_once", contextlib.nullcontext)
     outcome = run_child(tiny(), unheard, At("train.__main__:preflight", TERM))
     assert outcome.exit_code == -signal.SIGTERM  # a scheduler would not start it again
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[StopRequest]:
+def deaf():
     """The loop hears no signal; the command's own handler, which raises, stays in place."""
     yield StopRequest()
 
 
-def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_way(
-    tiny: Tiny,
-) -> None:
+def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_way(tiny):
     outcome = run_child(
         tiny(),
         Replace("train.training.trainer:stop_requests", deaf),
@@ -190,7 +164,7 @@ def test_s2_control_a_handler_that_raises_at_once_breaks_the_checkpoint_under_wa
     assert start_steps(outcome.folder) == [0, CHECKPOINT_STEPS]  # step 14 was never committed
 
 
-def killed_while_saving(start: Start, config: Config, hold: Path, *patches: Patch) -> RunFolder:
+def killed_while_saving(start, config, hold, *patches):
     """SIGTERM after step 10, a slow save of step 11, and SIGKILL when the grace is over."""
     child = start(
         config,
@@ -205,8 +179,8 @@ def killed_while_saving(start: Start, config: Config, hold: Path, *patches: Patc
 
 
 def test_s3_a_save_that_outlasts_the_grace_leaves_the_checkpoint_before_it(
-    tiny: Tiny, started: Start, reference_run: RunFolder, tmp_path: Path
-) -> None:
+    tiny, started, reference_run, tmp_path
+):
     folder = killed_while_saving(started, tiny(), tmp_path / "hold")
     assert (folder.checkpoints / "step_00000011.partial").exists()
     assert_same_run(reference_run, run_here(tiny()))
@@ -214,12 +188,8 @@ def test_s3_a_save_that_outlasts_the_grace_leaves_the_checkpoint_before_it(
 
 
 def test_s3_control_a_save_in_place_that_outlasts_the_grace_is_a_mixture(
-    tiny: Tiny,
-    started: Start,
-    reference_run: RunFolder,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tiny, started, reference_run, tmp_path, monkeypatch
+):
     unsafe = Replace("train.training.recording:save_checkpoint", save_in_place)
     folder = killed_while_saving(started, tiny(), tmp_path / "hold", unsafe)
     monkeypatch.setattr("train.training.resume.load_newest", load_unverified)

@@ -6,25 +6,15 @@ The control gives it one, as a data loader would.
 import contextlib
 import signal
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from faults.conftest import CHECKPOINT_STEPS
 from faults.patches import At, Hold
-from faults.runner import Child, Patch, run_folder, run_here, start_steps
+from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from train.config.schema import Config
 from train.engine import batches
-from train.run_folder.run_folder import RunFolder
-
-Tiny = Callable[..., Config]
-Start = Callable[..., Child]
 
 
-def signal_the_group_while_reading(
-    start: Start, config: Config, hold: Path, *patches: Patch
-) -> Child:
+def signal_the_group_while_reading(start, config, hold, *patches):
     """SIGTERM to the run and all that it started, while it reads the batch of step 11."""
     child = start(config, *patches, At("train.engine.batches:Batches.gather", Hold(hold), call=11))
     child.wait_for(hold.exists)
@@ -34,8 +24,8 @@ def signal_the_group_while_reading(
 
 
 def test_s5_a_signal_to_the_whole_group_is_as_one_to_the_run(
-    tiny: Tiny, started: Start, reference_run: RunFolder, tmp_path: Path
-) -> None:
+    tiny, started, reference_run, tmp_path
+):
     child = signal_the_group_while_reading(started, tiny(), tmp_path / "hold")
     assert child.wait().exit_code == 75
     assert child.folder.state() == "preempted"
@@ -43,12 +33,12 @@ def test_s5_a_signal_to_the_whole_group_is_as_one_to_the_run(
     assert start_steps(child.folder) == [0, 11]
 
 
-def read_through_a_worker() -> None:
+def read_through_a_worker():
     """Batches come through a process of the group, as a loader with workers has them."""
     worker = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     read = batches.Batches.gather
 
-    def gather(self: batches.Batches, *windows: Any) -> None:
+    def gather(self, *windows):
         assert worker.stdin is not None
         assert worker.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -58,12 +48,12 @@ def read_through_a_worker() -> None:
             raise RuntimeError("the worker that reads data exited unexpectedly")
         read(self, *windows)
 
-    batches.Batches.gather = gather  # type: ignore[method-assign]
+    batches.Batches.gather = gather
 
 
 def test_s5_control_a_reader_process_dies_of_the_groups_signal_and_takes_the_run_along(
-    tiny: Tiny, started: Start, tmp_path: Path
-) -> None:
+    tiny, started, tmp_path
+):
     child = signal_the_group_while_reading(
         started, tiny(), tmp_path / "hold", read_through_a_worker
     )

@@ -3,9 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,52 +11,46 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from faults.overrides import as_overrides
 from faults.patches import At, Fail, Hold, Kill, Replace, Send, kill_after_step
-from faults.runner import Child, run_child
+from faults.runner import run_child
 from faults.same_run import assert_equal_state, assert_same_run
 from train.config.runtime import Compile
-from train.config.schema import Config
 from train.errors import StorageError
-from train.plan.planning import PlannedRun
 from train.run_folder.checkpoint import load_newest, save_checkpoint
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl, write_json
 
-Tiny = Callable[..., Config]
-
 
 @pytest.fixture
-def copy(reference_run: RunFolder, tmp_path: Path) -> RunFolder:
+def copy(reference_run, tmp_path):
     """The reference run's folder, to be altered."""
     shutil.copytree(reference_run.path, tmp_path / "copy")
     return RunFolder(tmp_path / "copy")
 
 
-def edit(path: Path, old: str, new: str) -> None:
+def edit(path, old, new):
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def test_a_run_is_the_same_as_its_copy(reference_run: RunFolder, copy: RunFolder) -> None:
+def test_a_run_is_the_same_as_its_copy(reference_run, copy):
     assert_same_run(reference_run, copy)
 
 
-def test_an_empty_run_is_not_the_same_as_itself(copy: RunFolder) -> None:
+def test_an_empty_run_is_not_the_same_as_itself(copy):
     copy.metrics.write_text("")
     with pytest.raises(AssertionError, match="is empty"):
         assert_same_run(copy, copy)
 
 
-def test_a_missing_row_is_noticed_even_when_both_lack_it(copy: RunFolder) -> None:
+def test_a_missing_row_is_noticed_even_when_both_lack_it(copy):
     lines = copy.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     copy.metrics.write_text("".join(lines[:30] + lines[31:]), encoding="utf-8")
     with pytest.raises(AssertionError, match="holds steps"):
         assert_same_run(copy, copy)
 
 
-def test_a_missing_or_repeated_evaluation_is_noticed(
-    reference_run: RunFolder, copy: RunFolder
-) -> None:
+def test_a_missing_or_repeated_evaluation_is_noticed(reference_run, copy):
     lines = copy.evals.read_text(encoding="utf-8").splitlines(keepends=True)
     copy.evals.write_text("".join(lines[1:]), encoding="utf-8")
     with pytest.raises(AssertionError, match="evals: "):
@@ -69,9 +61,7 @@ def test_a_missing_or_repeated_evaluation_is_noticed(
 
 
 @pytest.mark.parametrize("column", ["loss", "grad_norm"])
-def test_one_differing_bit_is_noticed(
-    reference_run: RunFolder, copy: RunFolder, column: str
-) -> None:
+def test_one_differing_bit_is_noticed(reference_run, copy, column):
     value = read_jsonl(copy.metrics)[41][column]
     nearest = torch.nextafter(torch.tensor(value, dtype=torch.float64), torch.tensor(9e9).double())
     edit(copy.metrics, f'"{column}": {value!r}', f'"{column}": {nearest.item()!r}')
@@ -79,16 +69,14 @@ def test_one_differing_bit_is_noticed(
         assert_same_run(reference_run, copy)
 
 
-def test_a_clock_may_differ(reference_run: RunFolder, copy: RunFolder) -> None:
+def test_a_clock_may_differ(reference_run, copy):
     value = read_jsonl(copy.metrics)[41]["tokens_per_second"]
     edit(copy.metrics, f'"tokens_per_second": {value!r}', '"tokens_per_second": 1.0')
     assert_same_run(reference_run, copy)
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer"])
-def test_one_changed_weight_or_moment_is_noticed(
-    reference_run: RunFolder, copy: RunFolder, part: str
-) -> None:
+def test_one_changed_weight_or_moment_is_noticed(reference_run, copy, part):
     end = load_newest(copy.checkpoints)
     assert end is not None
     tensors = end.model if part == "model" else end.optimizer
@@ -106,21 +94,21 @@ def test_one_changed_weight_or_moment_is_noticed(
         assert_same_run(reference_run, copy)
 
 
-def test_a_run_that_is_not_completed_is_noticed(copy: RunFolder) -> None:
+def test_a_run_that_is_not_completed_is_noticed(copy):
     copy.write_status("preempted", step=60)
     with pytest.raises(AssertionError, match="is preempted"):
         assert_same_run(copy, copy)
 
 
-def test_a_differing_result_is_noticed(reference_run: RunFolder, copy: RunFolder) -> None:
-    result: dict[str, Any] = read_json(copy.result)
+def test_a_differing_result_is_noticed(reference_run, copy):
+    result = read_json(copy.result)
     result["row"]["loss_train"] += 1.0
     write_json(copy.result, result)
     with pytest.raises(AssertionError, match="result: "):
         assert_same_run(reference_run, copy)
 
 
-def test_equal_numbers_of_other_types_are_not_equal_state() -> None:
+def test_equal_numbers_of_other_types_are_not_equal_state():
     with pytest.raises(AssertionError):
         assert_equal_state("x", torch.zeros(2), torch.zeros(2, dtype=torch.float64))
     with pytest.raises(AssertionError):
@@ -129,9 +117,7 @@ def test_equal_numbers_of_other_types_are_not_equal_state() -> None:
     assert_equal_state("x", nan, nan.clone())
 
 
-def test_a_child_is_the_command_and_trains_the_same_bits(
-    tiny: Tiny, reference_run: RunFolder
-) -> None:
+def test_a_child_is_the_command_and_trains_the_same_bits(tiny, reference_run):
     outcome = run_child(tiny())
     assert outcome.exit_code == 0, outcome.stderr
     assert outcome.stdout.startswith(f"{outcome.folder.path}: completed, validation loss ")
@@ -139,7 +125,7 @@ def test_a_child_is_the_command_and_trains_the_same_bits(
     assert_same_run(reference_run, outcome.folder)
 
 
-def test_a_users_mistake_ends_a_child_as_it_ends_the_command(tiny: Tiny) -> None:
+def test_a_users_mistake_ends_a_child_as_it_ends_the_command(tiny):
     config = tiny()
     words = [*as_overrides(config), "model.d_modle=32"]
     outcome = run_child(config, arguments=words)
@@ -148,7 +134,7 @@ def test_a_users_mistake_ends_a_child_as_it_ends_the_command(tiny: Tiny) -> None
     assert "Traceback" not in outcome.stderr
 
 
-def test_every_setting_survives_the_command_line(tiny: Tiny) -> None:
+def test_every_setting_survives_the_command_line(tiny):
     question = "it's 50%, {a: b} = [c]"
     config = tiny(study__question=question, data__files=["a b.txt", "c,d"], optimizer__eps=1e-9)
     parser = OverridesParser.create()
@@ -160,18 +146,18 @@ def test_every_setting_survives_the_command_line(tiny: Tiny) -> None:
     assert read["schedule.warmup_fraction"].value() is None  # 0.05 in configs/schedule/cosine.yaml
 
 
-def test_a_child_trains_the_very_config(tiny: Tiny) -> None:
+def test_a_child_trains_the_very_config(tiny):
     config = tiny(study__question="why?", machine__compile=Compile.always, optimizer__eps=1e-9)
     outcome = run_child(config, Replace("train.__main__:train_runs", print_config))
     assert outcome.stdout.splitlines()[0] == str(config)
 
 
-def print_config(runs: list[PlannedRun], *, startup: float) -> None:
+def print_config(runs, *, startup):
     del startup
     print(runs[0].config)  # noqa: T201
 
 
-def test_faults_strike_where_they_are_told(tiny: Tiny) -> None:
+def test_faults_strike_where_they_are_told(tiny):
     killed = run_child(tiny(), kill_after_step(3))
     assert killed.exit_code == -signal.SIGKILL
     assert [row["step"] for row in read_jsonl(killed.folder.metrics)] == [1, 2, 3]
@@ -183,15 +169,13 @@ def test_faults_strike_where_they_are_told(tiny: Tiny) -> None:
     assert run_child(tiny(), mentioned).exit_code == 0
 
 
-def test_a_bug_in_a_child_is_not_taken_for_a_fault(tiny: Tiny) -> None:
+def test_a_bug_in_a_child_is_not_taken_for_a_fault(tiny):
     outcome = run_child(tiny(), At("train.training.loop:no_such_function", Kill()))
     assert outcome.exit_code == 1
     assert "no_such_function" in outcome.stderr
 
 
-def test_a_running_child_can_be_watched_and_signalled(
-    tiny: Tiny, tmp_path: Path, started: Callable[..., Child]
-) -> None:
+def test_a_running_child_can_be_watched_and_signalled(tiny, tmp_path, started):
     hold = tmp_path / "hold"
     child = started(tiny(), At("train.engine.engine:Engine.advance", Hold(hold), call=5))
     child.wait_for(hold.exists)
@@ -202,7 +186,7 @@ def test_a_running_child_can_be_watched_and_signalled(
     assert child.wait().exit_code == -signal.SIGKILL
 
 
-def test_waiting_for_what_never_comes_fails(tiny: Tiny, started: Callable[..., Child]) -> None:
+def test_waiting_for_what_never_comes_fails(tiny, started):
     child = started(tiny(), At("train.engine.engine:Engine.advance", Kill()))
     with pytest.raises(AssertionError, match="the child ended first"):
         child.wait_for(lambda: False)
@@ -211,19 +195,17 @@ def test_waiting_for_what_never_comes_fails(tiny: Tiny, started: Callable[..., C
         hung.wait(seconds=0.5)
 
 
-def test_a_child_sees_the_environment_of_its_test(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_sees_the_environment_of_its_test(tiny, monkeypatch):
     monkeypatch.setenv("WINDTUNNEL_A_TEST", "here")
     outcome = run_child(tiny(), _print_variable)
     assert outcome.stdout.splitlines()[0] == "here"
 
 
-def _print_variable() -> None:
+def _print_variable():
     print(os.environ["WINDTUNNEL_A_TEST"])  # noqa: T201
 
 
-def test_a_signal_that_a_process_sends_itself_is_handled_at_once() -> None:
+def test_a_signal_that_a_process_sends_itself_is_handled_at_once():
     caught = []
     before = signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
     try:

@@ -6,7 +6,6 @@ Needs root and Debian's `apt-get install slurm-wlm munge`; the daemons listen on
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,9 @@ import pytest
 from faults.overrides import as_overrides
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from faults.slurm_cluster import Cluster, missing_programs, start_cluster, stop_cluster
+from faults.slurm_cluster import missing_programs, start_cluster, stop_cluster
 from train.config.experiment import BudgetConfig
 from train.config.runtime import StudyConfig
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -30,7 +27,7 @@ STEPS = 600
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory):
     if missing := missing_programs():
         pytest.skip(f"a Slurm to test with needs {', '.join(missing)}")
     root = tmp_path_factory.mktemp("slurm")
@@ -41,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def config(tiny: Callable[..., Config]) -> Config:
+def config(tiny):
     return tiny(
         budget=BudgetConfig(tokens=STEPS * 256),
         data__allow_repeat=True,
@@ -49,7 +46,7 @@ def config(tiny: Callable[..., Config]) -> Config:
     )
 
 
-def submit(cluster: Cluster, config: Config, log: Path, script: Path = SCRIPT) -> str:
+def submit(cluster, config, log, script=SCRIPT):
     """Queue the run and return the job's number once it has trained 20 steps."""
     words = ["sbatch", "--parsable", f"--output={log}", f"--chdir={REPO}"]
     words += [f"--export=ALL,PYTHON={sys.executable}", str(script), *as_overrides(config)]
@@ -62,13 +59,11 @@ def submit(cluster: Cluster, config: Config, log: Path, script: Path = SCRIPT) -
     return job
 
 
-def ended(facts: dict[str, str]) -> bool:
+def ended(facts):
     return facts["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
 
 
-def test_s7_a_job_that_gets_usr2_saves_is_requeued_and_completes(
-    cluster: Cluster, config: Config, tmp_path: Path
-) -> None:
+def test_s7_a_job_that_gets_usr2_saves_is_requeued_and_completes(cluster, config, tmp_path):
     log = tmp_path / "job.log"
     job = submit(cluster, config, log)
     cluster.command("scancel", "--signal=USR2", "--batch", job)
@@ -86,9 +81,7 @@ def test_s7_a_job_that_gets_usr2_saves_is_requeued_and_completes(
     assert_same_run(run_here(config), folder)
 
 
-def test_s7_a_job_that_is_cancelled_saves_and_is_not_requeued(
-    cluster: Cluster, config: Config, tmp_path: Path
-) -> None:
+def test_s7_a_job_that_is_cancelled_saves_and_is_not_requeued(cluster, config, tmp_path):
     job = submit(cluster, config, tmp_path / "job.log")
     cluster.command("scancel", job)
     facts = cluster.wait_for(job, ended)
@@ -96,7 +89,7 @@ def test_s7_a_job_that_is_cancelled_saves_and_is_not_requeued(
     assert_saved_by("SIGTERM", run_folder(config))
 
 
-def assert_saved_by(name: str, folder: RunFolder) -> None:
+def assert_saved_by(name, folder):
     deadline = time.monotonic() + 30.0
     while folder.state() == "running":  # Slurm does not wait for the processes
         assert time.monotonic() < deadline
@@ -104,9 +97,7 @@ def assert_saved_by(name: str, folder: RunFolder) -> None:
     assert f"stopped by {name} after step" in folder.read_status()["reason"]
 
 
-def test_s7_control_without_traps_usr2_ends_the_job_and_saves_nothing(
-    cluster: Cluster, config: Config, tmp_path: Path
-) -> None:
+def test_s7_control_without_traps_usr2_ends_the_job_and_saves_nothing(cluster, config, tmp_path):
     naive = tmp_path / "naive.sh"
     text = re.sub(r"^trap .*$", "", SCRIPT.read_text("utf-8"), flags=re.MULTILINE)
     naive.write_text(text, "utf-8")

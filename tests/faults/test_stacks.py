@@ -6,16 +6,12 @@ The others are completed, with the records of runs that nothing disturbed.
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.damage import flip_bit
 from faults.patches import At, Hold
-from faults.runner import Child, Patch
 from faults.shared_jobs import (
     TrainJob,
     command_together,
@@ -37,10 +33,9 @@ from tests.train.shared_runs import (
     with_optimizer,
 )
 from train.config.experiment import EvalConfig
-from train.config.schema import Config
 from train.errors import CheckpointError, DivergedError, LockedError, RecordsError, StorageError
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.trainer import train_runs
 
@@ -48,31 +43,31 @@ LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Where the tokens are prepared, once."""
     return tmp_path_factory.mktemp("stacks")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path) -> list[RunFolder]:
+def undisturbed(data):
     """The runs, each trained alone; never to be changed."""
     return train_alone(two_by_three(data), data / "alone")
 
 
 @pytest.fixture
-def configs(tmp_path: Path, data: Path, undisturbed: list[RunFolder]) -> list[Config]:
+def configs(tmp_path, data, undisturbed):
     """The runs of the job: of 16 steps, 12 and 7, two of each."""
     return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
 
 
-def stopped_in_the_cooldown_of_the_trunk(configs: Sequence[Config]) -> list[RunFolder]:
+def stopped_in_the_cooldown_of_the_trunk(configs):
     """All have checkpoints by then: the trunks of steps 8 and 12, the others of their forks."""
     with stopped_at_save(configs[OTHER_LONG], 12):
         train_job(configs)
     return [folder_of(planned(config)) for config in configs]
 
 
-def with_warnings(action: Callable[[], Any]) -> tuple[Any, list[str]]:
+def with_warnings(action):
     """What `action` returns, and what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -80,9 +75,7 @@ def with_warnings(action: Callable[[], Any]) -> tuple[Any, list[str]]:
     return result, [str(warning.message) for warning in caught]
 
 
-def assert_all_but(
-    who: int, folders: Sequence[RunFolder], undisturbed: Sequence[RunFolder]
-) -> None:
+def assert_all_but(who, folders, undisturbed):
     """The records of the others are those of runs that nothing disturbed."""
     others = [place for place in range(len(folders)) if place != who]
     assert_same_records(
@@ -93,12 +86,12 @@ def assert_all_but(
 # Damage
 
 
-def damage_checkpoints(folder: RunFolder) -> None:
+def damage_checkpoints(folder):
     for checkpoint in folder.checkpoints.glob("step_*"):
         flip_bit(checkpoint / "model.pt")
 
 
-def shorten_records(folder: RunFolder) -> None:
+def shorten_records(folder):
     content = folder.metrics.read_bytes()
     folder.metrics.write_bytes(content[: content.index(b"\n") + 1])
 
@@ -112,13 +105,8 @@ def shorten_records(folder: RunFolder) -> None:
     ],
 )
 def test_a_run_whose_files_are_damaged_fails_alone_and_starts_again_when_asked(
-    configs: list[Config],
-    undisturbed: list[RunFolder],
-    who: int,
-    damage: Callable[[RunFolder], None],
-    error: type[CheckpointError],
-    exit_code: int,
-) -> None:
+    configs, undisturbed, who, damage, error, exit_code
+):
     folders = stopped_in_the_cooldown_of_the_trunk(configs)
     damage(folders[who])
     with pytest.raises(error) as raised:
@@ -133,14 +121,12 @@ def test_a_run_whose_files_are_damaged_fails_alone_and_starts_again_when_asked(
     assert_same_records([_without_archive(folders[who])], [undisturbed[who]])
 
 
-def _without_archive(folder: RunFolder) -> RunFolder:
+def _without_archive(folder):
     shutil.rmtree(folder.path / "archive")
     return folder
 
 
-def test_a_run_one_of_whose_checkpoints_is_damaged_goes_back_with_its_stack(
-    configs: list[Config], undisturbed: list[RunFolder]
-) -> None:
+def test_a_run_one_of_whose_checkpoints_is_damaged_goes_back_with_its_stack(configs, undisturbed):
     folders = stopped_in_the_cooldown_of_the_trunk(configs)
     flip_bit(folders[OTHER_LONG].checkpoints / "step_00000012" / "optim.pt")
     with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now"):
@@ -149,9 +135,7 @@ def test_a_run_one_of_whose_checkpoints_is_damaged_goes_back_with_its_stack(
     assert_same_records(folders, undisturbed)
 
 
-def test_a_run_with_another_s_checkpoints_is_refused_alone(
-    configs: list[Config], undisturbed: list[RunFolder]
-) -> None:
+def test_a_run_with_another_s_checkpoints_is_refused_alone(configs, undisturbed):
     folders = stopped_in_the_cooldown_of_the_trunk(configs)
     shutil.rmtree(folders[OTHER_MIDDLE].checkpoints)
     shutil.copytree(folders[MIDDLE].checkpoints, folders[OTHER_MIDDLE].checkpoints)
@@ -165,9 +149,7 @@ def test_a_run_with_another_s_checkpoints_is_refused_alone(
 # Folders that are not this job's any more
 
 
-def other_start(
-    start: Callable[..., Child], configs: list[Config], gate: Path, who: int, *patches: Patch
-) -> Child:
+def other_start(start, configs, gate, who, *patches):
     """The job held in its trunk, one of its runs deleted meanwhile."""
     held = At("train.engine.engine:Engine.advance", Hold(gate), call=6)
     child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
@@ -178,12 +160,8 @@ def other_start(
 
 @pytest.mark.parametrize("who", [LONG, OTHER_LONG, MIDDLE])
 def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on(
-    configs: list[Config],
-    undisturbed: list[RunFolder],
-    started: Callable[..., Child],
-    tmp_path: Path,
-    who: int,
-) -> None:
+    configs, undisturbed, started, tmp_path, who
+):
     gate = tmp_path / "gate"
     child = other_start(started, configs, gate, who)
     train_job([configs[who]])
@@ -197,11 +175,8 @@ def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on
 
 
 def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
-    configs: list[Config],
-    undisturbed: list[RunFolder],
-    started: Callable[..., Child],
-    tmp_path: Path,
-) -> None:
+    configs, undisturbed, started, tmp_path
+):
     gate = tmp_path / "gate"
     child = other_start(started, configs, gate, OTHER_LONG)
     gate.unlink()
@@ -213,9 +188,7 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
     assert [row["start_step"] for row in starts(folders[OTHER_LONG])] == [0]
 
 
-def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(
-    configs: list[Config],
-) -> None:
+def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(configs):
     held = folder_of(planned(configs[SHORT]))
     with held.locked(), pytest.raises(LockedError):
         train_job(configs)
@@ -225,11 +198,11 @@ def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(
 # A full disk
 
 
-def full_for(who: Config, step: int) -> Callable[..., Path]:
+def full_for(who, step):
     """A disk that is full at one run's checkpoint."""
     target = folder_of(planned(who)).checkpoints
 
-    def save(root: Path, at: int, **parts: Any) -> Path:
+    def save(root, at, **parts):
         if (root, at) == (target, step):
             raise StorageError("the disk is full")
         return save_checkpoint(root, at, **parts)
@@ -238,8 +211,8 @@ def full_for(who: Config, step: int) -> Callable[..., Path]:
 
 
 def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
-    configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    configs, undisturbed, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr("train.training.recording.save_checkpoint", full_for(configs[OTHER_LONG], 8))
         with pytest.raises(StorageError, match="the disk is full"):
@@ -254,9 +227,7 @@ def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
 # A full memory
 
 
-def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(
-    configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(configs, tmp_path, monkeypatch):
     """In bits as each run alone that meets a full memory at the same step."""
     room = {1: 8, 7: 4}
     memory = Memory(room)
@@ -280,8 +251,8 @@ def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(
 
 
 def test_a_run_that_diverged_before_the_memory_was_full_is_the_job_s_error_all_the_same(
-    configs: list[Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    configs, monkeypatch
+):
     configs = [configs[LONG], with_optimizer(configs[OTHER_LONG], lr=1e30)]
     plan_study(configs)
     replace_step(monkeypatch, Memory({1: 8, 7: 4}, error=CUDA_FULL))
@@ -296,7 +267,7 @@ def test_a_run_that_diverged_before_the_memory_was_full_is_the_job_s_error_all_t
 # The command
 
 
-def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs: list[Config]) -> None:
+def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs):
     rates = (0.01, 1e30)
     configs = [with_optimizer(config, lr=lr) for config, lr in zip(configs, rates * 3, strict=True)]
     folders = plan_study(configs)
@@ -320,15 +291,13 @@ def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs: list[Con
         (["{stranger}"], "together: {stranger} differs from {0} in eval; one job trains runs that"),
     ],
 )
-def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(
-    configs: list[Config], started: Callable[..., Child], ids: list[str], message: str
-) -> None:
+def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(configs, started, ids, message):
     stranger = dataclasses.replace(configs[1], eval=EvalConfig(points=2, tokens=1_024))
     folders = plan_study([*configs[:2], stranger])
     names = {"stranger": folders[2].path.name}
     first, second = (folder.path.name for folder in folders[:2])
 
-    def fill(text: str) -> str:
+    def fill(text):
         return text.format(first, second, **names)
 
     word = "together=[" + ",".join(f"'{fill(each)}'" for each in ids) + "]"

@@ -9,7 +9,6 @@ signal goes to the worker, as a scheduler sends it.
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,21 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from faults.runner import DEADLINE, Child, run_folder, start_steps
+from faults.runner import DEADLINE, run_folder, start_steps
 from faults.same_run import assert_same_run
 from faults.submitit_job import Training, work
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 
-Tiny = Callable[..., Config]
-Start = Callable[..., Child]
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def ends(folder: RunFolder) -> list[str | None]:
+def ends(folder):
     """The cause of each attempt's end."""
     return [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
 @pytest.fixture
-def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Training], None]:
+def submitted(tmp_path, monkeypatch):
     """Return what leaves a job for the next worker of this test."""
     folder = tmp_path / "submitit"
     for name, value in {
@@ -47,7 +42,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Trai
     }.items():
         monkeypatch.setenv(f"SUBMITIT_{name}", value)
 
-    def submit(training: Training) -> None:
+    def submit(training):
         job = DelayedSubmission(training)
         job.set_timeout(5, 3)
         folder.mkdir()
@@ -56,7 +51,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Trai
     return submit
 
 
-def preempted(start: Start, config: Config, hold: Path) -> int:
+def preempted(start, config, hold):
     """Exit code of a worker that got SIGUSR2 after step 10."""
     worker = start(config, command=work)
     worker.wait_for(hold.exists)
@@ -66,12 +61,8 @@ def preempted(start: Start, config: Config, hold: Path) -> int:
 
 
 def test_s4_a_preempted_worker_saves_is_requeued_and_goes_on(
-    submitted: Callable[[Training], None],
-    started: Start,
-    tiny: Tiny,
-    tmp_path: Path,
-    reference_run: RunFolder,
-) -> None:
+    submitted, started, tiny, tmp_path, reference_run
+):
     submitted(Training(tiny(), hold=tmp_path / "hold"))
     assert preempted(started, tiny(), tmp_path / "hold") == LOCAL_REQUEUE_RETURN_CODE
     assert started(tiny(), command=work).wait().exit_code == 0
@@ -81,8 +72,8 @@ def test_s4_a_preempted_worker_saves_is_requeued_and_goes_on(
 
 
 def test_s4_control_a_worker_that_keeps_the_signal_to_itself_is_not_requeued(
-    submitted: Callable[[Training], None], started: Start, tiny: Tiny, tmp_path: Path
-) -> None:
+    submitted, started, tiny, tmp_path
+):
     submitted(Training(tiny(), hold=tmp_path / "hold", chains=False))
     assert preempted(started, tiny(), tmp_path / "hold") == 1
     assert (tmp_path / "submitit" / "1_0_result.pkl").exists()  # the job is over, with an error
@@ -91,8 +82,8 @@ def test_s4_control_a_worker_that_keeps_the_signal_to_itself_is_not_requeued(
 
 @pytest.mark.slow
 def test_s4_submitits_own_controller_starts_a_preempted_job_again(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference_run: RunFolder
-) -> None:
+    tiny, tmp_path, monkeypatch, reference_run
+):
     monkeypatch.setenv("PYTHONPATH", f"{TESTS}{os.pathsep}{TESTS.parent}")
     executor = submitit.LocalExecutor(tmp_path / "submitit")
     executor.update_parameters(timeout_min=5)

@@ -5,14 +5,10 @@ The control takes the checkpoint at the fork from where it stands, and the recor
 
 import random
 import signal
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faults.patches import EVERY, At, Kill, Replace, Send, Sleep
-from faults.runner import Child
 from faults.shared_jobs import (
     TrainJob,
     command_together,
@@ -22,34 +18,27 @@ from faults.shared_jobs import (
     starts,
     two_by_three,
 )
-from tests.train.shared_runs import (
-    assert_same_records,
-    elsewhere,
-    planned,
-    train_alone,
-    train_job,
-)
-from train.config.schema import Config
+from tests.train.shared_runs import assert_same_records, elsewhere, planned, train_alone, train_job
 from train.run_folder.checkpoint import committed_steps
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.resume import checkpoint_state
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Where the tokens are prepared, once."""
     return tmp_path_factory.mktemp("kills")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path) -> list[RunFolder]:
+def undisturbed(data):
     """The runs, each trained alone; never to be changed."""
     return train_alone(two_by_three(data), data / "alone")
 
 
 @pytest.fixture
-def configs(tmp_path: Path, data: Path, undisturbed: list[RunFolder]) -> list[Config]:
+def configs(tmp_path, data, undisturbed):
     """The runs of the job: of 16 steps, 12 and 7, two of each."""
     return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
 
@@ -59,24 +48,24 @@ STEP = "train.engine.engine:Engine.advance"
 SAVE = "train.training.recording:save_checkpoint"
 
 
-def in_checkpoint(place: int, step: int, file: str = "optim.pt", **when: Any) -> tuple[int, At]:
+def in_checkpoint(place, step, file="optim.pt", **when):
     """Killed while a run's checkpoint is half written."""
     return place, At("torch:save", Kill(), mentions=f"step_{step:08d}.partial/{file}", **when)
 
 
-def at_save(place: int, step: int, **when: Any) -> tuple[int, At]:
+def at_save(place, step, **when):
     """Killed before a run's checkpoint of that step is begun, or after it."""
     return place, At(SAVE, Kill(), mentions=f"/checkpoints {step}", **when)
 
 
-def of_run(fault: At, config: Config) -> At:
+def of_run(fault, config):
     """The fault at this run alone."""
     run_id = planned(config).plan.run_id
     folder = f"{run_id}/checkpoints/" if fault.target == "torch:save" else run_id
     return At(fault.target, fault.action, fault.call, f"{folder}{fault.mentions}", fault.when)
 
 
-KILLS: Mapping[str, tuple[int, At]] = {
+KILLS = {
     "before-any-checkpoint": (LONG, At(STEP, Kill(), call=2)),
     "in-the-first-checkpoint": in_checkpoint(LONG, 4),
     "between-the-first-two": at_save(OTHER_LONG, 4),
@@ -98,7 +87,7 @@ KILLS: Mapping[str, tuple[int, At]] = {
     "in-the-last-branch": at_save(OTHER_SHORT, 7, when="after"),
 }
 
-START_STEPS: Mapping[str, list[list[int]]] = {
+START_STEPS = {
     "before-any-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
     "in-the-first-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
     "between-the-first-two": [[0, 4], [0, 0], [9], [9], [5], [5]],
@@ -134,8 +123,8 @@ OFTEN = (
     [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS],
 )
 def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
-    configs: list[Config], undisturbed: list[RunFolder], place: str
-) -> None:
+    configs, undisturbed, place
+):
     who, fault = KILLS[place]
     is_of_job = fault.target in (STEP, "train.training.trainer:_train_longest")
     kill_job(configs, fault if is_of_job else of_run(fault, configs[who]))
@@ -147,14 +136,12 @@ def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     assert not [path for folder in folders for path in folder.path.rglob("*.partial")]
 
 
-def forget_branches(*words: Any, **named: Any) -> dict[str, Any]:
+def forget_branches(*words, **named):
     """A trunk's checkpoint that does not know its branches."""
     return {**checkpoint_state(*words, **named), "branches": {}}
 
 
-def test_a_trunk_s_checkpoint_that_knows_no_branches_goes_on_without_them(
-    configs: list[Config], undisturbed: list[RunFolder]
-) -> None:
+def test_a_trunk_s_checkpoint_that_knows_no_branches_goes_on_without_them(configs, undisturbed):
     """The longest of them is trained from its start, and is the trunk of the others."""
     kill_job(
         configs,
@@ -168,15 +155,15 @@ def test_a_trunk_s_checkpoint_that_knows_no_branches_goes_on_without_them(
     assert_same_records(folders, undisturbed)
 
 
-def keep_all_rows(folder: RunFolder, sizes: object) -> int:
+def keep_all_rows(folder, sizes):
     """A rewind that is none."""
     del folder, sizes
     return 0
 
 
 def test_control_without_the_rewind_a_trunk_s_rows_are_there_twice(
-    configs: list[Config], undisturbed: list[RunFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    configs, undisturbed, monkeypatch
+):
     kill_job(configs, of_run(at_save(LONG, 8)[1], configs[LONG]))
     monkeypatch.setattr("train.training.resume.set_aside", keep_all_rows)
     folders = train_job(configs)
@@ -195,12 +182,8 @@ def test_control_without_the_rewind_a_trunk_s_rows_are_there_twice(
     ],
 )
 def test_a_signal_in_the_trunk_saves_all_that_train_and_the_same_command_continues(
-    configs: list[Config],
-    undisturbed: list[RunFolder],
-    number: signal.Signals,
-    call: int,
-    expected: list[list[int]],
-) -> None:
+    configs, undisturbed, number, call, expected
+):
     folders = plan_study(configs)
     stopped = command_together(configs, At(STEP, Send(number), call=call))
     assert stopped.exit_code == 75, stopped
@@ -220,8 +203,8 @@ def test_a_signal_in_the_trunk_saves_all_that_train_and_the_same_command_continu
 
 
 def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_waiting(
-    configs: list[Config], undisturbed: list[RunFolder]
-) -> None:
+    configs, undisturbed
+):
     folders = plan_study(configs)
     fault = of_run(at_save(MIDDLE, 12)[1], configs[MIDDLE])
     stopped = command_together(
@@ -239,12 +222,7 @@ def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_storm_of_kills_leaves_no_trace_in_any_record(
-    configs: list[Config],
-    undisturbed: list[RunFolder],
-    started: Callable[..., Child],
-    seed: int,
-) -> None:
+def test_a_storm_of_kills_leaves_no_trace_in_any_record(configs, undisturbed, started, seed):
     moments, kills = random.Random(seed), 0
     while True:
         slowly = At(STEP, Sleep(0.03), call=EVERY)

@@ -4,26 +4,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from faults.patches import EVERY, At
 from train.config.runtime import TrackerKind
-from train.config.schema import Config
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 FAKE = REPO / "tests" / "train" / "fake_wandb"
 STEPS, EVALS = 60, 4
-Make = Callable[..., Config]
 
 
-def leave_no_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_no_key(home, monkeypatch):
     """A user without a key or a terminal."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name == "NETRC":
@@ -32,25 +26,25 @@ def leave_no_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(home))
 
 
-def use_fake(calls: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def use_fake(calls, monkeypatch):
     """Return where the fake wandb writes down its calls."""
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
     monkeypatch.setenv("FAKE_WANDB_CALLS", str(calls))
     return calls
 
 
-def of_kind(calls: Path, kind: str) -> list[dict[str, Any]]:
+def of_kind(calls, kind):
     if not calls.exists():
         return []
     lines = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["call"] == kind]
 
 
-def mirrored(tiny: Make, **changes: Any) -> Config:
+def mirrored(tiny, **changes):
     return tiny(tracker__kind=TrackerKind.wandb, **changes)
 
 
-def ends(folder: RunFolder) -> list[dict[str, Any]]:
+def ends(folder):
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
@@ -63,7 +57,7 @@ class CallsWandbItself:
     folder: str = "."
     runs: list[Any] = field(default_factory=list)
 
-    def __call__(self) -> None:
+    def __call__(self):
         if not self.runs:
             sys.path.insert(0, self.path)
             import wandb
@@ -72,13 +66,13 @@ class CallsWandbItself:
         self.runs[0].log({"train/loss": 1.0})
 
 
-def patched(**words: Any) -> At:
+def patched(**words):
     return At(
         "train.training.loop:log_metrics", CallsWandbItself(**words), call=EVERY, when="after"
     )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

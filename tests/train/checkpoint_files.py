@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ STATE = {
 }
 
 
-def save(root: Path, step: int, *, value: float | None = None, keep: int = 2) -> Path:
+def save(root, step, *, value=None, keep=2):
     weight, steps = torch.tensor([float(step) if value is None else value]), torch.tensor(step)
     return save_checkpoint(
         root,
@@ -31,11 +29,11 @@ def save(root: Path, step: int, *, value: float | None = None, keep: int = 2) ->
     )
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def assert_same_bits(a: Any, b: Any) -> None:
+def assert_same_bits(a, b):
     assert type(a) is type(b)
     if isinstance(a, Tensor):
         assert a.dtype == b.dtype
@@ -53,16 +51,16 @@ def assert_same_bits(a: Any, b: Any) -> None:
         assert a == b
 
 
-def flip_a_byte(path: Path) -> None:
+def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def truncate(path: Path) -> None:
+def truncate(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def promise_again(folder: Path) -> None:
+def promise_again(folder):
     """Write a DONE.json that vouches for the files as they are, as an attacker would."""
     checkpoint._seal(folder, 20)

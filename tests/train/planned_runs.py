@@ -1,12 +1,8 @@
 """Planned runs that no test trains."""
 
-from collections.abc import Callable
-from typing import Any
-
 from hypothesis import HealthCheck, settings
 
 from train.config.experiment import BudgetConfig, OptimizerConfig, ScheduleConfig, ScheduleShape
-from train.config.schema import Config
 from train.plan.planning import PlannedRun, plan_run
 from train.study.run_status import RunStatus
 
@@ -21,20 +17,13 @@ few_examples = settings(
 )
 
 
-def planned(config: Config, *overrides: str) -> PlannedRun:
+def planned(config, *overrides):
     return PlannedRun(overrides=list(overrides), config=config, plan=plan_run(config))
 
 
-def wsd_run(
-    make_config: Callable[..., Config],
-    steps: int = 40,
-    *,
-    lr: float = 0.01,
-    seed: int = 0,
-    **groups: Any,
-) -> PlannedRun:
+def wsd_run(make_config, steps=40, *, lr=0.01, seed=0, **groups):
     """A run of `steps` steps of 256 tokens, by WSD unless said otherwise."""
-    fields: dict[str, Any] = {
+    fields = {
         "optimizer": OptimizerConfig(lr=lr, batch_tokens=256),
         "budget": BudgetConfig(tokens=steps * 256.0),
         "schedule": WSD,
@@ -42,7 +31,7 @@ def wsd_run(
     return planned(make_config(seed=seed, **{**fields, **groups}), f"seed={seed}")
 
 
-def status_row(state: str, step: int = 0, **facts: Any) -> RunStatus:
+def status_row(state, step=0, **facts):
     """A row of train.status for a run of 100 steps."""
     fields = {
         "run_id": "r",

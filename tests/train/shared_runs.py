@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -30,7 +28,7 @@ from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.checkpoint import load_newest, save_checkpoint
 from train.run_folder.replay_check import CLOCK_COLUMNS
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.trainer import train_runs
 
@@ -38,12 +36,12 @@ BATCH_TOKENS = 128
 SEQ_LEN = 16
 
 
-def shared_config(root: Path, *, steps: int = 24, **groups: Any) -> Config:
+def shared_config(root, *, steps=24, **groups):
     """A run of `steps` steps by WSD: 2 layers of width 16, windows of 16, batches of 8.
 
     Rows every 5 steps and checkpoints every 7 divide neither each other nor where branches fork.
     """
-    fields: dict[str, Any] = {
+    fields = {
         "model": ModelConfig(d_model=16, head_dim=8),
         "data": DataConfig(
             name="shared",
@@ -70,38 +68,38 @@ def shared_config(root: Path, *, steps: int = 24, **groups: Any) -> Config:
     return Config(**{**fields, **groups})
 
 
-def with_steps(config: Config, steps: int) -> Config:
+def with_steps(config, steps):
     """The same run to another horizon."""
     tokens = float(steps * config_batch(config))
     return dataclasses.replace(config, budget=dataclasses.replace(config.budget, tokens=tokens))
 
 
-def config_batch(config: Config) -> int:
+def config_batch(config):
     """Tokens of a step."""
     return config.optimizer.batch_tokens or BATCH_TOKENS
 
 
-def with_optimizer(config: Config, **changes: Any) -> Config:
+def with_optimizer(config, **changes):
     """The same run with other settings of its optimizer."""
     return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
 
 
-def with_machine(config: Config, **changes: Any) -> Config:
+def with_machine(config, **changes):
     """The same run in another way."""
     return dataclasses.replace(config, machine=dataclasses.replace(config.machine, **changes))
 
 
-def elsewhere(config: Config, runs: Path) -> Config:
+def elsewhere(config, runs):
     """The same run in another folder of runs, with the same data."""
     return dataclasses.replace(config, paths=dataclasses.replace(config.paths, runs=str(runs)))
 
 
-def planned(config: Config) -> PlannedRun:
+def planned(config):
     """The run that a config asks for."""
     return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
-def train_job(configs: Sequence[Config]) -> list[RunFolder]:
+def train_job(configs):
     """Train runs in one job; return their folders. A run that diverged is in its record."""
     runs = [planned(config) for config in configs]
     try:
@@ -113,7 +111,7 @@ def train_job(configs: Sequence[Config]) -> list[RunFolder]:
     return [folder_of(run) for run in runs]
 
 
-def train_alone(configs: Sequence[Config], runs: Path) -> list[RunFolder]:
+def train_alone(configs, runs):
     """Train each of the runs in a job of its own, in another folder of runs."""
     return [train_job([elsewhere(config, runs)])[0] for config in configs]
 
@@ -123,14 +121,14 @@ class Stopped(Exception):
 
 
 @contextmanager
-def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterator[None]:
+def stopped_at_save(config, step, *, after=True):
     """What is in this block stops at a run's checkpoint at `step`, as by a kill.
 
     Before it is begun, or after it is complete.
     """
     target = folder_of(planned(config)).checkpoints
 
-    def save(root: Path, at: int, **parts: Any) -> Path:
+    def save(root, at, **parts):
         if (root, at) == (target, step) and not after:
             raise Stopped
         path = save_checkpoint(root, at, **parts)
@@ -144,13 +142,13 @@ def stopped_at_save(config: Config, step: int, *, after: bool = True) -> Iterato
             yield
 
 
-def assert_same_records(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> None:
+def assert_same_records(a, b):
     """Each pair ended with one record."""
     for one, other in zip(a, b, strict=True):
         assert_same_record(one, other)
 
 
-def assert_same_record(a: RunFolder, b: RunFolder) -> None:
+def assert_same_record(a, b):
     """Two folders of one run tell the same: clocks, costs and their own names apart.
 
     Compared are the names of files, facts, every row, how the run ended, its result, and in bits
@@ -172,7 +170,7 @@ def assert_same_record(a: RunFolder, b: RunFolder) -> None:
         assert_same_weights(a, b)
 
 
-def assert_same_weights(a: RunFolder, b: RunFolder) -> None:
+def assert_same_weights(a, b):
     """The newest checkpoints are of one step and equal in every bit; or both have none."""
     end_a, end_b = load_newest(a.checkpoints), load_newest(b.checkpoints)
     if end_a is None or end_b is None:
@@ -190,7 +188,7 @@ def assert_same_weights(a: RunFolder, b: RunFolder) -> None:
         assert end_a.state[name] == end_b.state[name], name
 
 
-def tensors(*values: Any) -> list[Tensor]:
+def tensors(*values):
     """All tensors of nested state dicts."""
     found = []
     for value in values:
@@ -203,32 +201,32 @@ def tensors(*values: Any) -> list[Tensor]:
     return found
 
 
-def _ended_on_a_trunk(folder: RunFolder) -> bool:
+def _ended_on_a_trunk(folder):
     start = read_jsonl(folder.attempts)[0]
     return folder.state() == "diverged" and "fork_step" in start and not folder.checkpoints.exists()
 
 
-def _files(folder: RunFolder) -> set[str]:
+def _files(folder):
     names = {path.name for path in folder.path.iterdir()}
     return names - {"replayed.jsonl", "job.log"}
 
 
-def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _plain(rows):
     return [{key: row[key] for key in row if key not in (*CLOCK_COLUMNS, "study")} for row in rows]
 
 
-def _facts(folder: RunFolder) -> dict[str, Any]:
+def _facts(folder):
     facts = read_json(folder.run)
     facts.pop("git", None)  # someone may commit while the tests run
     return facts
 
 
-def _status(folder: RunFolder) -> dict[str, Any]:
+def _status(folder):
     status = folder.read_status()
     return {key: status[key] for key in status if key not in ("heartbeat", "seconds", "cost")}
 
 
-def _result(folder: RunFolder) -> dict[str, Any] | None:
+def _result(folder):
     if not folder.result.exists():
         return None
     result = read_json(folder.result)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from train.config.experiment import (
     BudgetConfig,
@@ -26,9 +25,9 @@ from train.training.trainer import train_run
 STEPS = 60
 
 
-def tiny_config(root: Path, **overrides: Any) -> Config:
+def tiny_config(root, **overrides):
     """60 steps of a 2-layer model of width 16 on synthetic text: about a second."""
-    fields: dict[str, Any] = {
+    fields = {
         "model": ModelConfig(d_model=16),
         "data": DataConfig(
             name="tiny",
@@ -48,19 +47,19 @@ def tiny_config(root: Path, **overrides: Any) -> Config:
     return Config(**{**fields, **overrides})
 
 
-def run_to_end(config: Config) -> RunFolder:
+def run_to_end(config):
     plan = validate(config)
     train_run(config, plan)
     return RunFolder(Path(config.paths.runs) / config.study.name / plan.run_id)
 
 
-def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_times(rows):
     """The rows less what a clock wrote; empty rows would compare nothing."""
     assert rows
     return [{key: row[key] for key in row if key not in (*CLOCK_COLUMNS, "study")} for row in rows]
 
 
-def assert_same_record(a: RunFolder, b: RunFolder) -> None:
+def assert_same_record(a, b):
     for name in ("metrics", "evals"):
         rows_a, rows_b = read_jsonl(getattr(a, name)), read_jsonl(getattr(b, name))
         assert without_times(rows_a) == without_times(rows_b)
@@ -95,7 +94,7 @@ except Exception as error:
 """
 
 
-def stop_child_at(step: int, name: str, root: Path, *, every: int | None = None) -> int:
+def stop_child_at(step, name, root, *, every=None):
     """Train in a child that sends itself a signal at its `step`-th update; return its exit code."""
     code = CHILD.format(
         tests=str(Path(__file__).parent), root=str(root), step=step, name=name, every=every

@@ -6,9 +6,7 @@ own classes.
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 MAGIC = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
@@ -34,13 +32,13 @@ class OfflineRun:
     exit_code: int | None = None
 
 
-def read_offline_run(folder: Path, run_id: str) -> OfflineRun:
+def read_offline_run(folder, run_id):
     """Read the only offline record of `run_id` in a run folder."""
     (path,) = folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
     return parse(path)
 
 
-def parse(path: Path) -> OfflineRun:
+def parse(path):
     """Read a .wandb file up to its first incomplete record."""
     from wandb.proto import wandb_internal_pb2
 
@@ -66,7 +64,7 @@ def parse(path: Path) -> OfflineRun:
     return run
 
 
-def _items(items: Any) -> dict[str, Any]:
+def _items(items):
     return {
         item.key or ".".join(item.nested_key): json.loads(item.value_json)
         for item in items
@@ -74,7 +72,7 @@ def _items(items: Any) -> dict[str, Any]:
     }
 
 
-def _records(data: bytes) -> Iterator[bytes]:
+def _records(data):
     assert data.startswith(MAGIC), "not a .wandb file"
     at, parts = len(MAGIC), b""
     while at + HEADER.size <= len(data):

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,12 +33,12 @@ class Service:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request, client_address):
         """Ignore clients that were killed."""
 
 
 @contextmanager
-def serve() -> Iterator[Service]:
+def serve():
     """Run a server on a free port."""
     service = Service()
     server = _Server(("127.0.0.1", 0), _handler(service))
@@ -54,14 +53,14 @@ def serve() -> Iterator[Service]:
         thread.join()
 
 
-def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
+def _handler(service):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, *words: Any) -> None:
+        def log_message(self, *words):
             pass
 
-        def do_POST(self) -> None:
+        def do_POST(self):
             body = self._body()
             if self.path == "/graphql":
                 request = json.loads(body)
@@ -72,14 +71,14 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send({})
 
-        def do_PUT(self) -> None:
+        def do_PUT(self):
             self._body()
             self._send({})
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             self._send({})
 
-        def _body(self) -> bytes:
+        def _body(self):
             if self.headers.get("Transfer-Encoding") == "chunked":
                 body = b""
                 while size := int(self.rfile.readline(), 16):
@@ -91,7 +90,7 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             service.received.append(self.path.encode() + b"\n" + body)
             return body
 
-        def _send(self, content: dict[str, Any]) -> None:
+        def _send(self, content):
             text = json.dumps(content).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -102,7 +101,7 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _answer(service: Service, query: str, given: dict[str, Any]) -> dict[str, Any]:
+def _answer(service, query, given):
     """Answer the GraphQL operations of a run; any other gets an empty answer."""
     if "upsertBucket" in query:
         run = service.runs.setdefault(given["name"], StoredRun())
@@ -141,7 +140,7 @@ def _answer(service: Service, query: str, given: dict[str, Any]) -> dict[str, An
     return {}
 
 
-def _bucket(run_id: str, run: StoredRun) -> dict[str, Any]:
+def _bucket(run_id, run):
     project = {"id": "m", "name": "p", "entity": {"id": "e", "name": "team"}}
     return {
         "id": f"{run_id}-stored",
@@ -154,7 +153,7 @@ def _bucket(run_id: str, run: StoredRun) -> dict[str, Any]:
     }
 
 
-def _resumable(run_id: str, run: StoredRun) -> dict[str, Any]:
+def _resumable(run_id, run):
     return {
         "name": run_id,
         "id": f"{run_id}-stored",
@@ -171,7 +170,7 @@ def _resumable(run_id: str, run: StoredRun) -> dict[str, Any]:
     }
 
 
-def _store(run: StoredRun, stream: dict[str, Any]) -> None:
+def _store(run, stream):
     files = stream.get("files") or {}
     history = files.get("wandb-history.jsonl")
     if history:

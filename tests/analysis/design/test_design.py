@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from scipy.optimize import least_squares
 from study_folders import TRUTH, isoflop_table, surface
 
 from analysis.config import Form
-from analysis.design.c_optimal import FREE, Candidates, Information, choose, inform
+from analysis.design.c_optimal import FREE, Candidates, choose, inform
 from analysis.design.candidates import propose
 from analysis.parametric.fit import fit_parametric
 from analysis.parametric.frontier import SIX_ND, CostLaw, Surfaces, surfaces_of
@@ -25,27 +24,27 @@ SURFACES = {
 TRUE_SURFACE = Surfaces.of(Form.chinchilla, TRUTH)
 
 
-def columns(table: pd.DataFrame) -> tuple[np.ndarray, ...]:
+def columns(table):
     return tuple(table[name].to_numpy(float) for name in ("n_params", "tokens", "flops"))
 
 
 @pytest.fixture
-def runs() -> tuple[np.ndarray, ...]:
+def runs():
     return columns(isoflop_table(budgets=(1e18, 3e18, 1e19), sizes=5))
 
 
-def pool_of(n: np.ndarray, d: np.ndarray, c: np.ndarray) -> Candidates:
+def pool_of(n, d, c):
     return propose(n, d, c, SIX_ND, None, None)
 
 
 @pytest.mark.parametrize("form", SURFACES)
-def test_gradients_are_those_of_the_log_loss_for_every_form(form: Form, runs: Any) -> None:
+def test_gradients_are_those_of_the_log_loss_for_every_form(form, runs):
     n, d, _ = runs
     exact = Surfaces.of(form, SURFACES[form])
     information = inform(exact, form, n, d)
     x0, y0 = information.centers
 
-    def moved(name: str, by: float) -> Surfaces:
+    def moved(name, by):
         """Move one parameter, A and B held at the centres."""
         if name == "E":
             return replace(exact, floor=exact.floor * np.exp(by))
@@ -66,7 +65,7 @@ def test_gradients_are_those_of_the_log_loss_for_every_form(form: Form, runs: An
 
 
 @pytest.mark.parametrize("cost", [SIX_ND, CostLaw(40.0, 0.93)])
-def test_the_slope_is_that_of_the_exponent(cost: CostLaw, runs: Any) -> None:
+def test_the_slope_is_that_of_the_exponent(cost, runs):
     information = inform(TRUE_SURFACE, Form.chinchilla, runs[0], runs[1], cost)
     for name in ("p", "q"):
         up, down = (
@@ -77,7 +76,7 @@ def test_the_slope_is_that_of_the_exponent(cost: CostLaw, runs: Any) -> None:
         assert got == pytest.approx((up - down) / 2e-6, rel=1e-6)
 
 
-def test_the_variance_is_that_of_refitted_simulations() -> None:
+def test_the_variance_is_that_of_refitted_simulations():
     """Least squares on logs by SciPy, 200 studies: the sd of their exponents is known to 5 %."""
     n, d, _ = columns(isoflop_table(sizes=5))
     noise, found = 0.0005, []
@@ -93,7 +92,7 @@ def test_the_variance_is_that_of_refitted_simulations() -> None:
         ]
     )
 
-    def log_loss(theta: np.ndarray) -> np.ndarray:
+    def log_loss(theta):
         e, a, b, alpha, beta = theta
         return np.logaddexp(np.logaddexp(e, a - alpha * x), b - beta * y)
 
@@ -105,7 +104,7 @@ def test_the_variance_is_that_of_refitted_simulations() -> None:
     assert np.std(found) == pytest.approx(predicted, rel=0.15)
 
 
-def test_a_plan_s_variances_are_those_of_the_runs_it_adds(runs: Any) -> None:
+def test_a_plan_s_variances_are_those_of_the_runs_it_adds(runs):
     n, d, c = runs
     information = inform(TRUE_SURFACE, Form.chinchilla, n, d)
     pool = pool_of(n, d, c)
@@ -120,7 +119,7 @@ def test_a_plan_s_variances_are_those_of_the_runs_it_adds(runs: Any) -> None:
     assert list(plan.variances) == sorted(plan.variances, reverse=True)
 
 
-def test_a_plan_is_nearly_as_good_as_the_best_of_all_subsets(runs: Any) -> None:
+def test_a_plan_is_nearly_as_good_as_the_best_of_all_subsets(runs):
     n, d, c = runs
     information = inform(TRUE_SURFACE, Form.chinchilla, n, d)
     whole = pool_of(n, d, c)
@@ -128,7 +127,7 @@ def test_a_plan_is_nearly_as_good_as_the_best_of_all_subsets(runs: Any) -> None:
     pool = Candidates(whole.n_params[some], whole.tokens[some], whole.price[some])
     budget = 1.5 * float(np.median(pool.price))
 
-    def variance(chosen: tuple[int, ...]) -> float:
+    def variance(chosen):
         k = list(chosen)
         return information.add(pool.n_params[k], pool.tokens[k]).variance
 
@@ -139,14 +138,14 @@ def test_a_plan_is_nearly_as_good_as_the_best_of_all_subsets(runs: Any) -> None:
     assert plan.variances[-1] <= 1.05 * best
 
 
-def test_nothing_is_planned_when_nothing_fits_the_budget(runs: Any) -> None:
+def test_nothing_is_planned_when_nothing_fits_the_budget(runs):
     n, d, c = runs
     information = inform(TRUE_SURFACE, Form.chinchilla, n, d)
     plan = choose(information, pool_of(n, d, c), budget=1.0, at_most=5)
     assert (plan.chosen, plan.price) == ((), 0.0)
 
 
-def test_a_vanishing_e_is_not_counted_as_a_parameter(runs: Any) -> None:
+def test_a_vanishing_e_is_not_counted_as_a_parameter(runs):
     """Its share of the loss is nothing, and nothing can be learnt about it."""
     without = Surfaces.of(Form.chinchilla, {**TRUTH, "E": 1e-9})
     information = inform(without, Form.chinchilla, runs[0], runs[1])
@@ -154,32 +153,32 @@ def test_a_vanishing_e_is_not_counted_as_a_parameter(runs: Any) -> None:
     assert 0 < information.variance < inform(TRUE_SURFACE, Form.chinchilla, *runs[:2]).variance
 
 
-def half_width(table: pd.DataFrame) -> tuple[float, Any]:
+def half_width(table):
     n, d, _ = columns(table)
     fit = fit_parametric(n, d, nats=table["loss"].to_numpy(float), resamples=200)
     low, high = fit.intervals["a"]
     return 0.5 * (high - low), fit
 
 
-def compare(seed: int) -> tuple[float, float, float, float]:
+def compare(seed):
     """Return half-widths of a: before, after the proposal, after random runs, after repeats."""
     noise = 0.004
     table = isoflop_table(budgets=(1e18, 3e18, 1e19), sizes=5, noise=noise, seed=seed)
     before, fit = half_width(table)
     n, d, c = columns(table)
-    information: Information = inform(surfaces_of(fit), Form.chinchilla, n, d)
+    information = inform(surfaces_of(fit), Form.chinchilla, n, d)
     pool = pool_of(n, d, c)
     plan = choose(information, pool, budget=0.5 * float(c.sum()), at_most=8)
     rng = np.random.default_rng(1000 + seed)
 
-    def after(more_n: np.ndarray, more_d: np.ndarray) -> float:
+    def after(more_n, more_d):
         loss = surface(more_n, more_d) * np.exp(noise * rng.standard_normal(len(more_n)))
         more = pd.DataFrame(
             {"n_params": more_n, "tokens": more_d, "flops": 6 * more_n * more_d, "loss": loss}
         )
         return half_width(pd.concat([table, more], ignore_index=True))[0]
 
-    def spend(order: np.ndarray, price: np.ndarray) -> list[int]:
+    def spend(order, price):
         """Take runs in order while the plan's FLOPs last."""
         taken, left = [], plan.price
         for k in order:
@@ -199,7 +198,7 @@ def compare(seed: int) -> tuple[float, float, float, float]:
     )
 
 
-def test_the_proposed_runs_narrow_the_interval_more_than_random_ones_or_repeats() -> None:
+def test_the_proposed_runs_narrow_the_interval_more_than_random_ones_or_repeats():
     """For the same FLOPs, in the mean of 3 studies."""
     before, proposed, random, repeats = np.mean([compare(seed) for seed in range(3)], axis=0)
     assert proposed < 0.6 * before
@@ -208,7 +207,7 @@ def test_the_proposed_runs_narrow_the_interval_more_than_random_ones_or_repeats(
 
 
 @pytest.mark.slow
-def test_over_many_studies_the_proposed_runs_narrow_it_by_a_fifth_more() -> None:
+def test_over_many_studies_the_proposed_runs_narrow_it_by_a_fifth_more():
     """Seen in the median: 54 % of the width is left, 80 % by random runs and 81 % by repeats."""
     widths = np.array([compare(seed) for seed in range(40)])
     before, proposed, random, repeats = np.median(widths, axis=0)

@@ -2,8 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,18 +15,18 @@ from train.plan.shape import model_shape
 WIDTHS = (32, 64, 96, 192)
 
 
-def shape(width: int, **model: Any) -> Any:
+def shape(width, **model):
     return model_shape(ModelConfig(d_model=width, **model), vocab_size=256, seq_len=128)
 
 
-def runs(widths: tuple[int, ...] = WIDTHS, count: str = "standard", **model: Any) -> pd.DataFrame:
+def runs(widths=WIDTHS, count="standard", **model):
     shapes = [shape(width, **model) for width in widths]
     sizes = [getattr(count_params(item), count) for item in shapes]
     return pd.DataFrame({"rung": [item.rung for item in shapes], "n_params": sizes})
 
 
 @pytest.mark.parametrize("count", ["standard", "kaplan", "total"])
-def test_rungs_that_were_not_run_have_the_size_that_training_counts(count: str) -> None:
+def test_rungs_that_were_not_run_have_the_size_that_training_counts(count):
     ladder = read_ladder(runs(count=count), None)
     assert ladder is not None
     assert {rung.width for rung in ladder.rungs} > set(WIDTHS)
@@ -38,7 +36,7 @@ def test_rungs_that_were_not_run_have_the_size_that_training_counts(count: str) 
         assert rung.n_params == pytest.approx(exact, rel=0.01 if count == "total" else 1e-6)
 
 
-def test_rounded_feed_forward_widths_are_followed_closely() -> None:
+def test_rounded_feed_forward_widths_are_followed_closely():
     ladder = read_ladder(runs(activation=Activation.swiglu), None)
     assert ladder is not None
     for rung in ladder.rungs:
@@ -48,7 +46,7 @@ def test_rounded_feed_forward_widths_are_followed_closely() -> None:
 
 @pytest.mark.parametrize("head_dim", [8, 16, 32, 64, 128])
 @pytest.mark.parametrize("widths", [(8, 12, 32), WIDTHS, (512, 1024)])
-def test_every_rung_has_heads_of_even_width(head_dim: int, widths: tuple[int, ...]) -> None:
+def test_every_rung_has_heads_of_even_width(head_dim, widths):
     ladder = read_ladder(runs(widths), None)
     assert ladder is not None
     for rung in ladder.rungs:
@@ -65,17 +63,17 @@ def test_every_rung_has_heads_of_even_width(head_dim: int, widths: tuple[int, ..
         runs().assign(n_params=[1e5, 1.2e5, 1.3e5, 1.4e5]),
     ],
 )
-def test_what_is_not_on_the_ladder_is_not_taken_for_it(frame: pd.DataFrame) -> None:
+def test_what_is_not_on_the_ladder_is_not_taken_for_it(frame):
     assert read_ladder(frame, None) is None
 
 
-def manifest(folder: Path, entries: list[list[str]]) -> Path:
+def manifest(folder, entries):
     value = {"runs": [{"run_id": str(k), "overrides": words} for k, words in enumerate(entries)]}
     (folder / "manifest.json").write_text(json.dumps(value))
     return folder
 
 
-def test_a_study_with_rungs_by_name_is_extended_by_name(tmp_path: Path) -> None:
+def test_a_study_with_rungs_by_name_is_extended_by_name(tmp_path):
     entries = [["study=big", f"model=d{width}", "budget.flops=1e18"] for width in WIDTHS]
     ladder = read_ladder(runs(), manifest(tmp_path, entries))
     assert ladder is not None
@@ -94,14 +92,14 @@ def test_a_study_with_rungs_by_name_is_extended_by_name(tmp_path: Path) -> None:
     ]
 
 
-def test_names_end_where_the_configs_do(tmp_path: Path) -> None:
+def test_names_end_where_the_configs_do(tmp_path):
     entries = [["study=big", f"model=d{width}"] for width in (768, 1024)]
     ladder = read_ladder(runs((768, 1024)), manifest(tmp_path, entries))
     assert ladder is not None
     assert [rung.width for rung in ladder.rungs] == [384, 512, 768, 1024]
 
 
-def test_words_that_vary_are_named_and_not_repeated(tmp_path: Path) -> None:
+def test_words_that_vary_are_named_and_not_repeated(tmp_path):
     entries = [
         [
             "study.name=x",
@@ -119,7 +117,7 @@ def test_words_that_vary_are_named_and_not_repeated(tmp_path: Path) -> None:
     assert ladder.budgets == (1e18,)
 
 
-def test_without_a_manifest_there_are_sizes_and_no_commands(tmp_path: Path) -> None:
+def test_without_a_manifest_there_are_sizes_and_no_commands(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     for folder in (None, tmp_path, tmp_path / "gone"):
         ladder = read_ladder(runs(), folder)
@@ -127,7 +125,7 @@ def test_without_a_manifest_there_are_sizes_and_no_commands(tmp_path: Path) -> N
         assert train_commands(ladder, [Job(64, 1e18, 1e10, None)], by_flops=True) == []
 
 
-def test_short_runs_are_asked_for_in_whole_steps() -> None:
+def test_short_runs_are_asked_for_in_whole_steps():
     """Whole steps would change 53.3 of them by 0.6 %, which training refuses."""
     ladder = read_ladder(runs().assign(batch_tokens=64), None)
     assert ladder is not None
@@ -141,7 +139,7 @@ def test_short_runs_are_asked_for_in_whole_steps() -> None:
     assert by_tokens.endswith("budget.tokens=341120")
 
 
-def test_runs_of_several_batches_share_none() -> None:
+def test_runs_of_several_batches_share_none():
     frame = runs()
     several = read_ladder(
         frame.assign(batch_tokens=64.0 * 2.0 ** (np.arange(len(frame)) % 2)), None

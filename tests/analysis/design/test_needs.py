@@ -1,7 +1,5 @@
 """What a study lacks, and the runs that could be made, on small made-up studies."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +23,7 @@ from analysis.isoflop.fit import Valley, find_valleys
 from analysis.parametric.frontier import SIX_ND
 
 
-def valley(n: list[float], losses: list[float], n_opt: float, flops: float = 1e18) -> Valley:
+def valley(n, losses, n_opt, flops=1e18):
     """A valley that is not bracketed."""
     sizes = np.array(n)
     return Valley(
@@ -44,9 +42,7 @@ def valley(n: list[float], losses: list[float], n_opt: float, flops: float = 1e1
         ([3.2, 3.0, 3.05, 3.2], 2.9e8, "sizes in between", [2e8 / 2**0.5, 2e8 * 2**0.5]),
     ],
 )
-def test_a_valley_gets_sizes_on_the_side_that_it_lacks(
-    losses: list[float], n_opt: float, what: str, sizes: list[float]
-) -> None:
+def test_a_valley_gets_sizes_on_the_side_that_it_lacks(losses, n_opt, what, sizes):
     needs = valley_needs((valley([1e8, 2e8, 4e8, 8e8], losses, n_opt),), SIX_ND, None)
     assert [need.n_params for need in needs] == pytest.approx(sizes)
     assert {need.why for need in needs} == {f"valley 1e18: {what}"}
@@ -54,14 +50,14 @@ def test_a_valley_gets_sizes_on_the_side_that_it_lacks(
         assert 6 * need.n_params * need.tokens == pytest.approx(1e18)
 
 
-def test_a_valley_of_three_sizes_gets_one_on_either_side() -> None:
+def test_a_valley_of_three_sizes_gets_one_on_either_side():
     three = valley([1e8, 2e8, 4e8], [3.1, 3.0, 3.1], 2e8)
     # Two sizes lie above, one below.
     needs = valley_needs((three,), SIX_ND, None)
     assert [need.n_params for need in needs] == pytest.approx([5e7])
 
 
-def test_sizes_are_moved_to_rungs() -> None:
+def test_sizes_are_moved_to_rungs():
     rungs = tuple(Rung(64 + k, n) for k, n in enumerate((4e7, 1e8, 2e8, 4e8, 8e8, 1.5e9, 3e9)))
     ladder = Ladder(rungs, "model", (), (), ())
     open_above = valley([1e8, 2e8, 4e8, 8e8], [3.3, 3.2, 3.1, 3.0], 8e8)
@@ -69,11 +65,11 @@ def test_sizes_are_moved_to_rungs() -> None:
     assert [need.n_params for need in needs] == [1.5e9, 3e9]
 
 
-def valleys_of(table: Any) -> tuple[Valley, ...]:
+def valleys_of(table):
     return find_valleys(make_cells(table), Method.cubic, 100, 0).valleys
 
 
-def test_one_budget_gets_one_below_and_one_above_around_the_optimum_there() -> None:
+def test_one_budget_gets_one_below_and_one_above_around_the_optimum_there():
     table = isoflop_table(budgets=(1e19,), noise=0.0005)
     a = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
     needs = budget_needs(valleys_of(table), a, SIX_ND, None)
@@ -85,19 +81,19 @@ def test_one_budget_gets_one_below_and_one_above_around_the_optimum_there() -> N
         assert sizes[2] == pytest.approx(float(optimal_n(np.array(flops))), rel=0.1)
 
 
-def test_enough_budgets_and_none_at_all_need_no_more() -> None:
+def test_enough_budgets_and_none_at_all_need_no_more():
     assert budget_needs(valleys_of(isoflop_table()), 0.5, SIX_ND, None) == []
     assert budget_needs((), None, SIX_ND, None) == []
 
 
-def test_repeats_stop_where_noise_is_known() -> None:
+def test_repeats_stop_where_noise_is_known():
     table = isoflop_table(noise=0.001).assign(seed=0)
     assert len(seed_needs(make_cells(table))) == 3
     some = [table, *(table.iloc[[3]].assign(seed=k, loss=3.0 + 0.01 * k) for k in (1, 2))]
     assert len(seed_needs(make_cells(pd.concat(some, ignore_index=True)))) == 1
 
 
-def test_candidates_stay_near_the_runs_and_are_none_of_them() -> None:
+def test_candidates_stay_near_the_runs_and_are_none_of_them():
     table = isoflop_table(sizes=5)
     n, d, c = (table[name].to_numpy(float) for name in ("n_params", "tokens", "flops"))
     pool = propose(n, d, c, SIX_ND, None, None)
@@ -112,7 +108,7 @@ def test_candidates_stay_near_the_runs_and_are_none_of_them() -> None:
     assert not is_there(pool.n_params, pool.tokens, n, d).any()
 
 
-def test_budgets_are_those_there_are_and_the_next() -> None:
+def test_budgets_are_those_there_are_and_the_next():
     flops = np.repeat([1e18, 2e18, 4e18], 5)
     assert budget_values(flops) == pytest.approx([1e18, 2e18, 4e18, 8e18, 1.6e19])
     spread = np.geomspace(1e18, 1e20, 40)
@@ -121,7 +117,7 @@ def test_budgets_are_those_there_are_and_the_next() -> None:
     assert values[[0, -1]] == pytest.approx([1e18, 4e20])
 
 
-def test_a_law_of_time_needs_six_rows() -> None:
+def test_a_law_of_time_needs_six_rows():
     rng = np.random.default_rng(0)
     n, d = np.exp(rng.uniform(10, 20, 8)), np.exp(rng.uniform(15, 25, 8))
     seconds = 1e-10 * n**0.8 * d * np.exp(0.05 * rng.standard_normal(8))

@@ -1,5 +1,4 @@
 import time
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,14 +14,12 @@ A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 POINTS = 60
 
 
-def optimal_flops(n_params: Any) -> Any:
+def optimal_flops(n_params):
     """Invert optimal_n."""
     return 6.0 * (np.asarray(n_params) / optimal_n(np.array(6.0))) ** (1 / A)
 
 
-def curve(
-    n_params: float, end: float, *, name: str, schedule: str = "constant", start: float = 0.01
-) -> Curve:
+def curve(n_params, end, *, name, schedule="constant", start=0.01):
     """Sample the surface along the training of one run."""
     flops = end * np.geomspace(start, 1.0, POINTS)
     tokens = flops / (6.0 * n_params)
@@ -30,7 +27,7 @@ def curve(
     return Curve(name, n_params, flops, loss, end, loss[-1], tokens, "training loss", schedule)
 
 
-def ladder(step: float, past: float, count: int, **options: Any) -> list[Curve]:
+def ladder(step, past, count, **options):
     """One run a size, each trained `past` times beyond its own optimum."""
     sizes = 1e7 * step ** np.arange(count)
     return [
@@ -39,7 +36,7 @@ def ladder(step: float, past: float, count: int, **options: Any) -> list[Curve]:
     ]
 
 
-def noisy(curves: list[Curve], rng: np.random.Generator, of_run: float = 0.003) -> list[Curve]:
+def noisy(curves, rng, of_run=0.003):
     """Shift whole curves by `of_run` and each of their points by a third of it, in log loss."""
     return [
         Curve(
@@ -51,16 +48,14 @@ def noisy(curves: list[Curve], rng: np.random.Generator, of_run: float = 0.003) 
     ]  # fmt: skip
 
 
-def finals(frame: pd.DataFrame) -> list[Curve]:
+def finals(frame):
     frame = frame.assign(run_id=[f"row {k}" for k in range(len(frame))])
     return envelope_curves(RunsTable(frame, (), "t", "t.csv", ""))
 
 
 @pytest.mark.parametrize(("step", "count"), [(1.3, 18), (1.6, 10), (2.0, 8)])
 @pytest.mark.parametrize("past", [4.0, 10.0, 30.0])
-def test_curves_without_noise_give_the_surface_s_exponent(
-    step: float, count: int, past: float
-) -> None:
+def test_curves_without_noise_give_the_surface_s_exponent(step, count, past):
     fit = fit_envelope(ladder(step, past, count), resamples=400, seed=0)
     assert fit.n_law.fit.exponent == pytest.approx(A, abs=0.002)
     assert fit.d_law.fit.exponent == pytest.approx(1 - fit.n_law.fit.exponent, abs=1e-9)
@@ -68,7 +63,7 @@ def test_curves_without_noise_give_the_surface_s_exponent(
     assert fit.notes[0].startswith("2 sizes on the envelope are not optima")
 
 
-def test_the_points_are_the_runs_that_are_best_there() -> None:
+def test_the_points_are_the_runs_that_are_best_there():
     fit = fit_envelope(ladder(1.3, 10.0, 18), resamples=100, seed=0)
     assert [p.run_id for p in fit.points] == [f"n{k}" for k in range(1, 17)]
     for p in fit.points:
@@ -78,7 +73,7 @@ def test_the_points_are_the_runs_that_are_best_there() -> None:
         assert p.loss == pytest.approx(float(surface(n, d)), rel=1e-4)
 
 
-def test_the_smallest_and_largest_sizes_are_no_optima() -> None:
+def test_the_smallest_and_largest_sizes_are_no_optima():
     fit = fit_envelope(ladder(1.6, 10.0, 10), resamples=100, seed=0)
     assert [(p.run_id, p.why.split()[1]) for p in fit.left_out] == [
         ("n0", "smaller"),
@@ -86,14 +81,14 @@ def test_the_smallest_and_largest_sizes_are_no_optima() -> None:
     ]
 
 
-def test_runs_of_one_token_count_show_the_ends_of_runs_and_are_refused() -> None:
+def test_runs_of_one_token_count_show_the_ends_of_runs_and_are_refused():
     sizes = 1e7 * 1.6 ** np.arange(10)
     short = [curve(n, 6 * n * 1e8, name=f"n{k}") for k, n in enumerate(sizes)]
     with pytest.raises(RefusedError, match=r"0 optima .* no smaller size was still in training"):
         fit_envelope(short, resamples=100, seed=0)
 
 
-def test_runs_of_one_token_count_that_is_long_enough_are_used() -> None:
+def test_runs_of_one_token_count_that_is_long_enough_are_used():
     sizes = 1e7 * 1.6 ** np.arange(10)
     tokens = float(optimal_flops(sizes[-1])) / (6 * sizes[-1]) * 4
     curves = [curve(n, 6 * n * tokens, name=f"n{k}", start=1e-4) for k, n in enumerate(sizes)]
@@ -101,12 +96,12 @@ def test_runs_of_one_token_count_that_is_long_enough_are_used() -> None:
     assert fit.n_law.fit.exponent == pytest.approx(A, abs=0.002)
 
 
-def test_runs_that_end_at_their_own_optimum_say_nothing() -> None:
+def test_runs_that_end_at_their_own_optimum_say_nothing():
     with pytest.raises(RefusedError, match="each trained well past the C at which the next"):
         fit_envelope(ladder(1.6, 1.0, 10), resamples=100, seed=0)
 
 
-def test_final_losses_at_20_tokens_a_parameter_say_nothing() -> None:
+def test_final_losses_at_20_tokens_a_parameter_say_nothing():
     n = 1e7 * 1.6 ** np.arange(12)
     frame = pd.DataFrame({"n_params": n, "tokens": 20 * n, "flops": 120 * n * n})
     frame["loss"] = surface(n, 20 * n)
@@ -115,7 +110,7 @@ def test_final_losses_at_20_tokens_a_parameter_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(("step", "sizes"), [(1.6, 7), (1.3, 11)])
-def test_final_losses_of_budgets_are_an_envelope_too(step: float, sizes: int) -> None:
+def test_final_losses_of_budgets_are_an_envelope_too(step, sizes):
     budgets = tuple(np.geomspace(1e18, 1e21, 8))
     fit = fit_envelope(finals(isoflop_table(budgets, sizes, step)), resamples=400, seed=0)
     assert fit.source == "final losses"
@@ -124,19 +119,19 @@ def test_final_losses_of_budgets_are_an_envelope_too(step: float, sizes: int) ->
     assert fit.n_law.interval[0] < A < fit.n_law.interval[1]
 
 
-def test_few_sizes_are_refused_with_the_sizes_to_add() -> None:
+def test_few_sizes_are_refused_with_the_sizes_to_add():
     with pytest.raises(
         RefusedError, match=r"3 optima .* at least 5 .* beyond 1e[+]07 and 8.1e[+]08"
     ):
         fit_envelope(ladder(3.0, 10.0, 5), resamples=100, seed=0)
 
 
-def test_optima_within_a_decade_of_compute_are_refused() -> None:
+def test_optima_within_a_decade_of_compute_are_refused():
     with pytest.raises(RefusedError, match=r"span a factor 5.8. in C, at least 10 is needed"):
         fit_envelope(ladder(1.2, 10.0, 8), resamples=100, seed=0)
 
 
-def test_a_few_sizes_that_take_turns_are_refused() -> None:
+def test_a_few_sizes_that_take_turns_are_refused():
     budgets = np.geomspace(1e18, 1e20, 5)
     frame = isoflop_table(tuple(budgets), sizes=3)
     frame["n_params"] = np.tile([1e8, 2e8, 4e8], 5)
@@ -147,25 +142,25 @@ def test_a_few_sizes_that_take_turns_are_refused() -> None:
         fit_envelope(finals(frame), resamples=100, seed=0)
 
 
-def test_losses_that_do_not_fall_with_compute_are_refused() -> None:
+def test_losses_that_do_not_fall_with_compute_are_refused():
     frame = isoflop_table().assign(loss=lambda f: 2 + np.log(f["flops"] / 1e18))
     with pytest.raises(RefusedError, match="no envelope falls; add runs of several sizes at more"):
         fit_envelope(finals(frame), resamples=100, seed=0)
 
 
-def test_resamples_that_mostly_lose_the_envelope_are_no_interval(monkeypatch: Any) -> None:
+def test_resamples_that_mostly_lose_the_envelope_are_no_interval(monkeypatch):
     lost = tuple(np.where(np.arange(100) < 80, np.nan, 0.5) for _ in range(4))
     monkeypatch.setattr("analysis.envelope.fit.resample_laws", lambda *_: lost)
     with pytest.raises(RefusedError, match=r"80% of resamples of the 10 runs leave.*; add sizes"):
         fit_envelope(ladder(1.6, 10.0, 10), resamples=100, seed=0)
 
 
-def test_no_curves_are_refused() -> None:
+def test_no_curves_are_refused():
     with pytest.raises(RefusedError, match="of 0 runs"):
         fit_envelope([], resamples=100, seed=0)
 
 
-def test_decaying_and_unknown_schedules_are_noted_and_constant_ones_are_not() -> None:
+def test_decaying_and_unknown_schedules_are_noted_and_constant_ones_are_not():
     for schedule, said in (("cosine", "cosine"), ("", "unknown"), ("wsd", "wsd")):
         fit = fit_envelope(ladder(1.3, 10.0, 18, schedule=schedule), resamples=100, seed=0)
         assert f"(schedule {said})" in fit.notes[0]
@@ -174,18 +169,18 @@ def test_decaying_and_unknown_schedules_are_noted_and_constant_ones_are_not() ->
     assert not any("schedule" in note for note in fit.notes)
 
 
-def test_the_order_of_runs_does_not_matter() -> None:
+def test_the_order_of_runs_does_not_matter():
     curves = ladder(1.6, 10.0, 10)
     fit = fit_envelope(curves, resamples=100, seed=0)
     assert fit_envelope(curves[::-1], resamples=100, seed=0).points == fit.points
 
 
-def test_replicas_of_a_size_are_one_size() -> None:
+def test_replicas_of_a_size_are_one_size():
     curves = [c for _ in range(3) for c in ladder(1.6, 10.0, 10)]
     assert len(fit_envelope(curves, resamples=200, seed=0).points) == 8
 
 
-def test_intervals_hold_the_truth_under_noise() -> None:
+def test_intervals_hold_the_truth_under_noise():
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(30):
@@ -194,7 +189,7 @@ def test_intervals_hold_the_truth_under_noise() -> None:
     assert inside >= 28
 
 
-def test_resampling_fifty_curves_four_thousand_times_takes_under_three_seconds() -> None:
+def test_resampling_fifty_curves_four_thousand_times_takes_under_three_seconds():
     curves = noisy([c for _ in range(5) for c in ladder(1.6, 10.0, 10)], np.random.default_rng(1))
     begin = time.perf_counter()
     fit = fit_envelope(curves, resamples=4000, seed=0)
@@ -202,7 +197,7 @@ def test_resampling_fifty_curves_four_thousand_times_takes_under_three_seconds()
     assert len(fit.n_law.exponents) == 4000
 
 
-def test_more_runs_than_the_work_allows_are_resampled_less_often(monkeypatch: Any) -> None:
+def test_more_runs_than_the_work_allows_are_resampled_less_often(monkeypatch):
     monkeypatch.setattr("analysis.envelope.fit.WORK", 10 * 200)
     fit = fit_envelope(ladder(1.6, 10.0, 10), resamples=1000, seed=0)
     assert fit.n_resamples == 200
@@ -220,8 +215,8 @@ def test_more_runs_than_the_work_allows_are_resampled_less_often(monkeypatch: An
     ],
 )
 def test_the_envelope_of_porian_s_final_losses_follows_the_published_steps(
-    published: Any, hparams: str, warmup: str, decay: str, param_count: str, a: float
-) -> None:
+    published, hparams, warmup, decay, param_count, a
+):
     """Best of each budget's grid, so within .02 of their interpolated minima, not closer."""
     frame = published("porian_isoflop.csv")
     words = {"hparams": hparams, "warmup": warmup, "decay": decay, "param_count": param_count}

@@ -4,13 +4,13 @@ import pytest
 from analysis.envelope.hull import lower_hull, rank_runs, touched
 
 
-def test_the_hull_of_a_square_with_points_inside_is_its_lower_side() -> None:
+def test_the_hull_of_a_square_with_points_inside_is_its_lower_side():
     x = np.array([0.0, 1.0, 0.0, 1.0, 0.5, 0.5])
     y = np.array([0.0, 0.0, 1.0, 1.0, 0.5, 0.1])
     assert lower_hull(x, y).tolist() == [0, 1]
 
 
-def test_the_hull_s_vertices_ascend_and_lie_below_all_points() -> None:
+def test_the_hull_s_vertices_ascend_and_lie_below_all_points():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=200), rng.normal(size=200)
     hull = lower_hull(x, y)
@@ -19,7 +19,7 @@ def test_the_hull_s_vertices_ascend_and_lie_below_all_points() -> None:
     assert (y >= np.interp(x, x[hull], y[hull]) - 1e-12).all()
 
 
-def test_every_subset_s_hull_is_that_of_its_runs() -> None:
+def test_every_subset_s_hull_is_that_of_its_runs():
     """Against the hull built anew: at every slope the same run is touched."""
     rng = np.random.default_rng(1)
     x = [np.sort(rng.uniform(0, 10, 20)) + k for k in range(8)]
@@ -42,13 +42,13 @@ def test_every_subset_s_hull_is_that_of_its_runs() -> None:
         )
 
 
-def test_curves_that_do_not_fall_have_no_ranking() -> None:
+def test_curves_that_do_not_fall_have_no_ranking():
     rising = [np.arange(5.0)], [np.arange(5.0)]
     assert rank_runs(*rising) is None
     assert rank_runs([np.array([1.0])], [np.array([1.0])]) is None
 
 
-def test_a_hundred_thousand_single_points_are_ranked_in_bounded_memory() -> None:
+def test_a_hundred_thousand_single_points_are_ranked_in_bounded_memory():
     rng = np.random.default_rng(2)
     x = rng.uniform(40, 50, 100_000)
     y = np.exp(-0.05 * x) + np.abs(rng.normal(0, 0.05, len(x)))

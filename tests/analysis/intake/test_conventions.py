@@ -7,7 +7,7 @@ from analysis.errors import InputError
 from analysis.intake.conventions import in_convention
 
 
-def test_conventions_choose_their_columns() -> None:
+def test_conventions_choose_their_columns():
     frame = isoflop_table().assign(
         n_params_non_embedding=lambda f: f["n_params"] / 2,
         n_params_total=lambda f: f["n_params"] * 2,
@@ -24,12 +24,12 @@ def test_conventions_choose_their_columns() -> None:
     assert in_convention(frame, Convention.standard)[1] == "as given"
 
 
-def test_a_convention_without_its_column_names_it() -> None:
+def test_a_convention_without_its_column_names_it():
     with pytest.raises(InputError, match="convention=kaplan needs the column 'n_params_non_emb"):
         in_convention(isoflop_table(), Convention.kaplan)
 
 
-def test_a_convention_with_a_hole_in_its_column_names_the_row() -> None:
+def test_a_convention_with_a_hole_in_its_column_names_the_row():
     frame = isoflop_table().assign(run_id=[f"r{k}" for k in range(35)])
     frame["flops_exact"] = frame["flops"]
     frame.loc[3, "flops_exact"] = 0.0

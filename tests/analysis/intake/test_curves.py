@@ -1,6 +1,4 @@
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +11,16 @@ from analysis.intake.table import RunsTable
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> RunsTable:
+def study(tmp_path):
     write_study(tmp_path, table=isoflop_table(budgets=(1e18, 1e19), sizes=3))
     return read(tmp_path)
 
 
-def read(runs: Path) -> RunsTable:
+def read(runs):
     return load_study(runs, "tunnel", where=None, allow_incomplete=False)
 
 
-def evaluate(table: RunsTable, points: int) -> None:
+def evaluate(table, points):
     """Give every run that many evaluations."""
     assert table.folder is not None
     for row in table.frame.to_dict("records"):
@@ -34,11 +32,11 @@ def evaluate(table: RunsTable, points: int) -> None:
         (table.folder / row["run_id"] / "evals.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def as_table(frame: pd.DataFrame) -> RunsTable:
+def as_table(frame):
     return RunsTable(frame, (), "t", "t.csv", "")
 
 
-def test_training_curves_end_with_their_run(study: RunsTable) -> None:
+def test_training_curves_end_with_their_run(study):
     curves = load_curves(study)
     assert [c.run_id for c in curves] == study.frame["run_id"].tolist()
     for c, row in zip(curves, study.frame.to_dict("records"), strict=True):
@@ -51,7 +49,7 @@ def test_training_curves_end_with_their_run(study: RunsTable) -> None:
         assert (np.diff(c.flops) > 0).all()
 
 
-def test_a_curve_counts_compute_as_its_row_does(study: RunsTable) -> None:
+def test_a_curve_counts_compute_as_its_row_does(study):
     counted = study.frame.assign(
         n_params=study.frame["n_params"] * 0.8, flops=study.frame["flops"] * 0.7
     )
@@ -61,7 +59,7 @@ def test_a_curve_counts_compute_as_its_row_does(study: RunsTable) -> None:
         assert c.n_params == pytest.approx(plain.n_params * 0.8)
 
 
-def test_long_metrics_are_averaged_in_bins(study: RunsTable) -> None:
+def test_long_metrics_are_averaged_in_bins(study):
     assert study.folder is not None
     row = study.frame.iloc[0]
     rng = np.random.default_rng(0)
@@ -75,7 +73,7 @@ def test_long_metrics_are_averaged_in_bins(study: RunsTable) -> None:
     assert abs(curve.loss[-1] - 3.0) < 0.02
 
 
-def test_rows_of_a_resumed_run_count_once_and_broken_ones_not(study: RunsTable) -> None:
+def test_rows_of_a_resumed_run_count_once_and_broken_ones_not(study):
     assert study.folder is not None
     row = study.frame.iloc[0]
     rows = [
@@ -91,7 +89,7 @@ def test_rows_of_a_resumed_run_count_once_and_broken_ones_not(study: RunsTable) 
     assert load_curves(study)[0].loss.tolist() == [3.0, 2.0]
 
 
-def test_runs_without_readable_metrics_are_left_out(study: RunsTable) -> None:
+def test_runs_without_readable_metrics_are_left_out(study):
     assert study.folder is not None
     ids = study.frame["run_id"].tolist()
     (study.folder / ids[0] / "metrics.jsonl").unlink()
@@ -103,7 +101,7 @@ def test_runs_without_readable_metrics_are_left_out(study: RunsTable) -> None:
     assert [c.run_id for c in load_curves(study)] == ids[4:]
 
 
-def test_the_envelope_reads_validation_losses_where_there_are_enough(study: RunsTable) -> None:
+def test_the_envelope_reads_validation_losses_where_there_are_enough(study):
     assert {c.source for c in envelope_curves(study)} == {"training loss"}
     evaluate(study, 9)
     for c in envelope_curves(study):
@@ -114,7 +112,7 @@ def test_the_envelope_reads_validation_losses_where_there_are_enough(study: Runs
     assert {c.source for c in envelope_curves(study)} == {"training loss"}
 
 
-def test_a_study_without_any_curve_has_its_final_losses(study: RunsTable) -> None:
+def test_a_study_without_any_curve_has_its_final_losses(study):
     assert study.folder is not None
     for path in study.folder.glob("*/*s.jsonl"):
         path.unlink()
@@ -122,7 +120,7 @@ def test_a_study_without_any_curve_has_its_final_losses(study: RunsTable) -> Non
     assert [(c.source, len(c.loss)) for c in envelope_curves(study)] == [("final losses", 1)] * 6
 
 
-def checkpoints() -> pd.DataFrame:
+def checkpoints():
     """Three checkpoints each of two runs, in no order."""
     return pd.DataFrame(
         {
@@ -136,7 +134,7 @@ def checkpoints() -> pd.DataFrame:
     )
 
 
-def test_rows_of_one_run_are_its_curve() -> None:
+def test_rows_of_one_run_are_its_curve():
     curves = envelope_curves(as_table(checkpoints()))
     assert [c.run_id for c in curves] == ["b", "a"]
     assert curves[1].tokens.tolist() == [10.0, 20.0, 30.0]
@@ -147,7 +145,7 @@ def test_rows_of_one_run_are_its_curve() -> None:
     assert [c.run_id for c in load_curves(as_table(checkpoints()))] == ["b", "a"]
 
 
-def test_rows_of_their_own_runs_are_points_and_are_not_drawn() -> None:
+def test_rows_of_their_own_runs_are_points_and_are_not_drawn():
     frame = isoflop_table().assign(run_id=[f"row {k}" for k in range(35)])
     curves = envelope_curves(as_table(frame))
     assert len(curves) == 35
@@ -156,7 +154,7 @@ def test_rows_of_their_own_runs_are_points_and_are_not_drawn() -> None:
     assert load_curves(as_table(frame)) == []
 
 
-def test_a_lone_row_among_checkpoints_is_a_point() -> None:
+def test_a_lone_row_among_checkpoints_is_a_point():
     frame = pd.concat([checkpoints(), checkpoints().iloc[[0]].assign(run_id="c")])
-    kinds: Any = {c.run_id: c.source for c in envelope_curves(as_table(frame))}
+    kinds = {c.run_id: c.source for c in envelope_curves(as_table(frame))}
     assert kinds == {"b": "checkpoint rows", "a": "checkpoint rows", "c": "final losses"}

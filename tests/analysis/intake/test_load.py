@@ -1,7 +1,6 @@
 import time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +11,21 @@ from analysis.errors import AnalysisError, InputError
 from analysis.intake.load import load_table
 
 
-def load(path: Path, **options: Any) -> Any:
+def load(path, **options):
     return load_table(path, **{"where": None, "allow_incomplete": False, **options})
 
 
-def save(folder: Path, frame: pd.DataFrame, name: str = "runs.csv") -> Path:
+def save(folder, frame, name="runs.csv"):
     path = folder / name
     frame.to_csv(path, index=False) if name.endswith("csv") else frame.to_parquet(path)
     return path
 
 
-def reasons(table: Any) -> dict[str, tuple[str, str]]:
+def reasons(table):
     return {item.run_id: (item.reason, item.detail) for item in table.excluded}
 
 
-def test_a_byte_order_mark_and_spaces_after_commas_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_spaces_after_commas_do_no_harm(tmp_path):
     path = tmp_path / "runs.csv"
     text = isoflop_table().to_csv(index=False).replace(",", ", ")
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -51,7 +50,7 @@ def test_a_byte_order_mark_and_spaces_after_commas_do_no_harm(tmp_path: Path) ->
         (lambda text: text + '"1', "EOF inside string"),
     ],
 )
-def test_files_that_are_not_quite_tables_say_why(tmp_path: Path, change: Any, message: str) -> None:
+def test_files_that_are_not_quite_tables_say_why(tmp_path, change, message):
     path = tmp_path / "runs.csv"
     path.write_text(change(isoflop_table().to_csv(index=False)))
     with pytest.raises(InputError, match=rf"runs.csv.*{message}"):
@@ -62,31 +61,31 @@ def test_files_that_are_not_quite_tables_say_why(tmp_path: Path, change: Any, me
     ("name", "hint"),
     [("runs.csv.gz", "unpack"), ("runs.xlsx", "as CSV"), ("runs", "no suffix; give a .csv or")],
 )
-def test_other_files_say_what_to_do_with_them(tmp_path: Path, name: str, hint: str) -> None:
+def test_other_files_say_what_to_do_with_them(tmp_path, name, hint):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=hint):
         load(tmp_path / name)
 
 
-def test_an_address_is_not_taken_for_a_path() -> None:
+def test_an_address_is_not_taken_for_a_path():
     with pytest.raises(InputError, match=r"is an address; download it"):
         load(Path("https://example.org/runs.csv"))
 
 
-def test_other_encodings_are_errors(tmp_path: Path) -> None:
+def test_other_encodings_are_errors(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_bytes(isoflop_table().to_csv(index=False).encode("utf-16"))
     with pytest.raises(InputError, match="cannot be read as csv: it is not UTF-8 text"):
         load(path)
 
 
-def test_what_is_no_regular_file_is_an_error(tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_an_error(tmp_path):
     (tmp_path / "pipe.csv").symlink_to("/dev/null")
     with pytest.raises(InputError, match="is not a regular file"):
         load(tmp_path / "pipe.csv")
 
 
-def test_text_in_a_row_excludes_it_and_is_shown(tmp_path: Path) -> None:
+def test_text_in_a_row_excludes_it_and_is_shown(tmp_path):
     frame = isoflop_table().astype(object)
     frame.loc[0, "tokens"] = "1,000"
     frame.loc[1, "loss"] = "3.2%"
@@ -100,7 +99,7 @@ def test_text_in_a_row_excludes_it_and_is_shown(tmp_path: Path) -> None:
     assert len(table.frame) == 32
 
 
-def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_rows_does_not_matter(tmp_path):
     frame = isoflop_table().assign(run_id=[f"r{k}" for k in range(35)])
     frame.loc[3, "loss"] = -1.0
     table = load(save(tmp_path, frame))
@@ -112,7 +111,7 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     )
 
 
-def test_unfinished_runs_are_listed_with_their_state(tmp_path: Path) -> None:
+def test_unfinished_runs_are_listed_with_their_state(tmp_path):
     frame = isoflop_table().assign(state="completed")
     frame.loc[[1, 2], "state"] = "running"
     frame.loc[4, "state"] = "preempted"
@@ -126,14 +125,14 @@ def test_unfinished_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert [item.reason for item in table.excluded] == ["incomplete"] * 3 + ["failed"]
 
 
-def test_too_few_usable_rows_say_what_became_of_the_others(tmp_path: Path) -> None:
+def test_too_few_usable_rows_say_what_became_of_the_others(tmp_path):
     frame = isoflop_table().iloc[:3].assign(state=["diverged", "completed", "completed"])
     frame["loss"] = frame["loss"].where(frame.index != 1, -2.0)
     with pytest.raises(InputError, match=r"1 usable of 3 rows .*row 1: diverged; row 2: loss = -2"):
         load(save(tmp_path, frame))
 
 
-def checkpoints() -> pd.DataFrame:
+def checkpoints():
     """Ten checkpoints of each of seven runs."""
     frame = isoflop_table(budgets=(1e19,)).assign(run_id=[f"r{k}" for k in range(7)])
     parts = [
@@ -147,7 +146,7 @@ def checkpoints() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def test_rows_of_one_run_at_other_tokens_are_kept(tmp_path: Path) -> None:
+def test_rows_of_one_run_at_other_tokens_are_kept(tmp_path):
     frame = checkpoints()
     table = load(save(tmp_path, pd.concat([frame, frame.iloc[[3]].assign(loss=9.0)])))
     assert reasons(table) == {"r3": ("duplicate", "the same run and tokens as an earlier row")}
@@ -155,18 +154,18 @@ def test_rows_of_one_run_at_other_tokens_are_kept(tmp_path: Path) -> None:
     assert "The 70 rows are checkpoints of 7 runs: whole runs are resampled" in table.notes[-1]
 
 
-def test_a_name_that_is_not_a_run_s_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_run_s_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"run_id 'x' names runs of n_params .* its own, or leave"):
         load(save(tmp_path, isoflop_table().assign(run_id="x")))
 
 
-def test_rows_without_a_name_are_called_by_their_number(tmp_path: Path) -> None:
+def test_rows_without_a_name_are_called_by_their_number(tmp_path):
     frame = isoflop_table().assign(run_id=["a", None] + [f"r{k}" for k in range(33)])
     frame.loc[1, "loss"] = 0.0
     assert reasons(load(save(tmp_path, frame))) == {"row 2": ("nonpositive", "loss = 0")}
 
 
-def test_flops_are_made_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_flops_are_made_only_where_that_is_asked_for(tmp_path):
     path = save(tmp_path, isoflop_table().drop(columns="flops"))
     with pytest.raises(InputError, match="'flops' is missing"):
         load(path)
@@ -175,7 +174,7 @@ def test_flops_are_made_only_where_that_is_asked_for(tmp_path: Path) -> None:
     assert table.notes == ("The table has no flops: C is 6 n_params tokens.",)
 
 
-def test_whole_numbers_are_multiplied_without_wrapping(published: Any, tmp_path: Path) -> None:
+def test_whole_numbers_are_multiplied_without_wrapping(published, tmp_path):
     path = save(tmp_path, published("steplaw_lr_batch.csv"))
     frame = load(path, flops_6nd=True).frame
     assert frame["flops"].min() > 1e18
@@ -183,7 +182,7 @@ def test_whole_numbers_are_multiplied_without_wrapping(published: Any, tmp_path:
     assert frame["batch_tokens"].to_numpy() == pytest.approx(batch.to_numpy(), rel=3e-3)
 
 
-def test_parquet_keeps_its_types_and_forgets_pandas_index(tmp_path: Path) -> None:
+def test_parquet_keeps_its_types_and_forgets_pandas_index(tmp_path):
     frame = isoflop_table().assign(outlier=False, set=pd.Categorical(["a"] * 35))
     frame["n_params"] = frame["n_params"].astype("int64").astype("Int64")
     table = load(save(tmp_path, frame.set_index("set"), "runs.parquet"))
@@ -191,7 +190,7 @@ def test_parquet_keeps_its_types_and_forgets_pandas_index(tmp_path: Path) -> Non
     assert len(table.frame) == 35
 
 
-def test_columns_of_any_type_are_no_obstacle(tmp_path: Path) -> None:
+def test_columns_of_any_type_are_no_obstacle(tmp_path):
     frame = isoflop_table().assign(
         run_id=[b"x%d" % k for k in range(35)],
         raw=[b"\xff"] * 35,
@@ -212,21 +211,19 @@ def test_columns_of_any_type_are_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_CELLS"])
-def test_files_that_would_not_fit_in_memory_are_not_opened(
-    tmp_path: Path, monkeypatch: Any, limit: str
-) -> None:
+def test_files_that_would_not_fit_in_memory_are_not_opened(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(f"analysis.intake.table_file.{limit}", 100)
     with pytest.raises(InputError, match="holds 35 rows of 4 columns"):
         load(save(tmp_path, isoflop_table(), "runs.parquet"))
 
 
-def test_a_csv_beyond_the_limit_is_not_opened(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_csv_beyond_the_limit_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr("analysis.intake.table_file.MAX_BYTES", 100)
     with pytest.raises(InputError, match=r"bytes, at most 1e[+]02 are read"):
         load(save(tmp_path, isoflop_table()))
 
 
-def test_garbage_gives_named_errors_or_usable_rows(tmp_path: Path) -> None:
+def test_garbage_gives_named_errors_or_usable_rows(tmp_path):
     """Tables with characters replaced at random: every one is refused by name or clean."""
     rng = np.random.default_rng(0)
     text = isoflop_table().assign(run_id=[f"r{k}" for k in range(35)]).to_csv(index=False)
@@ -249,7 +246,7 @@ def test_garbage_gives_named_errors_or_usable_rows(tmp_path: Path) -> None:
     assert 10 < loaded < 90
 
 
-def test_a_hundred_thousand_rows_load_in_seconds(tmp_path: Path) -> None:
+def test_a_hundred_thousand_rows_load_in_seconds(tmp_path):
     n = np.geomspace(1e7, 1e9, 50)
     shares = np.linspace(0.01, 1, 2000)
     frame = pd.DataFrame(

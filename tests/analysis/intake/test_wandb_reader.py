@@ -2,9 +2,6 @@
 
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from wandb_server import serve, wandb_run
@@ -18,7 +15,7 @@ KEY = "k" * 40
 
 
 @pytest.fixture(autouse=True)
-def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_key(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_ENTITY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -27,19 +24,19 @@ def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def silent() -> Iterator[str]:
+def silent():
     """A server that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def use(monkeypatch, address):
     monkeypatch.setenv("WANDB_BASE_URL", address)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
 
 
-def test_all_pages_of_a_group_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[dict[str, Any]] = [
+def test_all_pages_of_a_group_are_read(monkeypatch):
+    runs = [
         wandb_run(f"r{k}", {"loss": 2.5, "_step": 3, "hist": {"deep": 1}}, data={"name": "enwik8"})
         for k in range(103)
     ]
@@ -60,7 +57,7 @@ def test_all_pages_of_a_group_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum("runs(" in request["query"] for request in asked) == 2
 
 
-def test_an_empty_group_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_group_names_the_nearest(monkeypatch):
     with serve([wandb_run("r", {"loss": 2.5})]) as (address, _):
         use(monkeypatch, address)
         with pytest.raises(
@@ -69,14 +66,14 @@ def test_an_empty_group_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> No
             fetch_runs("team", "wind", "tunel")
 
 
-def test_a_project_without_groups_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_without_groups_is_told(monkeypatch):
     with serve([]) as (address, _):
         use(monkeypatch, address)
         with pytest.raises(InputError, match=r"'tunnel'; team/wind has no groups"):
             fetch_runs("team", "wind", "tunnel")
 
 
-def test_an_unknown_project_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_project_is_told(monkeypatch):
     with serve([]) as (address, _):
         use(monkeypatch, address)
         with pytest.raises(InputError, match=r"no project team/wnd at http://127") as refused:
@@ -84,12 +81,12 @@ def test_an_unknown_project_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "may not read it" in str(refused.value)
 
 
-def test_no_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_told(monkeypatch):
     with pytest.raises(InputError, match=r"No API key configured.*; set WANDB_API_KEY or run"):
         fetch_runs("team", "wind", "tunnel")
 
 
-def test_a_key_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_refused_is_not_shown(monkeypatch):
     with serve([], key_works=False) as (address, _):
         use(monkeypatch, address)
         with pytest.raises(InputError, match=r"set WANDB_API_KEY or run") as refused:
@@ -98,9 +95,7 @@ def test_a_key_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\n" not in str(refused.value)
 
 
-def test_silence_ends_the_wait_and_the_process(
-    monkeypatch: pytest.MonkeyPatch, silent: str
-) -> None:
+def test_silence_ends_the_wait_and_the_process(monkeypatch, silent):
     use(monkeypatch, silent)
     began = time.monotonic()
     with pytest.raises(InputError, match=r"no answer from .* within 3 s; check the network"):
@@ -108,21 +103,21 @@ def test_silence_ends_the_wait_and_the_process(
     assert time.monotonic() - began < 10
 
 
-def test_an_address_where_nothing_listens_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_listens_is_told(monkeypatch):
     use(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"127\.0\.0\.1:9.*study=NAME") as refused:
         fetch_runs("team", "wind", "tunnel", seconds=4.0)
     assert KEY not in str(refused.value)
 
 
-def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_none_is_told(monkeypatch):
     use(monkeypatch, "not an address")
     with pytest.raises(InputError, match=r"validation error for Settings.*study=NAME") as refused:
         fetch_runs("team", "wind", "tunnel")
     assert "\n" not in str(refused.value)
 
 
-def test_a_reader_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_dies_is_told(monkeypatch):
     monkeypatch.setattr("analysis.intake.wandb_reader.sys.executable", "/bin/true")
     with pytest.raises(InputError, match=r"wandb ended without an answer; try again"):
         fetch_runs("team", "wind", "tunnel")

@@ -3,7 +3,6 @@
 import json
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from study_folders import isoflop_table
@@ -16,7 +15,7 @@ from analysis.intake.wandb_table import Attempt, load_wandb, merge_attempts, tab
 PATH = "team/wind/tunnel"
 
 
-def run(run_id: str, attempt: int = 1, said: str = "finished", **summary: Any) -> dict[str, Any]:
+def run(run_id, attempt=1, said="finished", **summary):
     return {
         "id": f"{run_id}-a{attempt}",
         "name": run_id,
@@ -27,18 +26,18 @@ def run(run_id: str, attempt: int = 1, said: str = "finished", **summary: Any) -
     }
 
 
-def finished(**changes: Any) -> list[dict[str, Any]]:
+def finished(**changes):
     """What train/tracking/tracker.py leaves of a finished study: the row in every summary."""
     rows = isoflop_table(noise=0.001).to_dict("records")
     ours = {"state": "completed", "study": "tunnel"}
     return [run(f"r{k}", **{**ours, **row, **changes}) for k, row in enumerate(rows)]
 
 
-def read(runs: list[dict[str, Any]], **words: Any) -> Any:
+def read(runs, **words):
     return table_of(runs, PATH, **{"where": None, "allow_incomplete": False, **words})
 
 
-def test_the_rows_of_finished_runs_are_the_table() -> None:
+def test_the_rows_of_finished_runs_are_the_table():
     runs = finished()
     table = read(runs)
     expected = isoflop_table(noise=0.001)
@@ -52,7 +51,7 @@ def test_the_rows_of_finished_runs_are_the_table() -> None:
     assert table.sha256 == read(runs[::-1]).sha256 != read(finished(loss_train=1.0)).sha256
 
 
-def test_attempts_at_a_run_are_one_row_and_the_finished_one_counts() -> None:
+def test_attempts_at_a_run_are_one_row_and_the_finished_one_counts():
     runs = finished()
     row = runs[3]["summary"]
     runs[3:4] = [
@@ -66,12 +65,12 @@ def test_attempts_at_a_run_are_one_row_and_the_finished_one_counts() -> None:
     assert f"{len(runs)} W&B runs are attempts at {len(runs) - 2} runs." in table.notes
 
 
-def test_of_unfinished_attempts_the_last_counts_even_past_nine() -> None:
+def test_of_unfinished_attempts_the_last_counts_even_past_nine():
     attempts = [Attempt("r", k, {"state": "preempted"}) for k in (2, 10, 9)]
     assert [kept.number for kept in merge_attempts(attempts)] == [10]
 
 
-def test_runs_of_other_trainers_keep_their_ids() -> None:
+def test_runs_of_other_trainers_keep_their_ids():
     runs = finished()
     for k, one in enumerate(runs):
         one["id"], one["name"] = f"abc{k}", "sweep-a1"
@@ -91,25 +90,25 @@ def test_runs_of_other_trainers_keep_their_ids() -> None:
         ("a new word", None, "incomplete"),
     ],
 )
-def test_other_states_are_named_exclusions(state: str, ours: str | None, reason: str) -> None:
+def test_other_states_are_named_exclusions(state, ours, reason):
     odd = run("odd", said=state, **({"state": ours} if ours else {}))
     table = read([*finished(), odd], allow_incomplete=True)
     assert [(item.run_id, item.reason) for item in table.excluded] == [("odd", reason)]
     assert table.stamp.startswith("INCOMPLETE: 1 of ") == (reason == "incomplete")
 
 
-def test_unfinished_runs_are_refused_unless_allowed() -> None:
+def test_unfinished_runs_are_refused_unless_allowed():
     with pytest.raises(InputError, match=r"1 of 36 runs are missing or incomplete.*late"):
         read([*finished(), run("late", said="running")])
 
 
-def test_a_last_logged_loss_of_a_run_that_is_not_over_is_not_used() -> None:
+def test_a_last_logged_loss_of_a_run_that_is_not_over_is_not_used():
     half = run("half", said="crashed", **{"val/loss": 3.0, "progress/tokens": 1e9})
     table = read([*finished(), half], allow_incomplete=True)
     assert "half" not in set(table.frame["run_id"])
 
 
-def test_logged_keys_stand_in_for_a_row_that_another_trainer_did_not_write() -> None:
+def test_logged_keys_stand_in_for_a_row_that_another_trainer_did_not_write():
     runs = finished()
     for one in runs:
         row = one["summary"]
@@ -122,7 +121,7 @@ def test_logged_keys_stand_in_for_a_row_that_another_trainer_did_not_write() -> 
     assert read(runs).frame["loss"].tolist() == isoflop_table(noise=0.001)["loss"].tolist()
 
 
-def test_missing_keys_are_named_with_near_ones() -> None:
+def test_missing_keys_are_named_with_near_ones():
     runs = finished()
     for one in runs:
         one["summary"]["num_params"] = one["summary"].pop("n_params")
@@ -134,7 +133,7 @@ def test_missing_keys_are_named_with_near_ones() -> None:
     assert "'tokens' is missing" not in str(refused.value)
 
 
-def test_flops_are_made_of_n_and_d_only_when_asked_for() -> None:
+def test_flops_are_made_of_n_and_d_only_when_asked_for():
     runs = finished()
     for one in runs:
         del one["summary"]["flops"]
@@ -145,7 +144,7 @@ def test_flops_are_made_of_n_and_d_only_when_asked_for() -> None:
     assert "The runs have no flops: C is 6 n_params tokens." in table.notes
 
 
-def test_mixed_data_are_refused() -> None:
+def test_mixed_data_are_refused():
     runs = finished()
     runs[0]["config"]["data.name"] = "wikitext"
     with pytest.raises(InputError, match=r"column data takes 2 values \(enwik8, wikitext\)"):
@@ -153,20 +152,20 @@ def test_mixed_data_are_refused() -> None:
     assert len(read(runs, where="data=enwik8").frame) == len(runs) - 1
 
 
-def test_words_and_nan_in_place_of_a_loss_exclude_the_run() -> None:
+def test_words_and_nan_in_place_of_a_loss_exclude_the_run():
     runs = finished()
     runs[0]["summary"]["loss"], runs[1]["summary"]["loss"] = "NaN", float("nan")
     table = read(runs)
     assert [item.run_id for item in table.excluded] == ["r0", "r1"]
 
 
-def test_one_run_is_not_a_table() -> None:
+def test_one_run_is_not_a_table():
     with pytest.raises(InputError, match=r"1 usable of 2 runs; r1: failed"):
         read([finished()[0], run("r1", said="failed")])
 
 
 @pytest.mark.parametrize("path", ["quickstart", "team/wind", "team//tunnel", "a/b/c/d", "a/b/ "])
-def test_a_path_of_another_form_is_refused(path: str) -> None:
+def test_a_path_of_another_form_is_refused(path):
     with pytest.raises(
         OptionError, match=r"is not ENTITY/PROJECT/GROUP, for example wandb=my-team"
     ):
@@ -174,18 +173,14 @@ def test_a_path_of_another_form_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None)])
-def test_a_missing_wandb_names_its_extra(
-    monkeypatch: pytest.MonkeyPatch, found: ModuleSpec | None
-) -> None:
+def test_a_missing_wandb_names_its_extra(monkeypatch, found):
     """A folder ./wandb of logs is no package."""
     monkeypatch.setattr(wandb_table, "find_spec", lambda name: found)
     with pytest.raises(OptionError, match=r"pip install -c constraints.txt -e '\.\[wandb\]'"):
         load_wandb(PATH, where=None, allow_incomplete=False)
 
 
-def test_a_group_is_read_through_the_real_client(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_group_is_read_through_the_real_client(monkeypatch, tmp_path):
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     runs = finished()
     stored = [
@@ -204,7 +199,7 @@ def test_a_group_is_read_through_the_real_client(
     assert not (Path.cwd() / "wandb").exists() or not list((Path.cwd() / "wandb").glob("*-run-*"))
 
 
-def test_what_the_importer_says_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_importer_says_names_the_group(monkeypatch):
     monkeypatch.setattr(wandb_table, "fetch_runs", lambda *words: finished()[:1])
     with pytest.raises(InputError, match=rf"wandb={PATH}: 1 usable of 1 runs"):
         load_wandb(PATH, where=None, allow_incomplete=False)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pandas as pd
 import pytest
 from study_folders import isoflop_table
@@ -37,61 +35,61 @@ FRAME = pd.DataFrame(
         ("flops<inf", [True, True, True]),
     ],
 )
-def test_comparisons_select_rows(where: Any, kept: Any) -> None:
+def test_comparisons_select_rows(where, kept):
     assert select_rows(FRAME, where).tolist() == kept
 
 
-def test_an_unknown_column_lists_the_nearest() -> None:
+def test_an_unknown_column_lists_the_nearest():
     with pytest.raises(OptionError, match="no column 'flop'; did you mean flops"):
         select_rows(FRAME, "flop<3")
 
 
-def test_code_is_not_evaluated() -> None:
+def test_code_is_not_evaluated():
     with pytest.raises(OptionError, match="cannot read '__import__"):
         select_rows(FRAME, "__import__('os').system('true')")
 
 
-def test_a_number_column_refuses_words() -> None:
+def test_a_number_column_refuses_words():
     with pytest.raises(OptionError, match="'big' is not"):
         select_rows(FRAME, "flops<big")
 
 
-def test_words_have_no_order() -> None:
+def test_words_have_no_order():
     with pytest.raises(OptionError, match="column name holds words"):
         select_rows(FRAME, "name<b")
 
 
-def test_marks_are_true_or_false() -> None:
+def test_marks_are_true_or_false():
     with pytest.raises(OptionError, match="column outlier is true or false; write outlier=true"):
         select_rows(FRAME, "outlier=maybe")
     with pytest.raises(OptionError, match="column outlier is true or false"):
         select_rows(FRAME, "outlier<1")
 
 
-def test_a_word_that_no_row_has_lists_the_nearest() -> None:
+def test_a_word_that_no_row_has_lists_the_nearest():
     with pytest.raises(OptionError, match="no row has name 'bandc'; did you mean b and c"):
         select_rows(FRAME, "name=bandc")
 
 
 @pytest.mark.parametrize("where", ["flops<nan", "flops<1e18 and", "flops<", "flops"])
-def test_what_is_no_comparison_is_an_error(where: str) -> None:
+def test_what_is_no_comparison_is_an_error(where):
     with pytest.raises(OptionError, match="where: "):
         select_rows(FRAME, where)
 
 
 @pytest.mark.parametrize("where", ["", "and", "<3", "flops<<3", "name='b and c", "a=1; b=2 = 3"])
-def test_what_cannot_be_read_says_how_to_write_it(where: str) -> None:
+def test_what_cannot_be_read_says_how_to_write_it(where):
     with pytest.raises(OptionError, match=r"where: cannot read .*joined by 'and', and quote"):
         select_rows(FRAME, where)
 
 
 @pytest.mark.parametrize("value", ["a", "a b", "it's", "x=1", "1e18", "b and c"])
-def test_an_advised_comparison_is_read_back(value: str) -> None:
+def test_an_advised_comparison_is_read_back(value):
     frame = pd.DataFrame({"set up": [value, "other"]})
     assert select_rows(frame, clause("set up", value)).tolist() == [True, False]
 
 
-def test_a_filter_that_keeps_nothing_says_what_each_part_keeps() -> None:
+def test_a_filter_that_keeps_nothing_says_what_each_part_keeps():
     frame = isoflop_table().assign(data="a")
     with pytest.raises(
         InputError, match=r"none of 35 rows; .*keep: data=a 35, flops>1e30 0; widen"

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +13,7 @@ from analysis.powerlaw import fit_power_law
 PORIAN_KEYS = ["file", "dataset", "hparams", "warmup", "decay", "param_count", "val"]
 
 
-def porian(published: Any, group: Any) -> Any:
+def porian(published, group):
     """Return one experiment's runs and its published row."""
     truth = published("porian_exponents.csv").iloc[group]
     table = published("porian_isoflop.csv")
@@ -25,7 +23,7 @@ def porian(published: Any, group: Any) -> Any:
 A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 
 
-def fit(table: Any, method: Any = Method.cubic, resamples: Any = 1000, seed: Any = 0) -> Any:
+def fit(table, method=Method.cubic, resamples=1000, seed=0):
     cells = make_cells(table)
     return fit_isoflop(find_valleys(cells, method, resamples, seed), cells, seed)
 
@@ -33,7 +31,7 @@ def fit(table: Any, method: Any = Method.cubic, resamples: Any = 1000, seed: Any
 @pytest.mark.parametrize(
     ("method", "tolerance"), [(Method.cubic, 1e-4), (Method.parabola, 1e-3), (Method.akima, 1e-3)]
 )
-def test_noise_free_runs_return_the_exponents_of_their_surface(method: Any, tolerance: Any) -> None:
+def test_noise_free_runs_return_the_exponents_of_their_surface(method, tolerance):
     result = fit(isoflop_table(), method)
     assert result.n_law.fit.exponent == pytest.approx(A, abs=tolerance)
     assert result.d_law.fit.exponent == pytest.approx(1 - A, abs=tolerance)
@@ -43,7 +41,7 @@ def test_noise_free_runs_return_the_exponents_of_their_surface(method: Any, tole
         assert 6 * valley.n_opt * valley.d_opt == pytest.approx(valley.flops, rel=1e-6)
 
 
-def test_noisy_runs_contain_the_truth_in_their_interval() -> None:
+def test_noisy_runs_contain_the_truth_in_their_interval():
     result = fit(isoflop_table(noise=0.003, seed=2), resamples=4000)
     low, high = result.n_law.interval
     assert low < A < high
@@ -51,13 +49,13 @@ def test_noisy_runs_contain_the_truth_in_their_interval() -> None:
     assert result.noise == pytest.approx(0.003, rel=0.6)
 
 
-def test_the_order_of_runs_does_not_matter() -> None:
+def test_the_order_of_runs_does_not_matter():
     table = isoflop_table(noise=0.003)
     shuffled = fit(table.sample(frac=1, random_state=5))
     assert shuffled.n_law.fit.exponent == pytest.approx(fit(table).n_law.fit.exponent, rel=1e-9)
 
 
-def test_other_units_of_n_do_not_move_the_exponent() -> None:
+def test_other_units_of_n_do_not_move_the_exponent():
     table = isoflop_table(noise=0.003)
     scaled = fit(table.assign(n_params=table["n_params"] / 1e6))
     assert scaled.n_law.fit.exponent == pytest.approx(fit(table).n_law.fit.exponent, rel=1e-9)
@@ -65,9 +63,7 @@ def test_other_units_of_n_do_not_move_the_exponent() -> None:
 
 @pytest.mark.parametrize("group", range(15))
 @pytest.mark.parametrize(("method", "tolerance"), [(Method.cubic, 0.028), (Method.akima, 0.02)])
-def test_porian_runs_return_their_published_exponents(
-    published: Any, method: Any, tolerance: Any, group: Any
-) -> None:
+def test_porian_runs_return_their_published_exponents(published, method, tolerance, group):
     rows, truth = porian(published, group)
     result = fit(rows, method)
     assert result.n_law.fit.exponent == pytest.approx(truth["weighted"], abs=tolerance)
@@ -78,9 +74,7 @@ def test_porian_runs_return_their_published_exponents(
 
 
 @pytest.mark.parametrize("group", range(15))
-def test_porian_analysis_rebuilt_from_our_parts_returns_their_exponents(
-    published: Any, group: Any
-) -> None:
+def test_porian_analysis_rebuilt_from_our_parts_returns_their_exponents(published, group):
     """Akima through all sizes, medians of copies with their measured noise, edges rejected."""
     rows, truth = porian(published, group)
     rng = np.random.default_rng(0)
@@ -104,9 +98,7 @@ def test_porian_analysis_rebuilt_from_our_parts_returns_their_exponents(
 @pytest.mark.parametrize(
     ("group", "naive"), [(0, 1.209), (1, 1.038), (2, 0.659), (3, 0.563), (4, 0.514)]
 )
-def test_a_parabola_through_all_sizes_fails_as_published_and_ours_does_not(
-    published: Any, group: Any, naive: Any
-) -> None:
+def test_a_parabola_through_all_sizes_fails_as_published_and_ours_does_not(published, group, naive):
     rows, truth = porian(published, group)
     flops, n_opt = [], []
     for budget in split_budgets(make_cells(rows).frame):
@@ -120,12 +112,12 @@ def test_a_parabola_through_all_sizes_fails_as_published_and_ours_does_not(
     assert abs(fit(rows).n_law.fit.exponent - truth["weighted"]) < 0.028
 
 
-def test_chinchilla_points_are_refused_because_no_compute_is_shared(chinchilla: Any) -> None:
+def test_chinchilla_points_are_refused_because_no_compute_is_shared(chinchilla):
     with pytest.raises(RefusedError, match=r"of 234 .* share their C"):
         fit(chinchilla)
 
 
-def test_a_valley_on_the_edge_is_not_used_and_says_which_sizes_to_add() -> None:
+def test_a_valley_on_the_edge_is_not_used_and_says_which_sizes_to_add():
     table = isoflop_table()
     smallest = table["flops"].min()
     truth = float(optimal_n(np.array(smallest)))
@@ -141,17 +133,17 @@ def test_a_valley_on_the_edge_is_not_used_and_says_which_sizes_to_add() -> None:
     assert result.n_law.fit.exponent == pytest.approx(A, abs=2e-4)
 
 
-def test_two_bracketed_valleys_are_refused() -> None:
+def test_two_bracketed_valleys_are_refused():
     with pytest.raises(RefusedError, match=r"2 bracketed valleys, at least 3 .* add budgets"):
         fit(isoflop_table(budgets=(1e18, 1e19)))
 
 
-def test_three_sizes_a_budget_are_refused() -> None:
+def test_three_sizes_a_budget_are_refused():
     with pytest.raises(RefusedError, match="only 0 of 15"):
         fit(isoflop_table(sizes=3))
 
 
-def test_a_size_whose_best_learning_rate_is_on_the_edge_is_left_out_and_named() -> None:
+def test_a_size_whose_best_learning_rate_is_on_the_edge_is_left_out_and_named():
     table = isoflop_table().assign(lr=1.0)
     victim = table.iloc[[3]]
     worse = [victim.assign(lr=lr, loss=victim["loss"] * 1.01 * lr) for lr in (2.0, 4.0)]
@@ -160,7 +152,7 @@ def test_a_size_whose_best_learning_rate_is_on_the_edge_is_left_out_and_named() 
     assert any("best learning rate is the lowest tried" in note for note in result.notes)
 
 
-def test_replicas_over_seeds_set_the_noise_when_they_show_more() -> None:
+def test_replicas_over_seeds_set_the_noise_when_they_show_more():
     table = isoflop_table(noise=0.0)
     seeds = [table.assign(seed=k, loss=table["loss"] * np.exp(0.01 * (k - 1))) for k in range(3)]
     result = fit(pd.concat(seeds))
@@ -168,7 +160,7 @@ def test_replicas_over_seeds_set_the_noise_when_they_show_more() -> None:
     assert result.noise == pytest.approx(0.01 / np.sqrt(3), rel=0.01)
 
 
-def test_valleys_that_scatter_more_than_noise_explains_widen_the_interval() -> None:
+def test_valleys_that_scatter_more_than_noise_explains_widen_the_interval():
     table = isoflop_table()
     shift = {flops: 1.2 if k % 2 else 1 / 1.2 for k, flops in enumerate(table["flops"].unique())}
     factor = table["flops"].map(shift)
@@ -179,7 +171,7 @@ def test_valleys_that_scatter_more_than_noise_explains_widen_the_interval() -> N
     assert np.diff(bent.n_law.interval) > 5 * np.diff(straight.n_law.interval)
 
 
-def test_a_run_in_several_budgets_brings_its_luck_to_each() -> None:
+def test_a_run_in_several_budgets_brings_its_luck_to_each():
     """Checkpoints of one run: the same size in every budget, one offset a run."""
     rng = np.random.default_rng(5)
     sizes = np.geomspace(2e8, 6e9, 14)
@@ -202,12 +194,12 @@ def test_a_run_in_several_budgets_brings_its_luck_to_each() -> None:
     assert apart.shared == 0.0
 
 
-def test_two_budgets_are_told_which_budget_to_add() -> None:
+def test_two_budgets_are_told_which_budget_to_add():
     with pytest.raises(RefusedError, match=r"add budgets, 4e\+19 for example, with 5 sizes"):
         fit(isoflop_table(budgets=(1e18, 1e19)))
 
 
-def test_budgets_whose_losses_have_a_maximum_are_refused_in_words() -> None:
+def test_budgets_whose_losses_have_a_maximum_are_refused_in_words():
     table = isoflop_table()
     top = table.groupby("flops")["loss"].transform("max")
     upside_down = table.assign(loss=2 * top - table["loss"])
@@ -216,11 +208,11 @@ def test_budgets_whose_losses_have_a_maximum_are_refused_in_words() -> None:
 
 
 @pytest.mark.parametrize("method", [Method.cubic, Method.parabola])
-def test_scatter_of_valleys_that_noise_explains_is_no_excess(method: Any) -> None:
+def test_scatter_of_valleys_that_noise_explains_is_no_excess(method):
     assert fit(isoflop_table(noise=0.002, seed=4), method).excess == 0.0
 
 
-def test_seeds_that_agree_with_the_residuals_are_pooled_with_them() -> None:
+def test_seeds_that_agree_with_the_residuals_are_pooled_with_them():
     table = pd.concat(
         [isoflop_table(noise=0.004, seed=k).assign(seed=k) for k in range(3)], ignore_index=True
     )

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +5,7 @@ import pytest
 from analysis.isoflop.noise import Noise, Part, measure_noise, measure_seeds
 
 
-def cells(sd: Any, seeds: int = 4, seed: int = 0) -> Any:
+def cells(sd, seeds=4, seed=0):
     """Return 60 cells of `seeds` replicas whose log losses have the given sds."""
     rng = np.random.default_rng(seed)
     noise = sd[:, None] * rng.standard_normal((len(sd), seeds))
@@ -22,17 +20,17 @@ def cells(sd: Any, seeds: int = 4, seed: int = 0) -> Any:
     )
 
 
-def part(residuals: Any, clusters: Any, degree: int = 2) -> Part:
+def part(residuals, clusters, degree=2):
     design = np.vander(np.arange(len(residuals)), degree + 1)
     annihilator = np.eye(len(residuals)) - design @ np.linalg.pinv(design)
     return Part(annihilator @ residuals, annihilator, np.ones(len(residuals)), np.asarray(clusters))
 
 
-def test_without_replicas_there_is_no_seed_noise() -> None:
+def test_without_replicas_there_is_no_seed_noise():
     assert measure_seeds(cells(np.full(60, 0.01)).assign(seed_freedom=0)) is None
 
 
-def test_noise_that_is_the_same_everywhere_is_one_number() -> None:
+def test_noise_that_is_the_same_everywhere_is_one_number():
     found = measure_seeds(cells(np.full(60, 0.01)))
     assert found is not None
     assert found.by == ""
@@ -41,7 +39,7 @@ def test_noise_that_is_the_same_everywhere_is_one_number() -> None:
     assert found.at(np.array([1e6, 1e9]), np.array([2.0, 3.0])) == pytest.approx([found.sd] * 2)
 
 
-def test_noise_that_grows_with_the_loss_is_found() -> None:
+def test_noise_that_grows_with_the_loss_is_found():
     loss = cells(np.full(60, 0.01))["loss"].to_numpy()
     found = measure_seeds(cells(0.01 * (loss / 3.0) ** 3))
     assert found is not None
@@ -50,7 +48,7 @@ def test_noise_that_grows_with_the_loss_is_found() -> None:
     assert found.at(np.array([1e7]), np.array([3.0]))[0] == pytest.approx(0.01, rel=0.15)
 
 
-def test_noise_that_falls_with_size_is_found_and_not_extrapolated() -> None:
+def test_noise_that_falls_with_size_is_found_and_not_extrapolated():
     sizes = np.geomspace(1e6, 1e9, 60)
     found = measure_seeds(cells(0.01 * (sizes / 1e7) ** -0.3))
     assert found is not None
@@ -61,18 +59,18 @@ def test_noise_that_falls_with_size_is_found_and_not_extrapolated() -> None:
     assert ends[2] == ends[3]
 
 
-def test_a_trend_is_not_looked_for_in_few_replicas() -> None:
+def test_a_trend_is_not_looked_for_in_few_replicas():
     sizes = np.geomspace(1e6, 1e9, 60)
     few = cells(0.01 * (sizes / 1e7) ** -0.5, seeds=2).iloc[::6]
-    assert measure_seeds(few).by == ""  # type: ignore[union-attr]
+    assert measure_seeds(few).by == ""
 
 
-def test_constant_noise_seldom_shows_a_trend() -> None:
-    shown = [measure_seeds(cells(np.full(60, 0.01), seed=k)).by for k in range(200)]  # type: ignore[union-attr]
+def test_constant_noise_seldom_shows_a_trend():
+    shown = [measure_seeds(cells(np.full(60, 0.01), seed=k)).by for k in range(200)]
     assert sum(map(bool, shown)) <= 10  # 1 % each for loss and size
 
 
-def test_residuals_are_pooled_over_budgets() -> None:
+def test_residuals_are_pooled_over_budgets():
     rng = np.random.default_rng(0)
     parts = [part(0.01 * rng.standard_normal(7), 10 * k + np.arange(7)) for k in range(60)]
     noise = measure_noise(parts, None)
@@ -82,7 +80,7 @@ def test_residuals_are_pooled_over_budgets() -> None:
     assert noise.own == {}
 
 
-def test_a_budget_that_scatters_more_keeps_its_own_noise() -> None:
+def test_a_budget_that_scatters_more_keeps_its_own_noise():
     rng = np.random.default_rng(1)
     parts = [part(0.01 * rng.standard_normal(7), 10 * k + np.arange(7)) for k in range(5)]
     parts[2] = part(0.3 * rng.standard_normal(7), 20 + np.arange(7))
@@ -93,7 +91,7 @@ def test_a_budget_that_scatters_more_keeps_its_own_noise() -> None:
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.5, 1.0])
-def test_the_correlation_within_runs_is_recovered(truth: Any) -> None:
+def test_the_correlation_within_runs_is_recovered(truth):
     rng = np.random.default_rng(2)
     found = []
     for _ in range(100):
@@ -108,7 +106,7 @@ def test_the_correlation_within_runs_is_recovered(truth: Any) -> None:
     assert np.mean(found) == pytest.approx(truth, abs=0.15)
 
 
-def test_shared_noise_is_drawn_together() -> None:
+def test_shared_noise_is_drawn_together():
     parts = [part(np.ones(5), np.arange(5)), part(np.ones(5), 2 + np.arange(5))]
     noise = Noise(0.01, 1e9, "", {}, 0.8, None)
     one, other = noise.draw(parts, 20_000, seed=0)
@@ -117,7 +115,7 @@ def test_shared_noise_is_drawn_together() -> None:
     assert one.std() == pytest.approx(0.01, rel=0.02)
 
 
-def test_few_degrees_of_freedom_make_students_noise() -> None:
+def test_few_degrees_of_freedom_make_students_noise():
     parts = [part(np.ones(5), np.arange(5))]
     draws = next(iter(Noise(1.0, 4.0, "", {}, 0.0, None).draw(parts, 40_000, seed=0)))
     # t(.975, 4) = 2.776

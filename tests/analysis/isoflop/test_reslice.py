@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +12,7 @@ from analysis.isoflop.reslice import reslice
 BUDGETS = np.geomspace(1e17, 1e21, 9)
 
 
-def grid(budgets: Any = BUDGETS) -> pd.DataFrame:
+def grid(budgets=BUDGETS):
     """Runs on common sizes at every budget; N counted without a head of 2000 d_model parameters."""
     sizes = np.geomspace(optimal_n(budgets[0]) / 6, optimal_n(budgets[-1]) * 6, 24)
     n, planned = (m.ravel() for m in np.meshgrid(sizes, budgets))
@@ -32,13 +30,13 @@ def grid(budgets: Any = BUDGETS) -> pd.DataFrame:
     )
 
 
-def cells_of(frame: pd.DataFrame) -> tuple[pd.DataFrame, Any]:
+def cells_of(frame):
     cells = make_cells(frame).frame
     planned = frame.set_index(frame["flops"].round(-6))["planned"]
     return cells, planned.loc[cells["flops"].round(-6)].to_numpy(float)
 
 
-def test_runs_planned_in_one_counting_give_valleys_in_another() -> None:
+def test_runs_planned_in_one_counting_give_valleys_in_another():
     cells, planned = cells_of(grid())
     cut = reslice(cells, planned)
     sliced = make_cells(cut)
@@ -51,7 +49,7 @@ def test_runs_planned_in_one_counting_give_valleys_in_another() -> None:
         assert valley.n_opt == pytest.approx(truth, rel=0.002)
 
 
-def test_a_slice_passes_through_the_runs_it_hits() -> None:
+def test_a_slice_passes_through_the_runs_it_hits():
     cells, planned = cells_of(grid())
     cut = reslice(cells, planned)
     merged = cut.merge(cells, on=["n_params", "flops"], suffixes=("", "_seen"))
@@ -62,7 +60,7 @@ def test_a_slice_passes_through_the_runs_it_hits() -> None:
     )
 
 
-def test_nothing_is_extrapolated() -> None:
+def test_nothing_is_extrapolated():
     cells, planned = cells_of(grid())
     cut = reslice(cells, planned)
     for size, rows in cut.groupby("n_params"):
@@ -70,13 +68,13 @@ def test_nothing_is_extrapolated() -> None:
         assert rows["flops"].between(seen.min() * (1 - 1e-9), seen.max() * (1 + 1e-9)).all()
 
 
-def test_sizes_trained_to_two_horizons_are_refused_with_the_remedy() -> None:
+def test_sizes_trained_to_two_horizons_are_refused_with_the_remedy():
     cells, planned = cells_of(grid(BUDGETS[:2]))
     with pytest.raises(RefusedError, match=r"0 sizes have 3 or more .* more budgets"):
         reslice(cells, planned)
 
 
-def test_a_cell_at_the_edge_of_its_learning_rates_is_left_out() -> None:
+def test_a_cell_at_the_edge_of_its_learning_rates_is_left_out():
     cells, planned = cells_of(grid())
     victim = cells["n_params"].iloc[len(cells) // 2]
     marked = cells.assign(lr_edge=np.where(cells["n_params"] == victim, "lowest", ""))

@@ -1,7 +1,6 @@
 """Laws of learning rate and batch: known ones, the published one, and what is refused."""
 
 import time
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,21 +8,21 @@ import pytest
 from lr_grids import PAIRS, P, Q, R, best_batch, best_lr, study
 
 from analysis.errors import RefusedError
-from analysis.learning_rate.fit import LearningRateFit, fit_learning_rate
+from analysis.learning_rate.fit import fit_learning_rate
 from analysis.learning_rate.optima import find_optima
 
 
-def fit(frame: pd.DataFrame, resamples: int = 400, **options: Any) -> LearningRateFit:
+def fit(frame, resamples=400, **options):
     return fit_learning_rate(find_optima(frame, resamples=resamples, seed=0, **options), seed=0)
 
 
 @pytest.fixture
-def steplaw(published: Any) -> Any:
+def steplaw(published):
     frame = published("steplaw_lr_batch.csv")
     return frame.assign(batch_tokens=frame["tokens"] / frame["steps"])
 
 
-def test_known_laws_are_recovered_exactly_without_noise() -> None:
+def test_known_laws_are_recovered_exactly_without_noise():
     found = fit(study())
     np.testing.assert_allclose(found.lr_law.exponents, [P, Q], atol=1e-6)
     assert found.lr_law.coefficient == pytest.approx(10.0, rel=1e-4)
@@ -35,7 +34,7 @@ def test_known_laws_are_recovered_exactly_without_noise() -> None:
     assert found.notes == ()
 
 
-def test_the_intervals_of_noisy_laws_hold_the_truth() -> None:
+def test_the_intervals_of_noisy_laws_hold_the_truth():
     found = fit(study(noise=0.002), resamples=1000)
     for name, truth in (("n_params", P), ("tokens", Q)):
         low, high = found.lr_law.interval(name)
@@ -47,7 +46,7 @@ def test_the_intervals_of_noisy_laws_hold_the_truth() -> None:
 
 
 @pytest.mark.slow
-def test_the_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_the_intervals_cover_the_truth_as_often_as_they_say():
     rng, inside = np.random.default_rng(0), np.zeros(3)
     for seed in range(200):
         frame = study(noise=0.002, seed=seed)
@@ -66,7 +65,7 @@ def test_the_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert (inside / 200 <= 0.995).all()
 
 
-def test_the_published_table_gives_the_published_batch_law(steplaw: Any) -> None:
+def test_the_published_table_gives_the_published_batch_law(steplaw):
     found = fit(steplaw, resamples=1000)
     assert found.used.all()
     assert len(found.used) == 17
@@ -77,7 +76,7 @@ def test_the_published_table_gives_the_published_batch_law(steplaw: Any) -> None
     assert low < 0.571 < high
 
 
-def test_the_published_table_gives_its_own_learning_rate_law(steplaw: Any) -> None:
+def test_the_published_table_gives_its_own_learning_rate_law(steplaw):
     found = fit(steplaw, resamples=1000)
     assert round(found.lr_law.coefficient, 1) == 10.6
     assert round(found.lr_law.exponent("n_params"), 3) == -0.695
@@ -88,7 +87,7 @@ def test_the_published_table_gives_its_own_learning_rate_law(steplaw: Any) -> No
     assert found.lr_law.interval("tokens")[1] < 0.307
 
 
-def test_every_window_of_the_published_table_agrees_on_tokens_but_not_on_size(steplaw: Any) -> None:
+def test_every_window_of_the_published_table_agrees_on_tokens_but_not_on_size(steplaw):
     found = fit(steplaw, resamples=400)
     windows = dict(found.windows)
     assert list(windows) == [0.01, 0.02, 0.04]
@@ -100,9 +99,7 @@ def test_every_window_of_the_published_table_agrees_on_tokens_but_not_on_size(st
     assert note.startswith("The learning rate's exponent of n_params moves from -0.835 to -0.616")
 
 
-def test_at_one_batch_the_published_best_learning_rate_does_not_depend_on_tokens(
-    steplaw: Any,
-) -> None:
+def test_at_one_batch_the_published_best_learning_rate_does_not_depend_on_tokens(steplaw):
     """Along the valley lr ~ batch**.39, and batch ~ D**.57: what is left of D**.208 is nothing."""
     both, one = fit(steplaw), fit(steplaw[steplaw["batch_seqs"] == 256])
     assert both.batch_law is not None
@@ -113,25 +110,25 @@ def test_at_one_batch_the_published_best_learning_rate_does_not_depend_on_tokens
     assert one.batch_law is None
 
 
-def test_the_jitter_of_last_losses_leaves_too_few_optima(steplaw: Any) -> None:
+def test_the_jitter_of_last_losses_leaves_too_few_optima(steplaw):
     with pytest.raises(RefusedError, match=r"\d \(N, D\) with an interior optimum, at least 4"):
         fit(steplaw.drop(columns="loss_smooth"))
 
 
-def test_the_published_table_takes_under_two_seconds(steplaw: Any) -> None:
+def test_the_published_table_takes_under_two_seconds(steplaw):
     began = time.process_time()
     fit(steplaw, resamples=4000)
     assert time.process_time() - began < 2.0
 
 
-def test_a_learning_rate_off_by_two_costs_what_the_curvature_says() -> None:
+def test_a_learning_rate_off_by_two_costs_what_the_curvature_says():
     found = fit(study())
     assert found.penalty == pytest.approx(0.5 * 0.014 * np.log(2) ** 2, rel=1e-5)
     assert found.penalty_range == pytest.approx((found.penalty, found.penalty))
     assert found.batch_slope == pytest.approx(0.004 / 0.014, rel=1e-5)
 
 
-def test_one_batch_gives_a_law_of_learning_rate_alone() -> None:
+def test_one_batch_gives_a_law_of_learning_rate_alone():
     found = fit(study(batches=1))
     np.testing.assert_allclose(found.lr_law.exponents, [P, Q], atol=1e-6)
     assert found.batch_law is None
@@ -142,7 +139,7 @@ def test_one_batch_gives_a_law_of_learning_rate_alone() -> None:
         found.batch_at(1e10)
 
 
-def test_one_ratio_of_tokens_to_parameters_gives_one_exponent() -> None:
+def test_one_ratio_of_tokens_to_parameters_gives_one_exponent():
     found = fit(study([(n, 20 * n) for n in (1e8, 2e8, 4e8, 8e8, 1.6e9)]))
     assert found.lr_law.names == ("n_params",)
     assert found.lr_law.exponent("n_params") == pytest.approx(P + Q, abs=1e-6)
@@ -154,7 +151,7 @@ def test_one_ratio_of_tokens_to_parameters_gives_one_exponent() -> None:
     assert found.batch_law.exponent("tokens") == pytest.approx(R, abs=1e-6)
 
 
-def test_one_number_of_tokens_gives_no_batch_law() -> None:
+def test_one_number_of_tokens_gives_no_batch_law():
     found = fit(study([(n, 1e10) for n in (1e8, 2e8, 4e8, 8e8)]))
     assert found.lr_law.names == ("n_params",)
     assert found.batch_law is None
@@ -163,7 +160,7 @@ def test_one_number_of_tokens_gives_no_batch_law() -> None:
     )
 
 
-def test_three_groups_are_refused_with_what_to_add() -> None:
+def test_three_groups_are_refused_with_what_to_add():
     with pytest.raises(
         RefusedError,
         match=r"3 \(N, D\) with an interior optimum, at least 4 are needed; add sizes, each at 4",
@@ -171,13 +168,13 @@ def test_three_groups_are_refused_with_what_to_add() -> None:
         fit(study(PAIRS[:3]))
 
 
-def test_groups_of_one_size_and_tokens_are_refused() -> None:
+def test_groups_of_one_size_and_tokens_are_refused():
     pairs = [(1e8 * k, 1e10 * k) for k in (1.0, 1.1, 1.2, 1.3)]
     with pytest.raises(RefusedError, match="n_params varies by less than a factor of 2; tokens v"):
         fit(study(pairs))
 
 
-def test_a_group_on_the_edge_is_left_out_by_name_and_four_such_are_a_refusal() -> None:
+def test_a_group_on_the_edge_is_left_out_by_name_and_four_such_are_a_refusal():
     frame = study()
     first = frame["n_params"] == 1e8
     cut = frame[~first | (frame["lr"] < 0.5 * best_lr(1e8, 4e9))]
@@ -192,14 +189,14 @@ def test_a_group_on_the_edge_is_left_out_by_name_and_four_such_are_a_refusal() -
         fit(frame[low])
 
 
-def test_groups_tuned_at_one_batch_are_not_mixed_with_those_tuned_over_batches() -> None:
+def test_groups_tuned_at_one_batch_are_not_mixed_with_those_tuned_over_batches():
     frame = pd.concat([study(), study([(8e8, 4e9)], batches=1)], ignore_index=True)
     found = fit(frame)
     assert found.used.sum() == 9
     assert "1 groups that were tuned at one batch are not used." in found.notes
 
 
-def test_rescaling_tokens_and_batch_leaves_the_exponents() -> None:
+def test_rescaling_tokens_and_batch_leaves_the_exponents():
     frame = study(noise=0.001)
     scaled = frame.assign(
         tokens=frame["tokens"] * 1e3, batch_tokens=frame["batch_tokens"] * 1e3, lr=frame["lr"] * 7
@@ -209,7 +206,7 @@ def test_rescaling_tokens_and_batch_leaves_the_exponents() -> None:
     np.testing.assert_allclose(one.lr_law.draws, other.lr_law.draws, atol=1e-6)
 
 
-def test_without_any_noise_measure_the_scatter_about_the_law_gives_the_interval() -> None:
+def test_without_any_noise_measure_the_scatter_about_the_law_gives_the_interval():
     frame = study(batches=1)
     rng = np.random.default_rng(0)
     scatter = {pair: np.exp(0.05 * rng.standard_normal()) for pair in PAIRS}

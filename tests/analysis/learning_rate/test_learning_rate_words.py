@@ -11,7 +11,7 @@ from analysis.learning_rate.fit import fit_learning_rate
 from analysis.learning_rate.optima import find_optima
 
 
-def test_the_json_holds_laws_and_groups_and_no_nan() -> None:
+def test_the_json_holds_laws_and_groups_and_no_nan():
     fit = fit_learning_rate(find_optima(study(noise=0.001), resamples=200, seed=0), seed=0)
     told = json.loads(json.dumps(learning_rate_json(fit), allow_nan=False))
     assert told["lr"]["n_params"] == pytest.approx(P, abs=0.05)
@@ -29,7 +29,7 @@ def test_the_json_holds_laws_and_groups_and_no_nan() -> None:
     assert "why" not in group
 
 
-def test_without_batches_and_intervals_nothing_is_made_up() -> None:
+def test_without_batches_and_intervals_nothing_is_made_up():
     frame = study(batches=1)
     kept = [rows.sort_values("loss").head(3) for _, rows in frame.groupby(["n_params", "tokens"])]
     survey = find_optima(pd.concat(kept).drop(columns="batch_tokens"), resamples=200, seed=0)
@@ -40,7 +40,7 @@ def test_without_batches_and_intervals_nothing_is_made_up() -> None:
     assert "batch_slope" not in told
 
 
-def test_the_lines_are_the_laws_and_the_price_of_a_wrong_learning_rate() -> None:
+def test_the_lines_are_the_laws_and_the_price_of_a_wrong_learning_rate():
     fit = fit_learning_rate(find_optima(study(), resamples=50, seed=0), seed=0)
     assert learning_rate_lines(fit) == [
         "lr ~ N^-0.700 [-0.700, -0.700] D^0.200 [0.200, 0.200]  (9 optima)",

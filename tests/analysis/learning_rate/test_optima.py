@@ -13,7 +13,7 @@ from analysis.learning_rate.optima import find_optima
 FACTORS = 2.0 ** np.arange(5)
 
 
-def lr_check() -> pd.DataFrame:
+def lr_check():
     """The losses of docs/results/lr_check.md."""
     tables = (
         (10_240, 1.6e6, 0.0025, (2.2887, 2.2069, 2.1468, 2.1544, 2.2024)),
@@ -28,7 +28,7 @@ def lr_check() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n_params", "tokens", "loss", "lr", "batch_tokens"])
 
 
-def test_best_settings_are_recovered_exactly_without_noise() -> None:
+def test_best_settings_are_recovered_exactly_without_noise():
     survey = find_optima(study(), resamples=50, seed=0)
     assert [(g.n_params, g.tokens) for g in survey.groups] == list(PAIRS)
     for group in survey.groups:
@@ -41,7 +41,7 @@ def test_best_settings_are_recovered_exactly_without_noise() -> None:
     assert survey.noise < 1e-10
 
 
-def test_one_batch_gives_optima_in_learning_rate_alone() -> None:
+def test_one_batch_gives_optima_in_learning_rate_alone():
     survey = find_optima(study(batches=1), resamples=50, seed=0)
     assert len(survey.groups) == len(PAIRS)
     for group in survey.groups:
@@ -50,7 +50,7 @@ def test_one_batch_gives_optima_in_learning_rate_alone() -> None:
         assert group.batch_ci is None
 
 
-def test_the_measured_noise_is_the_noise_put_in() -> None:
+def test_the_measured_noise_is_the_noise_put_in():
     survey = find_optima(study(noise=0.002), resamples=200, seed=0)
     assert survey.noise == pytest.approx(0.002, rel=0.1)
     assert len(survey.groups) == len(PAIRS)
@@ -61,13 +61,13 @@ def test_the_measured_noise_is_the_noise_put_in() -> None:
         assert group.batch_ci[0] < group.batch_opt < group.batch_ci[1]
 
 
-def test_the_same_seed_gives_the_same_intervals() -> None:
+def test_the_same_seed_gives_the_same_intervals():
     frame = study(noise=0.002)
     once, again = (find_optima(frame, resamples=100, seed=5) for _ in range(2))
     assert [g.lr_ci for g in once.groups] == [g.lr_ci for g in again.groups]
 
 
-def test_the_learning_rate_check_resolves_two_sizes_and_refuses_the_ragged_third() -> None:
+def test_the_learning_rate_check_resolves_two_sizes_and_refuses_the_ragged_third():
     d16, d32, d64 = find_optima(lr_check(), resamples=4000, seed=0).groups
     assert d16.lr_opt == pytest.approx(0.01424, rel=1e-3)
     assert d32.lr_opt == pytest.approx(0.00783, rel=1e-3)
@@ -82,7 +82,7 @@ def test_the_learning_rate_check_resolves_two_sizes_and_refuses_the_ragged_third
     )
 
 
-def test_three_learning_rates_have_an_optimum_but_no_interval_of_their_own() -> None:
+def test_three_learning_rates_have_an_optimum_but_no_interval_of_their_own():
     frame = lr_check().iloc[1:4]
     survey = find_optima(frame, resamples=100, seed=0)
     assert survey.groups[0].interior
@@ -90,7 +90,7 @@ def test_three_learning_rates_have_an_optimum_but_no_interval_of_their_own() -> 
     assert "Nothing measures the noise of a loss here: optima have no interval." in survey.notes
 
 
-def test_replicas_measure_the_noise_of_three_learning_rates() -> None:
+def test_replicas_measure_the_noise_of_three_learning_rates():
     frame = lr_check().iloc[1:4]
     two = [frame.assign(seed=0), frame.assign(seed=1, loss=frame["loss"] * 1.001)]
     (group,) = find_optima(pd.concat(two), resamples=2000, seed=0).groups
@@ -98,7 +98,7 @@ def test_replicas_measure_the_noise_of_three_learning_rates() -> None:
     assert group.lr_ci[0] < group.lr_opt < group.lr_ci[1]
 
 
-def test_the_lowest_noisy_cell_is_biased_and_the_tuned_loss_is_not() -> None:
+def test_the_lowest_noisy_cell_is_biased_and_the_tuned_loss_is_not():
     errors = []
     for seed in range(12):
         survey = find_optima(study(noise=0.002, seed=seed), resamples=50, seed=0)
@@ -117,7 +117,7 @@ A, VALLEY, PENALTY, SLOPE = 0.5, 0.02, 0.03, -0.4
 BUDGETS = (1e17, 1e18, 1e19, 1e20)
 
 
-def mistuned_study(lr_of: "dict[str, object]") -> pd.DataFrame:
+def mistuned_study(lr_of):
     """Return an IsoFLOP study whose learning rates follow N**lr_of["slope"], times a grid."""
     rows = []
     for c in BUDGETS:
@@ -125,20 +125,20 @@ def mistuned_study(lr_of: "dict[str, object]") -> pd.DataFrame:
             z = np.log(n) - np.log(0.1 * c**A)
             right = 1e-3 * (n / 1e8) ** SLOPE
             for factor in np.atleast_1d(lr_of["factors"]):
-                lr = 1e-3 * (n / 1e8) ** lr_of["slope"] * factor  # type: ignore[operator]
+                lr = 1e-3 * (n / 1e8) ** lr_of["slope"] * factor
                 log_loss = 1.0 - 0.05 * np.log(c / 1e19) + 0.5 * VALLEY * z * z
                 log_loss += 0.5 * PENALTY * np.log(lr / right) ** 2
                 rows.append((n, c / (6 * n), c, np.exp(log_loss), lr))
     return pd.DataFrame(rows, columns=["n_params", "tokens", "flops", "loss", "lr"])
 
 
-def exponent(frame: pd.DataFrame) -> float:
+def exponent(frame):
     cells = make_cells(frame)
     survey = isoflop.find_valleys(cells, Method.parabola, 100, 0)
     return isoflop.fit_isoflop(survey, cells, 0).n_law.fit.exponent
 
 
-def test_one_learning_rate_for_all_sizes_draws_the_exponent_down() -> None:
+def test_one_learning_rate_for_all_sizes_draws_the_exponent_down():
     """Every valley is pulled to the one size at which the learning rate is right."""
     shrunk = A * VALLEY / (VALLEY + PENALTY * SLOPE**2)
     found = exponent(mistuned_study({"slope": 0.0, "factors": 1.0}))
@@ -146,11 +146,11 @@ def test_one_learning_rate_for_all_sizes_draws_the_exponent_down() -> None:
     assert found == pytest.approx(shrunk, abs=1e-6)
 
 
-def test_learning_rates_that_follow_the_size_leave_the_exponent_alone() -> None:
+def test_learning_rates_that_follow_the_size_leave_the_exponent_alone():
     assert exponent(mistuned_study({"slope": SLOPE, "factors": 1.0})) == pytest.approx(A, abs=1e-6)
 
 
-def test_the_best_of_a_grid_removes_most_of_that_bias_and_the_fitted_optimum_all() -> None:
+def test_the_best_of_a_grid_removes_most_of_that_bias_and_the_fitted_optimum_all():
     frame = mistuned_study({"slope": 0.0, "factors": 3.0 ** np.arange(-3.0, 4.0)})
     by_grid = exponent(frame)
     names = ("n_params", "tokens", "flops", "loss")

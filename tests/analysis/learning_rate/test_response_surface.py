@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from lr_grids import BEND, Floats
+from lr_grids import BEND
 
 from analysis.learning_rate.response_surface import (
     FAR_RISE,
@@ -17,17 +17,17 @@ from analysis.learning_rate.response_surface import (
 CENTER = np.log([2e-3, 4e5])
 
 
-def grid(lrs: int = 9, batches: int = 7) -> Floats:
+def grid(lrs=9, batches=7):
     steps = np.log(2.0) * (np.stack(np.meshgrid(np.arange(lrs), np.arange(batches)), axis=-1) - 3.2)
     return CENTER + steps.reshape(-1, 2)
 
 
-def quadratic(settings: Floats, bend: Floats = BEND) -> Floats:
+def quadratic(settings, bend=BEND):
     z = settings - CENTER
     return np.asarray(2.5 * np.exp(0.5 * np.einsum("ki,ij,kj->k", z, bend, z)))
 
 
-def test_a_quadratic_is_recovered_exactly_from_its_window() -> None:
+def test_a_quadratic_is_recovered_exactly_from_its_window():
     settings = grid()
     surface = fit_surface(settings, quadratic(settings))
     assert surface.why == ""
@@ -38,7 +38,7 @@ def test_a_quadratic_is_recovered_exactly_from_its_window() -> None:
     assert surface.batch_slope == pytest.approx(0.004 / 0.014, rel=1e-9)
 
 
-def test_a_diverged_corner_does_not_move_the_optimum() -> None:
+def test_a_diverged_corner_does_not_move_the_optimum():
     settings = grid()
     loss = quadratic(settings)
     corner = (settings[:, 0] > CENTER[0] + 2) & (settings[:, 1] < CENTER[1])
@@ -49,7 +49,7 @@ def test_a_diverged_corner_does_not_move_the_optimum() -> None:
     np.testing.assert_allclose(surface.optimum, CENTER, atol=1e-9)
 
 
-def test_all_cells_would_have_been_moved_by_the_corner() -> None:
+def test_all_cells_would_have_been_moved_by_the_corner():
     settings = grid()
     corner = (settings[:, 0] > CENTER[0] + 2) & (settings[:, 1] < CENTER[1])
     loss = np.where(corner, 7.0, quadratic(settings))
@@ -58,7 +58,7 @@ def test_all_cells_would_have_been_moved_by_the_corner() -> None:
     assert not np.abs(at).max() < 0.5
 
 
-def test_the_window_holds_what_is_within_two_percent_and_at_least_twelve() -> None:
+def test_the_window_holds_what_is_within_two_percent_and_at_least_twelve():
     settings = grid(5, 5)
     loss = 2.0 * (1.0 + 0.004 * np.arange(25.0))
     assert open_window(settings, loss).sum() == 12
@@ -67,7 +67,7 @@ def test_the_window_holds_what_is_within_two_percent_and_at_least_twelve() -> No
     assert FAR_RISE == 0.10
 
 
-def test_along_learning_rate_alone_the_window_reaches_beyond_the_lowest_on_both_sides() -> None:
+def test_along_learning_rate_alone_the_window_reaches_beyond_the_lowest_on_both_sides():
     lr = np.log(1e-3 * 2.0 ** np.arange(7))[:, None]
     loss = np.array([2.30, 2.08, 2.000, 2.001, 2.002, 2.003, 2.004])
     assert open_window(lr, loss).tolist() == [False, True, True, True, True, True, True]
@@ -75,7 +75,7 @@ def test_along_learning_rate_alone_the_window_reaches_beyond_the_lowest_on_both_
     assert open_window(lr, cliff).tolist() == [False, False, True, True, True, True, True]
 
 
-def test_the_order_of_cells_does_not_matter() -> None:
+def test_the_order_of_cells_does_not_matter():
     settings = grid()
     loss = quadratic(settings) * np.exp(0.002 * np.random.default_rng(0).standard_normal(63))
     order = np.random.default_rng(1).permutation(63)
@@ -83,7 +83,7 @@ def test_the_order_of_cells_does_not_matter() -> None:
     np.testing.assert_allclose(first.optimum, second.optimum, rtol=1e-12)
 
 
-def test_units_of_batch_shift_the_optimum_and_nothing_else() -> None:
+def test_units_of_batch_shift_the_optimum_and_nothing_else():
     settings = grid()
     loss = quadratic(settings) * np.exp(0.002 * np.random.default_rng(0).standard_normal(63))
     moved = settings + np.array([0.0, np.log(2048.0)])
@@ -92,7 +92,7 @@ def test_units_of_batch_shift_the_optimum_and_nothing_else() -> None:
     np.testing.assert_allclose(second.hessian, first.hessian, rtol=1e-8)
 
 
-def test_a_saddle_has_no_stationary_minimum() -> None:
+def test_a_saddle_has_no_stationary_minimum():
     rows = np.array([[0, 1.0, 0, 0.5, 0.0, -0.5], [0, 1.0, -2.0, 0.5, 0.0, 0.5]])
     at = stationary(rows, 2)
     assert np.isnan(at[0]).all()
@@ -101,7 +101,7 @@ def test_a_saddle_has_no_stationary_minimum() -> None:
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])
-def test_intervals_of_an_optimum_hold_the_truth_as_often_as_they_say(n_axes: int) -> None:
+def test_intervals_of_an_optimum_hold_the_truth_as_often_as_they_say(n_axes):
     settings = grid()[:, :n_axes] if n_axes == 2 else grid(9, 1)[:, :1]
     centered = settings - CENTER[:n_axes]
     truth = 2.5 * np.exp(0.5 * np.einsum("ki,ij,kj->k", centered, BEND[:n_axes, :n_axes], centered))
@@ -118,7 +118,7 @@ def test_intervals_of_an_optimum_hold_the_truth_as_often_as_they_say(n_axes: int
     assert 0.91 <= inside / used <= 0.99
 
 
-def test_an_optimum_that_noise_can_erase_is_not_used() -> None:
+def test_an_optimum_that_noise_can_erase_is_not_used():
     settings = grid(7, 7)
     surface = fit_surface(settings, quadratic(settings))
     assert resample(surface, 1e-4, 10, 500, 0).why == ""
@@ -127,7 +127,7 @@ def test_an_optimum_that_noise_can_erase_is_not_used() -> None:
     assert "of resamples; add learning rates and batch sizes or seeds" in found.why
 
 
-def test_without_a_known_noise_there_is_an_optimum_but_no_interval() -> None:
+def test_without_a_known_noise_there_is_an_optimum_but_no_interval():
     lr = np.log(np.array([1e-3, 2e-3, 4e-3]))[:, None]
     surface = fit_surface(lr, np.array([2.1, 2.0, 2.05]))
     found = resample(surface, float("nan"), 0, 100, 0)
@@ -137,7 +137,7 @@ def test_without_a_known_noise_there_is_an_optimum_but_no_interval() -> None:
     assert np.isnan(found.draws).all()
 
 
-def test_robust_sd_is_the_sd_of_a_normal_and_ignores_a_far_draw() -> None:
+def test_robust_sd_is_the_sd_of_a_normal_and_ignores_a_far_draw():
     draws = np.random.default_rng(0).standard_normal(20_000)
     assert robust_sd(draws) == pytest.approx(1.0, abs=0.03)
     assert robust_sd(np.append(draws, 1e9)) == pytest.approx(1.0, abs=0.03)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,12 +11,12 @@ STEP = 1e-6
 
 
 @pytest.fixture
-def points() -> Any:
+def points():
     rng = np.random.default_rng(3)
     return Points(rng.normal(size=12), rng.normal(size=12), 0.1 * rng.normal(size=12))
 
 
-def thetas(form: Any) -> Any:
+def thetas(form):
     full = {"e": -0.4, "a": -1.0, "b": -1.2, "alpha": 0.35, "beta": 0.45, "k": 0.8}
     names = {
         Form.chinchilla: "e a b alpha beta",
@@ -32,7 +30,7 @@ def thetas(form: Any) -> Any:
 
 @pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize("phi", [surface.huber(0.05), surface.squares_in_nats])
-def test_gradient_and_hessian_match_central_differences(points: Any, form: Any, phi: Any) -> None:
+def test_gradient_and_hessian_match_central_differences(points, form, phi):
     formula, weights = FORMULAS[form], np.arange(1.0, 13.0)[None]
     theta = thetas(form)
     local = formula.expand(theta, points, weights, phi)
@@ -47,7 +45,7 @@ def test_gradient_and_hessian_match_central_differences(points: Any, form: Any, 
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_the_published_parameters_give_the_predicted_loss(form: Any) -> None:
+def test_the_published_parameters_give_the_predicted_loss(form):
     formula, theta = FORMULAS[form], thetas(form)[:1]
     v = dict(zip(formula.names, formula.named(theta, CENTERS)[0], strict=True))
     n, d = 3e7, 5e9
@@ -64,12 +62,12 @@ def test_the_published_parameters_give_the_predicted_loss(form: Any) -> None:
     assert predicted == pytest.approx(by_hand, rel=1e-12)
 
 
-def joint(v: Any, n: Any, d: Any) -> Any:
+def joint(v, n, d):
     return ((v["A"] / n) ** (v["alpha"] / v["beta"]) + v["B"] / d) ** v["beta"]
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_a_is_the_exponent_of_the_size_that_minimises_the_loss(form: Any) -> None:
+def test_a_is_the_exponent_of_the_size_that_minimises_the_loss(form):
     formula, theta = FORMULAS[form], thetas(form)[:1]
     best = []
     for log_c in (40.0, 42.0):

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from analysis.parametric.profile import Profile
 
 
 @pytest.fixture(scope="module")
-def fit() -> Any:
+def fit():
     table = isoflop_table(noise=0.001)
     columns = (table[name].to_numpy(float) for name in ("n_params", "tokens"))
     return fit_parametric(*columns, nats=table["loss"].to_numpy(float), resamples=300)
@@ -31,19 +30,19 @@ def fit() -> Any:
 FLOPS = np.array([1e18, 1e19, 1e20])
 
 
-def test_the_optimal_size_minimises_the_surface_at_its_compute(fit: Any) -> None:
+def test_the_optimal_size_minimises_the_surface_at_its_compute(fit):
     best = optimal_size(fit, FLOPS)
     at = fit.predict(best, FLOPS / (6 * best))
     for factor in (0.98, 1.02):
         assert (fit.predict(factor * best, FLOPS / (6 * factor * best)) > at).all()
 
 
-def test_the_optimal_size_grows_with_the_fitted_exponent(fit: Any) -> None:
+def test_the_optimal_size_grows_with_the_fitted_exponent(fit):
     growth = np.diff(np.log(optimal_size(fit, FLOPS))) / np.log(10)
     assert growth == pytest.approx([fit.values["a"]] * 2)
 
 
-def test_the_band_holds_the_true_optimum_of_n_and_of_d(fit: Any) -> None:
+def test_the_band_holds_the_true_optimum_of_n_and_of_d(fit):
     truth = optimal_n(FLOPS)
     low, high = optimal_band(fit, FLOPS, "N")
     assert (low < truth).all()
@@ -75,9 +74,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("form", SURFACES)
 @pytest.mark.parametrize("cost", [SIX_ND, CostLaw(40.0, 0.93)])
-def test_every_form_is_its_published_formula_and_has_its_minimum_there(
-    form: Form, cost: CostLaw
-) -> None:
+def test_every_form_is_its_published_formula_and_has_its_minimum_there(form, cost):
     surfaces = Surfaces.of(form, SURFACES[form])
     log_n = surfaces.log_optimal_size(FLOPS, cost)[0]
     growth = np.diff(log_n) / np.diff(np.log(FLOPS))
@@ -91,7 +88,7 @@ def test_every_form_is_its_published_formula_and_has_its_minimum_there(
     assert surfaces.log_optimal_flops(np.exp(log_n), cost)[0] == pytest.approx(np.log(FLOPS))
 
 
-def test_draws_without_a_minimum_are_left_out() -> None:
+def test_draws_without_a_minimum_are_left_out():
     rows = np.array(
         [
             [1.8, 480.0, 2100.0, 0.35, 0.37],
@@ -105,7 +102,7 @@ def test_draws_without_a_minimum_are_left_out() -> None:
     assert len(draws.take(0)) == 0
 
 
-def test_what_is_derived_takes_its_ends_at_the_share_of_the_exponent_s_own(fit: Any) -> None:
+def test_what_is_derived_takes_its_ends_at_the_share_of_the_exponent_s_own(fit):
     draws = np.linspace(0.0, 1.0, 1001)
     assert tail_of(draws, (0.01, 0.99)) == pytest.approx(0.01, abs=1e-3)
     assert tail_of(draws, (-1.0, 2.0)) == TAIL
@@ -115,7 +112,7 @@ def test_what_is_derived_takes_its_ends_at_the_share_of_the_exponent_s_own(fit: 
     assert ends == pytest.approx(fit.intervals["a"], abs=2e-3)
 
 
-def test_another_cost_of_a_run_moves_a_and_its_interval(fit: Any) -> None:
+def test_another_cost_of_a_run_moves_a_and_its_interval(fit):
     cost = CostLaw(40.0, 0.9)
     moved = at_cost(fit, cost)
     v = fit.values
@@ -126,7 +123,7 @@ def test_another_cost_of_a_run_moves_a_and_its_interval(fit: Any) -> None:
 
 
 @pytest.mark.parametrize("power", [0.9, 1.1])
-def test_another_cost_of_a_run_moves_the_ends_of_the_profile_of_a(fit: Any, power: Any) -> None:
+def test_another_cost_of_a_run_moves_the_ends_of_the_profile_of_a(fit, power):
     moved = at_cost(fit, CostLaw(40.0, power)).profiles
     for end in ("low", "high"):
         a = getattr(fit.profiles["a"], end)
@@ -135,7 +132,7 @@ def test_another_cost_of_a_run_moves_the_ends_of_the_profile_of_a(fit: Any, powe
     assert moved["alpha"] == fit.profiles["alpha"]
 
 
-def test_an_end_that_there_is_not_stays_open_at_another_cost(fit: Any) -> None:
+def test_an_end_that_there_is_not_stays_open_at_another_cost(fit):
     open_above = replace(fit, profiles={**fit.profiles, "a": Profile(0.4, None)})
     moved = at_cost(open_above, CostLaw(40.0, 0.9))
     assert moved.profiles["a"].high is None

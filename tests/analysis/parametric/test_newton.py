@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from analysis.parametric.newton import Floats, Local, Rows, acting, solve, whitening
+from analysis.parametric.newton import Floats, Local, acting, solve, whitening
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Bowls:
     hessian: Floats
     floor: float = 0.0
 
-    def at(self, theta: Floats, rows: Rows) -> Local:
+    def at(self, theta, rows):
         off, hessian = theta - self.lowest[rows], self.hessian[rows]
         gradient = np.einsum("sij,sj->si", hessian, off)
         value = 0.5 * np.einsum("si,si->s", off, gradient)
@@ -29,7 +29,7 @@ class Valley:
 
     floor: float = 1e-24
 
-    def at(self, theta: Floats, rows: Rows) -> Local:
+    def at(self, theta, rows):
         x, y = theta[:, 0], theta[:, 1]
         u, v = 1 - x, y - x * x
         gradient = np.stack([-2 * u - 400 * x * v, 200 * v], axis=1)
@@ -43,12 +43,12 @@ class Valley:
         return Local(u * u + 100 * v * v, gradient, hessian, metric)
 
 
-def random_metrics(scales: Floats) -> Floats:
+def random_metrics(scales):
     roots = np.random.default_rng(0).standard_normal((4, 3, 3))
     return roots @ roots.transpose(0, 2, 1) * scales[:, None] * scales
 
 
-def test_quadratics_of_any_scale_end_at_their_minimum() -> None:
+def test_quadratics_of_any_scale_end_at_their_minimum():
     lowest = np.random.default_rng(1).standard_normal((4, 3))
     problem = Bowls(lowest, random_metrics(np.array([1e-6, 1.0, 1e6])))
     solved = solve(lowest + 3.0, problem)
@@ -57,7 +57,7 @@ def test_quadratics_of_any_scale_end_at_their_minimum() -> None:
     assert solved.theta == pytest.approx(lowest, abs=1e-6)
 
 
-def test_starts_around_a_curved_valley_all_reach_its_floor() -> None:
+def test_starts_around_a_curved_valley_all_reach_its_floor():
     starts = np.array([[-1.2, 1.0], [3.0, -4.0], [-5.0, 20.0], [0.0, 0.0], [1.0, 1.0]])
     solved = solve(starts, Valley())
     assert solved.converged.all()
@@ -65,31 +65,31 @@ def test_starts_around_a_curved_valley_all_reach_its_floor() -> None:
     assert starts[0].tolist() == [-1.2, 1.0]  # what was given is not written to
 
 
-def test_a_path_that_is_given_up_has_not_converged() -> None:
+def test_a_path_that_is_given_up_has_not_converged():
     solved = solve(np.array([[-1.2, 1.0]]), Valley(), max_steps=2)
     assert not solved.converged.any()
     assert solved.value[0] > 1e-3
 
 
-def test_a_start_where_nothing_is_finite_stays_and_has_not_converged() -> None:
+def test_a_start_where_nothing_is_finite_stays_and_has_not_converged():
     solved = solve(np.array([[np.inf, 0.0], [0.5, 0.5]]), Valley())
     assert solved.converged.tolist() == [False, True]
     assert solved.theta[0].tolist() == [np.inf, 0.0]
     assert solved.value[0] == np.inf
 
 
-def test_whitening_takes_a_metric_of_any_units_to_one() -> None:
+def test_whitening_takes_a_metric_of_any_units_to_one():
     metric = random_metrics(np.array([1e-5, 1.0, 1e5]))
     white = whitening(metric)
     one = white @ metric @ white.transpose(0, 2, 1)
     assert one == pytest.approx(np.broadcast_to(np.eye(3), one.shape), abs=1e-6)
 
 
-def test_whitening_survives_what_rounding_left_indefinite() -> None:
+def test_whitening_survives_what_rounding_left_indefinite():
     correlation = np.array([[[1.0, 1.0 + 1e-9], [1.0 + 1e-9, 1.0]]])
     assert np.isfinite(whitening(correlation)).all()
 
 
-def test_a_parameter_that_moves_no_prediction_does_not_act() -> None:
+def test_a_parameter_that_moves_no_prediction_does_not_act():
     assert acting(np.diag([1.0, 1e-13, 0.0]), 1.0).tolist() == [True, False, False]
     assert acting(np.diag([1e-9, 1.0]), 1e4).tolist() == [False, True]

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from study_folders import isoflop_table
@@ -23,14 +21,14 @@ ONCE = np.ones((1, len(TABLE)))
         (Loss.mse, [(2 * np.expm1(5e-4)) ** 2, (2 * np.expm1(-0.1)) ** 2]),
     ],
 )
-def test_a_cost_is_that_of_its_formula(loss: Loss, wanted: list[float]) -> None:
+def test_a_cost_is_that_of_its_formula(loss, wanted):
     measured = np.log(np.array([2.0, 2.0]))
     value, slope, _ = cost(loss, 1e-3)(measured + np.array([5e-4, -0.1]), measured)
     assert value == pytest.approx(wanted, rel=1e-5)
     assert (np.sign(slope) == [1.0, -1.0]).all()
 
 
-def test_absolute_deviations_are_reported_as_their_sum() -> None:
+def test_absolute_deviations_are_reported_as_their_sum():
     fit, reference = certify(*RUNS, Form.chinchilla, Loss.lad, 1e-3)
     ends = descend(reference.optima[:1], reference.formula, reference.points, ONCE, Loss.lad, 1e-3)
     assert ends.converged.all()
@@ -38,8 +36,8 @@ def test_absolute_deviations_are_reported_as_their_sum() -> None:
     assert fit.objective == pytest.approx(ends.value[0], rel=1e-9)
 
 
-def test_of_two_ends_the_lower_that_converged_is_taken() -> None:
-    def ends(values: list[float], converged: list[bool]) -> Solved:
+def test_of_two_ends_the_lower_that_converged_is_taken():
+    def ends(values, converged):
         return Solved(np.array(values)[:, None], np.array(values), np.array(converged))
 
     one = ends([1.0, 5.0, 1.0, 9.0], [True, True, False, False])
@@ -50,9 +48,9 @@ def test_of_two_ends_the_lower_that_converged_is_taken() -> None:
     assert taken.converged.tolist() == [True, True, True, False]
 
 
-def test_the_gradient_is_none_at_an_optimum_and_a_cosine_elsewhere() -> None:
+def test_the_gradient_is_none_at_an_optimum_and_a_cosine_elsewhere():
     _, reference = certify(*RUNS, Form.chinchilla, Loss.huber, 1e-3)
-    problem: Any = Objective(reference.formula, reference.points, ONCE, reference.phi)
+    problem = Objective(reference.formula, reference.points, ONCE, reference.phi)
     gradient, condition = certificate(reference.optima[0], problem)
     assert gradient < 1e-9
     assert 10 < condition < 1e8

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from analysis.parametric.fit import fit_parametric, fit_surface
 from analysis.parametric.newton import Solved
 
 
-def fit(table: Any, **choices: Any) -> Any:
+def fit(table, **choices):
     choices = {"resamples": 200} | choices
     columns = (table[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     n_params, tokens, nats = columns
@@ -21,13 +19,13 @@ def fit(table: Any, **choices: Any) -> Any:
 
 
 @pytest.mark.parametrize("loss", list(Loss))
-def test_noise_free_runs_return_the_surface_they_came_from(loss: Any) -> None:
+def test_noise_free_runs_return_the_surface_they_came_from(loss):
     found = fit(isoflop_table(), loss=loss, resamples=100).values
     for name, value in TRUTH.items():
         assert found[name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_noisy_runs_return_the_exponent_within_its_interval() -> None:
+def test_noisy_runs_return_the_exponent_within_its_interval():
     result = fit(isoflop_table(noise=0.002, seed=4), resamples=1000)
     low, high = result.intervals["a"]
     assert low < TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"]) < high
@@ -35,7 +33,7 @@ def test_noisy_runs_return_the_exponent_within_its_interval() -> None:
     assert result.n_failed == 0
 
 
-def test_chinchilla_reaches_the_true_minimum_to_six_digits(chinchilla: Any) -> None:
+def test_chinchilla_reaches_the_true_minimum_to_six_digits(chinchilla):
     result = fit(chinchilla, resamples=100)
     assert result.objective == pytest.approx(1.0182740178e-3, rel=1e-9)
     golden = {"E": 1.817218, "A": 477.826, "B": 2143.417, "alpha": 0.347310, "beta": 0.367172}
@@ -48,7 +46,7 @@ def test_chinchilla_reaches_the_true_minimum_to_six_digits(chinchilla: Any) -> N
     assert 1e3 < result.condition < 1e4
 
 
-def test_all_245_chinchilla_points_reach_their_true_minimum(published: Any) -> None:
+def test_all_245_chinchilla_points_reach_their_true_minimum(published):
     values = fit(published("chinchilla_epoch.csv"), resamples=100).values
     golden = {"E": 1.89134, "A": 495.726, "B": 12845.6, "alpha": 0.34931, "beta": 0.45305}
     for name, value in golden.items():
@@ -56,7 +54,7 @@ def test_all_245_chinchilla_points_reach_their_true_minimum(published: Any) -> N
     assert values["a"] == pytest.approx(0.56464, abs=5e-6)
 
 
-def test_least_absolute_deviations_reach_the_published_coefficients(chinchilla: Any) -> None:
+def test_least_absolute_deviations_reach_the_published_coefficients(chinchilla):
     result = fit(chinchilla, loss=Loss.lad, resamples=100)
     assert result.objective == pytest.approx(1.12949466, rel=1e-8)
     golden = {"E": 1.816864, "A": 482.0057, "B": 2085.434, "alpha": 0.347813, "beta": 0.365854}
@@ -65,7 +63,7 @@ def test_least_absolute_deviations_reach_the_published_coefficients(chinchilla: 
     assert result.values["a"] == pytest.approx(0.51264, abs=5e-6)
 
 
-def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla: Any) -> None:
+def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla):
     result = fit(chinchilla, loss=Loss.mse, resamples=100)
     assert result.objective == pytest.approx(0.08320, abs=5e-6)
     golden = {"E": 1.88281, "A": 567.805, "B": 7581.85, "alpha": 0.35762, "beta": 0.42762}
@@ -74,7 +72,7 @@ def test_squared_error_in_nats_reaches_its_published_minimum(chinchilla: Any) ->
     assert result.values["a"] == pytest.approx(0.54458, abs=5e-6)
 
 
-def test_a_window_in_other_units_returns_the_published_squared_error_fit(chinchilla: Any) -> None:
+def test_a_window_in_other_units_returns_the_published_squared_error_fit(chinchilla):
     window = chinchilla[chinchilla["flops"] < 1e21]
     assert len(window) == 217
     columns = (window["n_params"] / 1e6, window["tokens"] / 1e9, window["loss"])
@@ -90,9 +88,7 @@ def test_a_window_in_other_units_returns_the_published_squared_error_fit(chinchi
     # Kaplan's own form without E is published as 2.660e-3; 2.66310e-3 is where every start ends.
     [(Form.skaling, 9.5418e-4), (Form.kaplan_e, 2.1747e-3), (Form.kaplan, 2.66310e-3)],
 )
-def test_other_forms_reach_their_minimum_on_the_same_runs(
-    chinchilla: Any, form: Any, objective: Any
-) -> None:
+def test_other_forms_reach_their_minimum_on_the_same_runs(chinchilla, form, objective):
     columns = (chinchilla[name].to_numpy() for name in ("n_params", "tokens", "loss"))
     result = fit_surface(*columns, form=form)
     assert result.objective == pytest.approx(objective, rel=2e-5)
@@ -101,12 +97,12 @@ def test_other_forms_reach_their_minimum_on_the_same_runs(
         assert result.values["k"] == pytest.approx(0.774, abs=5e-4)
 
 
-def test_the_published_stop_at_the_second_iteration_is_no_optimum(chinchilla: Any) -> None:
+def test_the_published_stop_at_the_second_iteration_is_no_optimum(chinchilla):
     log_n, log_d, log_loss = (
         np.log(chinchilla[name].to_numpy()) for name in ("n_params", "tokens", "loss")
     )
 
-    def mean_huber(theta: Any) -> Any:
+    def mean_huber(theta):
         a, b, e, alpha, beta = theta
         prediction = np.logaddexp(np.logaddexp(a - alpha * log_n, b - beta * log_d), e)
         residual = prediction - log_loss
@@ -127,7 +123,7 @@ def test_the_published_stop_at_the_second_iteration_is_no_optimum(chinchilla: An
     assert ours.gradient < 1e-9
 
 
-def test_a_weight_of_two_is_the_run_given_twice() -> None:
+def test_a_weight_of_two_is_the_run_given_twice():
     table = isoflop_table(noise=0.002)
     columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
     weights = np.ones(len(table))
@@ -140,7 +136,7 @@ def test_a_weight_of_two_is_the_run_given_twice() -> None:
     assert len(weighted.residuals) == len(table)
 
 
-def test_weights_of_one_over_variance_are_refused_by_name() -> None:
+def test_weights_of_one_over_variance_are_refused_by_name():
     table = isoflop_table(noise=0.002)
     columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
     with pytest.raises(InputError, match=r"weights average 2.5e\+05.*how often a run counts"):
@@ -151,8 +147,8 @@ def test_weights_of_one_over_variance_are_refused_by_name() -> None:
         fit_surface(*columns, weights=np.ones(3))
 
 
-def test_a_fit_that_never_left_its_start_is_refused(monkeypatch: Any) -> None:
-    def stay(theta: Any, problem: Any, max_steps: int = 0) -> Any:
+def test_a_fit_that_never_left_its_start_is_refused(monkeypatch):
+    def stay(theta, problem, max_steps=0):
         return Solved(theta, np.ones(len(theta)), np.ones(len(theta), dtype=bool))
 
     monkeypatch.setattr(newton, "solve", stay)
@@ -160,7 +156,7 @@ def test_a_fit_that_never_left_its_start_is_refused(monkeypatch: Any) -> None:
         fit(isoflop_table())
 
 
-def test_checkpoints_of_one_run_are_resampled_together() -> None:
+def test_checkpoints_of_one_run_are_resampled_together():
     table = isoflop_table(noise=0.002)
     doubled = pd.concat([table, table], ignore_index=True)
     codes = np.tile(np.arange(len(table)), 2)
@@ -172,7 +168,7 @@ def test_checkpoints_of_one_run_are_resampled_together() -> None:
     assert alone[1] - alone[0] < 0.85 * (once[1] - once[0])
 
 
-def test_too_few_runs_of_many_checkpoints_are_refused() -> None:
+def test_too_few_runs_of_many_checkpoints_are_refused():
     table = isoflop_table(noise=0.002)
     with pytest.raises(RefusedError, match="checkpoints of 5 runs"):
         fit(table, clusters=np.arange(len(table)) % 5)
@@ -180,7 +176,7 @@ def test_too_few_runs_of_many_checkpoints_are_refused() -> None:
 
 @pytest.mark.parametrize("unit", [1e-9, 1e12])
 @pytest.mark.parametrize("loss", list(Loss))
-def test_losses_in_any_unit_give_the_same_exponents(unit: Any, loss: Any) -> None:
+def test_losses_in_any_unit_give_the_same_exponents(unit, loss):
     table = isoflop_table(noise=0.002)
     columns = [table[name].to_numpy() for name in ("n_params", "tokens", "loss")]
     plain = fit_surface(*columns, loss=loss)
@@ -189,7 +185,7 @@ def test_losses_in_any_unit_give_the_same_exponents(unit: Any, loss: Any) -> Non
     assert scaled.values["E"] == pytest.approx(unit * plain.values["E"], rel=1e-6)
 
 
-def test_a_loss_that_is_not_positive_is_named() -> None:
+def test_a_loss_that_is_not_positive_is_named():
     table = isoflop_table()
     table.loc[4, "loss"] = -1.0
     with pytest.raises(InputError, match="loss=-1 in run 4"):
@@ -206,17 +202,13 @@ def test_a_loss_that_is_not_positive_is_named() -> None:
         (1e20, 1e30, 104, 0.376),
     ],
 )
-def test_windows_of_compute_return_the_published_drift(
-    chinchilla: Any, low: Any, high: Any, runs: Any, a: Any
-) -> None:
+def test_windows_of_compute_return_the_published_drift(chinchilla, low, high, runs, a):
     window = chinchilla[(chinchilla["flops"] >= low) & (chinchilla["flops"] < high)]
     assert len(window) == runs
     assert fit(window, resamples=100).values["a"] == pytest.approx(a, abs=6e-4)
 
 
-def test_bootstrap_spread_matches_the_published_one_within_monte_carlo_error(
-    chinchilla: Any,
-) -> None:
+def test_bootstrap_spread_matches_the_published_one_within_monte_carlo_error(chinchilla):
     result = fit(chinchilla, resamples=4000)
     spread = dict(zip(result.names, result.draws.std(axis=0), strict=True))
     golden = {
@@ -244,13 +236,13 @@ def test_bootstrap_spread_matches_the_published_one_within_monte_carlo_error(
             assert end == pytest.approx(value, abs=3 * error + 0.0005 * value), name
 
 
-def test_the_order_of_runs_does_not_matter() -> None:
+def test_the_order_of_runs_does_not_matter():
     table = isoflop_table(noise=0.002)
     shuffled = table.sample(frac=1.0, random_state=1)
     assert fit(shuffled).values == pytest.approx(fit(table).values, rel=1e-8)
 
 
-def test_other_units_of_n_and_d_move_only_a_and_b() -> None:
+def test_other_units_of_n_and_d_move_only_a_and_b():
     table = isoflop_table(noise=0.002)
     scaled = table.assign(n_params=table["n_params"] / 1e6, tokens=table["tokens"] / 1e9)
     one, other = fit(table).values, fit(scaled).values
@@ -260,13 +252,13 @@ def test_other_units_of_n_and_d_move_only_a_and_b() -> None:
     assert other["B"] == pytest.approx(one["B"] / 1e9 ** one["beta"], rel=1e-6)
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_does_not() -> None:
+def test_the_same_seed_gives_the_same_interval_and_another_does_not():
     table = isoflop_table(noise=0.002)
     assert fit(table, seed=1).intervals == fit(table, seed=1).intervals
     assert fit(table, seed=1).intervals != fit(table, seed=2).intervals
 
 
-def test_a_surface_that_does_not_fall_with_n_is_refused() -> None:
+def test_a_surface_that_does_not_fall_with_n_is_refused():
     table = isoflop_table()
     flat = table.assign(loss=1.8 + 2100 / table["tokens"] ** 0.37)
     with pytest.raises(
@@ -275,8 +267,8 @@ def test_a_surface_that_does_not_fall_with_n_is_refused() -> None:
         fit(flat)
 
 
-def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch: Any) -> None:
-    def never(theta: Any, problem: Any, max_steps: int = 0) -> Any:
+def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch):
+    def never(theta, problem, max_steps=0):
         return Solved(theta, np.ones(len(theta)), np.zeros(len(theta), dtype=bool))
 
     monkeypatch.setattr(newton, "solve", never)
@@ -284,7 +276,7 @@ def test_no_converged_start_is_refused_and_gives_no_number(monkeypatch: Any) -> 
         fit(isoflop_table())
 
 
-def test_losses_of_noise_alone_have_no_exponent() -> None:
+def test_losses_of_noise_alone_have_no_exponent():
     table = isoflop_table()
     table["loss"] = 3 + 0.05 * np.random.default_rng(0).standard_normal(len(table))
     with pytest.raises(
@@ -293,10 +285,10 @@ def test_losses_of_noise_alone_have_no_exponent() -> None:
         fit(table)
 
 
-def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch: Any) -> None:
+def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch):
     solve = newton.solve
 
-    def rarely(theta: Any, problem: Any, max_steps: int = 1000) -> Any:
+    def rarely(theta, problem, max_steps=1000):
         solved = solve(theta, problem, max_steps)
         converged = solved.converged & (len(problem.counts) == 1)
         return Solved(solved.theta, solved.value, converged)
@@ -315,14 +307,12 @@ def test_a_bootstrap_that_mostly_fails_is_refused(monkeypatch: Any) -> None:
         (Loss.huber, 3, "pairs"),
     ],
 )
-def test_bounded_costs_of_few_runs_are_resampled_by_weights(
-    loss: Any, copies: Any, resampling: Any
-) -> None:
+def test_bounded_costs_of_few_runs_are_resampled_by_weights(loss, copies, resampling):
     table = pd.concat([isoflop_table(noise=0.002, seed=k) for k in range(copies)])
     assert fit(table, loss=loss, resamples=100).resampling == resampling
 
 
-def test_weights_are_narrower_than_pairs_on_few_runs(monkeypatch: Any) -> None:
+def test_weights_are_narrower_than_pairs_on_few_runs(monkeypatch):
     table = isoflop_table(budgets=(1e18, 2e18, 4e18, 8e18), sizes=5, noise=0.003, seed=1)
     by_weights = np.diff(fit(table, resamples=400).intervals["a"])[0]
     monkeypatch.setattr("analysis.parametric.result.PAIRS_FROM", 0)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -10,14 +8,14 @@ from analysis.parametric.fit import certify
 from analysis.parametric.profile import profile_intervals
 
 
-def profiles(table: Any, loss: Any = Loss.huber, clusters: Any = None, **choices: Any) -> Any:
+def profiles(table, loss=Loss.huber, clusters=None, **choices):
     columns = (table[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
     fit, reference = certify(*columns, choices.get("form", Form.chinchilla), loss, 1e-3)
     return profile_intervals(reference, fit.theta, fit.centers, clusters or len(table)), fit
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_every_chinchilla_parameter_is_identified(chinchilla: Any, form: Any) -> None:
+def test_every_chinchilla_parameter_is_identified(chinchilla, form):
     found, fit = profiles(chinchilla, form=form)
     assert list(found) == list(fit.names)
     for name, item in found.items():
@@ -25,7 +23,7 @@ def test_every_chinchilla_parameter_is_identified(chinchilla: Any, form: Any) ->
         assert item.low < fit.values[name] < item.high, name
 
 
-def test_data_near_one_ratio_of_tokens_flag_what_they_do_not_bound() -> None:
+def test_data_near_one_ratio_of_tokens_flag_what_they_do_not_bound():
     rng = np.random.default_rng(0)
     table = isoflop_table()
     ratio = 20 * np.exp(0.2 * rng.standard_normal(len(table)))
@@ -36,7 +34,7 @@ def test_data_near_one_ratio_of_tokens_flag_what_they_do_not_bound() -> None:
     assert not found["a"].identified
 
 
-def test_a_squared_error_profile_is_where_the_held_sum_of_squares_says() -> None:
+def test_a_squared_error_profile_is_where_the_held_sum_of_squares_says():
     table = isoflop_table(noise=0.002, seed=2)
     found, fit = profiles(table, loss=Loss.mse)
     runs = len(table)
@@ -46,7 +44,7 @@ def test_a_squared_error_profile_is_where_the_held_sum_of_squares_says() -> None
     # E held: a search over the exponents, least squares for A and B, by hand.
     end = found["E"].high
 
-    def squares(exponents: Any) -> float:
+    def squares(exponents):
         by_n = np.exp(-exponents[0] * (log_n - log_n.mean()))
         by_d = np.exp(-exponents[1] * (log_d - log_d.mean()))
         return float(np.linalg.lstsq(np.stack([by_n, by_d], 1), loss - end, rcond=None)[1][0])
@@ -58,7 +56,7 @@ def test_a_squared_error_profile_is_where_the_held_sum_of_squares_says() -> None
 
 
 @pytest.mark.parametrize("loss", list(Loss))
-def test_intervals_hold_the_truth_about_as_often_as_they_say(loss: Any) -> None:
+def test_intervals_hold_the_truth_about_as_often_as_they_say(loss):
     truth = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
     hits = 0
     for seed in range(16):
@@ -68,7 +66,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(loss: Any) -> None:
     assert hits >= 13
 
 
-def test_rows_of_one_run_count_once() -> None:
+def test_rows_of_one_run_count_once():
     table = isoflop_table(noise=0.002, seed=1)
     once = profiles(table, loss=Loss.mse)[0]["a"]
     doubled = table.loc[table.index.repeat(2)]
@@ -78,7 +76,7 @@ def test_rows_of_one_run_count_once() -> None:
 
 @pytest.mark.parametrize("loss", list(Loss))
 @pytest.mark.parametrize("form", [Form.chinchilla, Form.skaling])
-def test_runs_without_noise_identify_every_parameter(loss: Any, form: Any) -> None:
+def test_runs_without_noise_identify_every_parameter(loss, form):
     found, fit = profiles(isoflop_table(), loss=loss, form=form)
     for name, item in found.items():
         assert item.identified, name

@@ -8,22 +8,22 @@ from analysis.config import Form, Loss
 from analysis.errors import RefusedError
 from analysis.parametric.fit import certify, fit_surface
 from analysis.parametric.objective import LAD_DELTAS
-from analysis.parametric.refits import LAD_CORNER, Reference, refit, refit_resamples
+from analysis.parametric.refits import LAD_CORNER, refit, refit_resamples
 
 TABLE = isoflop_table(noise=0.002, seed=3)
 RUNS = tuple(TABLE[name].to_numpy(float) for name in ("n_params", "tokens", "loss"))
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
+def reference():
     return certify(*RUNS, Form.chinchilla, Loss.huber, 1e-3)[1]
 
 
-def counts_of(rows: int) -> np.ndarray:
+def counts_of(rows):
     return np.random.default_rng(5).integers(0, 3, (rows, len(TABLE))).astype(float)
 
 
-def test_a_refit_is_the_certified_fit_of_those_counts(reference: Reference) -> None:
+def test_a_refit_is_the_certified_fit_of_those_counts(reference):
     counts = counts_of(3)
     ends = refit(reference, counts)
     assert ends.converged.all()
@@ -32,7 +32,7 @@ def test_a_refit_is_the_certified_fit_of_those_counts(reference: Reference) -> N
         assert ends.value[k] == pytest.approx(wanted.objective, rel=1e-8)
 
 
-def test_resamples_are_counted_as_they_are_done(reference: Reference) -> None:
+def test_resamples_are_counted_as_they_are_done(reference):
     counts, told = counts_of(6), []
     thetas, failed = refit_resamples(reference, [counts[:2], counts[2:]], told.append)
     assert told == [2, 4]
@@ -40,14 +40,14 @@ def test_resamples_are_counted_as_they_are_done(reference: Reference) -> None:
     assert thetas == pytest.approx(refit(reference, counts).theta, rel=1e-9)
 
 
-def test_resamples_that_mostly_fail_are_no_sample(reference: Reference) -> None:
+def test_resamples_that_mostly_fail_are_no_sample(reference):
     rising = replace(reference.points, log_loss=-reference.points.log_loss)
     lost = replace(reference, points=rising)
     with pytest.raises(RefusedError, match=r"4 of 4 bootstrap refits .*; add runs, or sizes"):
         refit_resamples(lost, [np.where(counts_of(4) > 0, np.nan, 0.0)], lambda done: None)
 
 
-def test_the_corner_of_absolute_deviations_is_far_inside_the_residuals() -> None:
+def test_the_corner_of_absolute_deviations_is_far_inside_the_residuals():
     fit, reference = certify(*RUNS, Form.chinchilla, Loss.lad, 1e-3)
     delta = max(LAD_CORNER * float(np.median(np.abs(fit.residuals))), LAD_DELTAS[-1])
     value, slope, bend = reference.phi(np.array([0.5 * delta, 3 * delta]), np.zeros(2))

@@ -14,7 +14,7 @@ RUNS = tuple(TABLE[name].to_numpy(float) for name in ("n_params", "tokens", "los
 
 
 @pytest.mark.parametrize("form", [Form.chinchilla, Form.skaling, Form.kaplan_e])
-def test_a_reweighted_refit_is_the_certified_fit_with_those_weights(form: Form) -> None:
+def test_a_reweighted_refit_is_the_certified_fit_with_those_weights(form):
     fit, reference = certify(*RUNS, form, Loss.mse, 1e-3)
     counts = np.random.default_rng(0).integers(0, 3, (4, 35)).astype(float)
     found = refit_reweighted(reference, fit.centers[2], counts)
@@ -24,7 +24,7 @@ def test_a_reweighted_refit_is_the_certified_fit_with_those_weights(form: Form) 
         assert found.floor[k] == pytest.approx(wanted["E"], rel=1e-6)
 
 
-def test_batches_do_not_change_the_refits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_the_refits(monkeypatch):
     fit, reference = certify(*RUNS, Form.chinchilla, Loss.huber, 1e-3)
     counts = np.random.default_rng(1).integers(0, 3, (7, 35)).astype(float)
     whole = refit_reweighted(reference, fit.centers[2], counts)
@@ -33,12 +33,12 @@ def test_batches_do_not_change_the_refits(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(parts.a, whole.a, rtol=1e-10)
 
 
-def test_a_form_without_a_floor_has_none() -> None:
+def test_a_form_without_a_floor_has_none():
     fit, reference = certify(*RUNS, Form.kaplan, Loss.huber, 1e-3)
     assert refit_reweighted(reference, fit.centers[2], np.ones((1, 35))).floor[0] == 0.0
 
 
-def test_weights_that_leave_no_surface_give_nan() -> None:
+def test_weights_that_leave_no_surface_give_nan():
     fit, reference = certify(*RUNS, Form.chinchilla, Loss.huber, 1e-3)
     rising = replace(
         reference, points=replace(reference.points, log_loss=-reference.points.log_loss)

@@ -13,11 +13,11 @@ from analysis.prediction.quantity import Quantity, extra_text, number, quantity,
         (999.4, "999"), (999.6, "1000"),
     ],
 )  # fmt: skip
-def test_numbers_have_three_digits(value: float, text: str) -> None:
+def test_numbers_have_three_digits(value, text):
     assert number(value) == text
 
 
-def test_the_interval_is_that_of_the_central_draws() -> None:
+def test_the_interval_is_that_of_the_central_draws():
     draws = np.arange(1001.0)
     assert quantity(500.0, draws, 0.025) == Quantity(500.0, (25.0, 975.0))
     assert quantity(500.0, draws, 0.0).interval == (0.0, 1000.0)
@@ -26,17 +26,17 @@ def test_the_interval_is_that_of_the_central_draws() -> None:
     assert quantity(500.0, np.array([np.nan, 3.0]), 0.025).interval == (3.0, 3.0)
 
 
-def test_an_end_that_overflows_is_open() -> None:
+def test_an_end_that_overflows_is_open():
     assert quantity(1.0, np.array([1.0, np.inf]), 0.0).interval == (1.0, np.inf)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_no_answer(value: float) -> None:
+def test_what_is_not_finite_is_no_answer(value):
     with pytest.raises(InputError, match=f"come to {value:g} here.*write the file again"):
         quantity(value, None, 0.025)
 
 
-def test_quantities_are_written_with_their_interval() -> None:
+def test_quantities_are_written_with_their_interval():
     assert quantity_text(None) == "-"
     assert quantity_text(Quantity(2e9, None)) == "2e9"
     assert quantity_text(Quantity(2e9, (2e9, 2e9))) == "2e9"
@@ -54,7 +54,5 @@ def test_quantities_are_written_with_their_interval() -> None:
         (1 - 1e-16, None, "0.0 %"),  # rounding is no gain
     ],
 )
-def test_overheads_are_percentages_and_large_ones_factors(
-    ratio: float, interval: tuple[float, float] | None, text: str
-) -> None:
+def test_overheads_are_percentages_and_large_ones_factors(ratio, interval, text):
     assert extra_text(Quantity(ratio, interval)) == text

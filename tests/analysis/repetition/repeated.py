@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 SURFACE = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 SIZES = (3e7, 1e8, 3e8, 1e9, 3e9)
@@ -20,7 +19,7 @@ PUBLISHED = {
 """Muennighoff et al. 2023 (arXiv:2305.16264), appendix A."""
 
 
-def worth(have: NDArray[np.float64], fresh: NDArray[np.float64], r: float) -> NDArray[np.float64]:
+def worth(have, fresh, r):
     """D' of D tokens over U fresh ones, or N' of N parameters where fewer are asked for.
 
     Muennighoff et al. 2023 (arXiv:2305.16264), equations 5 and 6.
@@ -30,15 +29,8 @@ def worth(have: NDArray[np.float64], fresh: NDArray[np.float64], r: float) -> ND
 
 
 def repeated_table(
-    r_d: float = 15.0,
-    r_n: float = 5.0,
-    *,
-    epochs: tuple[float, ...] = (1, 4, 16, 64),
-    sizes: tuple[float, ...] = SIZES,
-    unique: tuple[float, ...] = UNIQUE,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> pd.DataFrame:
+    r_d=15.0, r_n=5.0, *, epochs=(1, 4, 16, 64), sizes=SIZES, unique=UNIQUE, noise=0.0, seed=0
+):
     """One row a run: every size on every set of unique tokens for every number of epochs."""
     u, n, k = (grid.ravel() for grid in np.meshgrid(unique, sizes, epochs, indexing="ij"))
     s = SURFACE

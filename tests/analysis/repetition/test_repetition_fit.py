@@ -1,7 +1,5 @@
 """R_D and R_N: recovered where the runs tell, said to be unknown where they do not."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from repeated import PUBLISHED, SURFACE, repeated_table
@@ -12,7 +10,7 @@ from analysis.repetition.fit import fit_repetition, repetition_objective
 COLUMNS = ("n_params", "tokens", "unique_tokens", "loss")
 
 
-def test_the_surface_and_both_r_are_recovered_exactly() -> None:
+def test_the_surface_and_both_r_are_recovered_exactly():
     fit = fit_repetition(repeated_table(), resamples=40)
     assert fit.values == pytest.approx({**SURFACE, "R_D": 15.0, "R_N": 5.0}, rel=1e-7)
     assert fit.starts_reached == fit.n_starts == 12
@@ -20,7 +18,7 @@ def test_the_surface_and_both_r_are_recovered_exactly() -> None:
     assert (fit.n_runs, fit.n_repeated, fit.n_families) == (60, 45, 30)
 
 
-def test_noisy_runs_give_an_interval_around_the_truth() -> None:
+def test_noisy_runs_give_an_interval_around_the_truth():
     fit = fit_repetition(repeated_table(noise=0.003), seed=1)
     low, high = fit.intervals["R_D"]
     assert low < 15.0 < high < 1.5 * low
@@ -34,7 +32,7 @@ def test_noisy_runs_give_an_interval_around_the_truth() -> None:
     assert fit.sentence.startswith(f"R_D = {fit.values['R_D']:.3g}, 95 % {low:.3g} to {high:.3g}: ")
 
 
-def test_the_order_of_the_runs_and_the_units_do_not_matter() -> None:
+def test_the_order_of_the_runs_and_the_units_do_not_matter():
     table = repeated_table(noise=0.003)
     fit = fit_repetition(table, resamples=40)
     turned = fit_repetition(table.iloc[::-1].reset_index(drop=True), resamples=40)
@@ -45,7 +43,7 @@ def test_the_order_of_the_runs_and_the_units_do_not_matter() -> None:
     assert rescaled.objective == pytest.approx(fit.objective, rel=1e-8)
 
 
-def test_repeats_that_never_tire_have_no_upper_end_and_the_runs_to_add_are_said() -> None:
+def test_repeats_that_never_tire_have_no_upper_end_and_the_runs_to_add_are_said():
     fit = fit_repetition(repeated_table(r_d=1e9, noise=0.003), resamples=40)
     low, high = fit.intervals["R_D"]
     assert 64 < low < high == np.inf
@@ -57,7 +55,7 @@ def test_repeats_that_never_tire_have_no_upper_end_and_the_runs_to_add_are_said(
     assert f"add runs of {float(f'{3 * low:.1g}'):,.0f} epochs, where repeats" in fit.sentence
 
 
-def test_repeats_that_are_worth_nothing_have_no_lower_end() -> None:
+def test_repeats_that_are_worth_nothing_have_no_lower_end():
     fit = fit_repetition(repeated_table(r_d=1e-3, noise=0.003), resamples=40)
     assert fit.intervals["R_D"][0] == 0.0
     assert fit.worth[4][1] == 0.25
@@ -66,7 +64,7 @@ def test_repeats_that_are_worth_nothing_have_no_lower_end() -> None:
     assert "add runs of 2 and 4 epochs" in fit.sentence
 
 
-def test_few_families_and_no_excess_parameters_are_told() -> None:
+def test_few_families_and_no_excess_parameters_are_told():
     table = repeated_table(sizes=(1e5, 3e5, 1e6), unique=(1e9,), epochs=(4, 8, 16, 32), noise=1e-3)
     fit = fit_repetition(table, resamples=40)
     assert fit.n_families == 3
@@ -75,30 +73,30 @@ def test_few_families_and_no_excess_parameters_are_told() -> None:
     assert fit.reasons["R_N"] == ("no run has more parameters than its unique tokens ask for",)
 
 
-def test_a_surface_that_the_runs_cannot_show_is_refused() -> None:
+def test_a_surface_that_the_runs_cannot_show_is_refused():
     with pytest.raises(RefusedError, match="model sizes"):
         fit_repetition(repeated_table(sizes=(1e8, 2e8)))
 
 
-def objective_at(table: Any, r_d: float, r_n: float) -> float:
+def objective_at(table, r_d, r_n):
     values = {**PUBLISHED, "R_D": r_d, "R_N": r_n}
     return repetition_objective(*(table[name].to_numpy(float) for name in COLUMNS), values=values)
 
 
-def test_the_published_values_have_the_published_objective(published: Any) -> None:
+def test_the_published_values_have_the_published_objective(published):
     table = published("datablations.csv")
     assert objective_at(table, 15.387756, 5.309743) == pytest.approx(0.01582594, abs=1e-8)
     assert objective_at(table, 15.39, 5.31) == pytest.approx(0.01582594, abs=1e-8)
 
 
-def test_the_published_r_d_is_not_identified_on_the_published_surface(published: Any) -> None:
+def test_the_published_r_d_is_not_identified_on_the_published_surface(published):
     """R_N follows R_D, and the objective hardly moves from R_D = 12 to 300."""
     table = published("datablations.csv")
     fit = fit_repetition(table, surface=PUBLISHED, resamples=40)
     published_value = objective_at(table, 15.387756, 5.309743)
     profile = fit.profiles["R_D"]
 
-    def lowest(r_d: float) -> float:
+    def lowest(r_d):
         return float(np.exp(np.interp(np.log(r_d), np.log(profile.r), np.log(profile.objective))))
 
     between = profile.objective[(profile.r >= 12) & (profile.r <= 300)]
@@ -114,7 +112,7 @@ def test_the_published_r_d_is_not_identified_on_the_published_surface(published:
     assert "epochs at other sizes and other numbers of unique tokens" in fit.to_add
 
 
-def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published: Any) -> None:
+def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published):
     fit = fit_repetition(published("datablations.csv"), resamples=40)
     assert fit.objective == pytest.approx(0.00657121, abs=1e-8)
     assert fit.starts_reached == fit.n_starts
@@ -130,7 +128,7 @@ def test_with_the_surface_refitted_the_published_runs_leave_r_n_open(published: 
     assert fit.max_epochs == 9000
 
 
-def test_starts_that_all_fail_are_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_that_all_fail_are_no_fit(monkeypatch):
     monkeypatch.setattr("analysis.repetition.solver.MAX_STEPS", 0)
     with pytest.raises(RefusedError, match=r"none of 12 starts .* converged; look for runs whose"):
         fit_repetition(repeated_table(noise=0.003), resamples=40)

@@ -10,7 +10,7 @@ from analysis.repetition.profile import CHI2, deviance, profile_r
 from analysis.repetition.solver import Task, descend, objective
 
 
-def test_the_deviance_is_normal_far_inside_delta_and_laplace_far_outside() -> None:
+def test_the_deviance_is_normal_far_inside_delta_and_laplace_far_outside():
     one = np.array([1.1e-4])
     # -2 log of the likelihood ratio: n log(S / S0) of squares, 2 n log(S / S0) of absolute values.
     assert deviance(one, 1e-4, 50, 1.0) == pytest.approx(50 * np.log(1.1), rel=1e-9)
@@ -19,7 +19,7 @@ def test_the_deviance_is_normal_far_inside_delta_and_laplace_far_outside() -> No
     assert 50 * np.log(1.1) < middle < 100 * np.log(1.1)
 
 
-def test_the_deviance_uses_the_integral_of_the_huber_density() -> None:
+def test_the_deviance_uses_the_integral_of_the_huber_density():
     delta, tau = 1e-3, 2e-6
     x = np.linspace(-0.2, 0.2, 2_000_001)
     slope = np.clip(x, -delta, delta)
@@ -33,7 +33,7 @@ def test_the_deviance_uses_the_integral_of_the_huber_density() -> None:
     assert other == pytest.approx(2 * (lone - tiny), rel=1e-4)
 
 
-def test_the_interval_ends_where_the_deviance_crosses_and_holds_the_truth() -> None:
+def test_the_interval_ends_where_the_deviance_crosses_and_holds_the_truth():
     runs = repeated_table(noise=0.003)
     columns = (runs[name].to_numpy() for name in ("n_params", "tokens", "unique_tokens", "loss"))
     points, centers = effective.make_points(*columns)
@@ -53,7 +53,7 @@ def test_the_interval_ends_where_the_deviance_crosses_and_holds_the_truth() -> N
     assert profile.objective[at] == pytest.approx(objective(profile.q[[at]], task)[0])
 
 
-def test_an_end_that_is_not_reached_is_open() -> None:
+def test_an_end_that_is_not_reached_is_open():
     runs = repeated_table(r_d=1e9, noise=0.003)
     columns = (runs[name].to_numpy() for name in ("n_params", "tokens", "unique_tokens", "loss"))
     points, centers = effective.make_points(*columns)
@@ -63,7 +63,7 @@ def test_an_end_that_is_not_reached_is_open() -> None:
     assert 64 < low < high == np.inf
 
 
-def test_on_a_held_surface_every_basin_of_the_other_r_is_tried() -> None:
+def test_on_a_held_surface_every_basin_of_the_other_r_is_tried():
     runs = repeated_table(noise=0.02, seed=3)
     columns = (runs[name].to_numpy() for name in ("n_params", "tokens", "unique_tokens", "loss"))
     points, centers = effective.make_points(*columns)

@@ -5,20 +5,19 @@ import pytest
 from repeated import SURFACE, repeated_table
 
 from analysis.repetition import effective
-from analysis.repetition.effective import RepeatedPoints
 from analysis.repetition.solver import Task, descend, expand, leaving, objective
 
 TRUTH = {**SURFACE, "R_D": 15.0, "R_N": 5.0}
 
 
-def points_of(noise: float = 0.0, **words: float) -> tuple[RepeatedPoints, np.ndarray]:
+def points_of(noise=0.0, **words):
     runs = repeated_table(noise=noise, **words)
     columns = (runs[name].to_numpy() for name in ("n_params", "tokens", "unique_tokens", "loss"))
     points, centers = effective.make_points(*columns)
     return points, effective.to_q(TRUTH, centers)
 
 
-def test_gradient_and_hessian_are_those_of_the_objective() -> None:
+def test_gradient_and_hessian_are_those_of_the_objective():
     points, q = points_of(noise=0.01)
     once, delta = np.ones((1, len(points.x))), 1.0
     local = expand(q[None], points, once, delta)
@@ -32,7 +31,7 @@ def test_gradient_and_hessian_are_those_of_the_objective() -> None:
     assert objective(q[None], Task(points, delta)) == pytest.approx(local.value, rel=1e-14)
 
 
-def test_weights_count_runs() -> None:
+def test_weights_count_runs():
     points, q = points_of(noise=0.01)
     twice = expand(q[None], points, np.full((1, len(points.x)), 2.0), 1e-3)
     once = expand(q[None], points, np.ones((1, len(points.x))), 1e-3)
@@ -40,7 +39,7 @@ def test_weights_count_runs() -> None:
     assert twice.gradient == pytest.approx(2 * once.gradient)
 
 
-def test_far_starts_reach_the_truth() -> None:
+def test_far_starts_reach_the_truth():
     points, q = points_of()
     starts = q + np.array([[0.3, -1, 1, 0.2, -0.1, 2, -2], [-0.5, 1, 0, -0.1, 0.2, -2, 3]])
     ends = descend(starts, Task(points, 1e-3))
@@ -48,7 +47,7 @@ def test_far_starts_reach_the_truth() -> None:
     assert ends.q == pytest.approx(np.stack([q, q]), abs=1e-8)
 
 
-def test_held_columns_keep_their_values_and_the_rest_is_refitted() -> None:
+def test_held_columns_keep_their_values_and_the_rest_is_refitted():
     points, q = points_of(noise=0.003)
     start = q.copy()
     start[5] = np.log(3.0)
@@ -59,7 +58,7 @@ def test_held_columns_keep_their_values_and_the_rest_is_refitted() -> None:
     assert end.value[0] > descend(start[None], task).value[0]
 
 
-def test_r_without_end_stops_at_the_side_of_its_box() -> None:
+def test_r_without_end_stops_at_the_side_of_its_box():
     points, q = points_of(r_d=1e9)
     start = q.copy()
     start[5] = np.log(10.0)
@@ -69,7 +68,7 @@ def test_r_without_end_stops_at_the_side_of_its_box() -> None:
     assert leaving(effective.HIGH[None], -np.ones((1, 7))).tolist() == [[True] * 7]
 
 
-def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_change_nothing(monkeypatch):
     points, q = points_of(noise=0.003)
     starts = np.repeat(q[None], 5, axis=0)
     counts = np.random.default_rng(0).integers(0, 3, (5, len(points.x))).astype(float)

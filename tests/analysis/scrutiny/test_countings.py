@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from study_folders import TRUTH, isoflop_table
@@ -11,7 +9,7 @@ from analysis.scrutiny.countings import countings_of, curves_by_counting
 from analysis.scrutiny.pearce import PEARCE
 
 
-def test_a_table_of_runs_gives_its_own_curves_in_both_countings() -> None:
+def test_a_table_of_runs_gives_its_own_curves_in_both_countings():
     table = isoflop_table()
     n_e = table["n_params"].to_numpy()
     table["n_params_non_embedding"], table["n_params_total"] = n_e, PEARCE.total(n_e)
@@ -32,18 +30,18 @@ def test_a_table_of_runs_gives_its_own_curves_in_both_countings() -> None:
         assert (small.a > large.a).all()
 
 
-def test_a_table_without_the_columns_is_told_which() -> None:
+def test_a_table_without_the_columns_is_told_which():
     table = isoflop_table().assign(n_params_total=1e9)
     fit = fit_surface(*(table[name].to_numpy(float) for name in ("n_params", "tokens", "loss")))
     with pytest.raises(RefusedError, match="n_params_non_embedding and n_params_total for every"):
         curves_by_counting(fit, table, Convention.total)
 
 
-def fitted(table: Any) -> Any:
+def fitted(table):
     return fit_surface(*(table[name].to_numpy(float) for name in ("n_params", "tokens", "loss")))
 
 
-def test_a_table_that_does_not_say_is_read_with_the_published_relation() -> None:
+def test_a_table_that_does_not_say_is_read_with_the_published_relation():
     table = isoflop_table()
     found = countings_of(fitted(table), table, Convention.standard)
     assert found.published
@@ -57,7 +55,7 @@ def test_a_table_that_does_not_say_is_read_with_the_published_relation() -> None
     assert (np.diff(small.a) < 0).all()
 
 
-def test_a_table_with_its_own_columns_is_read_with_them() -> None:
+def test_a_table_with_its_own_columns_is_read_with_them():
     table = isoflop_table()
     table["n_params_non_embedding"] = table["n_params"] - 3e5 * table["n_params"] ** 0.25
     found = countings_of(fitted(table), table, Convention.standard)
@@ -65,7 +63,7 @@ def test_a_table_with_its_own_columns_is_read_with_them() -> None:
     assert found.curves[0].n_opt[-1] == pytest.approx(table["n_params_non_embedding"].max())
 
 
-def test_columns_that_do_not_differ_are_refused_not_replaced_by_the_published_relation() -> None:
+def test_columns_that_do_not_differ_are_refused_not_replaced_by_the_published_relation():
     table = isoflop_table()
     table["n_params_non_embedding"] = table["n_params"]
     with pytest.raises(RefusedError, match="n_params_total"):

@@ -1,5 +1,4 @@
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,13 @@ from analysis.scrutiny.influence import find_influence
 COLUMNS = ("n_params", "tokens", "flops", "loss")
 
 
-def influence_of(table: Any, **choices: Any) -> Any:
+def influence_of(table, **choices):
     names = [f"run {k}" for k in range(len(table))]
     columns = (table[name].to_numpy(float) for name in COLUMNS)
     return find_influence(*columns, names, **choices)
 
 
-def refit_without(table: Any, rows: Any, loss: Any = Loss.huber) -> Any:
+def refit_without(table, rows, loss=Loss.huber):
     keep = np.ones(len(table), dtype=bool)
     keep[rows] = False
     columns = (table[name].to_numpy(float)[keep] for name in ("n_params", "tokens", "loss"))
@@ -29,7 +28,7 @@ def refit_without(table: Any, rows: Any, loss: Any = Loss.huber) -> Any:
 
 
 @pytest.mark.parametrize("loss", [Loss.huber, Loss.mse])
-def test_each_row_is_the_certified_fit_of_the_rest(loss: Any) -> None:
+def test_each_row_is_the_certified_fit_of_the_rest(loss):
     table = isoflop_table(noise=0.002, seed=2)
     found = influence_of(table, loss=loss)
     assert len(found.runs) == 35
@@ -40,13 +39,13 @@ def test_each_row_is_the_certified_fit_of_the_rest(loss: Any) -> None:
         assert item.delta_a == pytest.approx(rest["a"] - found.a, abs=1e-8)
 
 
-def test_rows_are_sorted_by_how_far_a_moves() -> None:
+def test_rows_are_sorted_by_how_far_a_moves():
     moved = [abs(item.delta_a) for item in influence_of(isoflop_table(noise=0.002)).runs]
     assert moved == sorted(moved, reverse=True)
     assert moved[0] > 0
 
 
-def test_a_run_that_went_wrong_is_named_first_and_flagged() -> None:
+def test_a_run_that_went_wrong_is_named_first_and_flagged():
     table = isoflop_table(noise=0.001, sizes=9, seed=5)
     table.loc[0, "loss"] *= 1.03
     found = influence_of(table, loss=Loss.mse)
@@ -56,7 +55,7 @@ def test_a_run_that_went_wrong_is_named_first_and_flagged() -> None:
     assert "runs to look at: " in found.sentence
 
 
-def test_sound_runs_are_seldom_flagged() -> None:
+def test_sound_runs_are_seldom_flagged():
     flagged = [
         sum(item.flagged for item in influence_of(isoflop_table(noise=0.002, seed=seed)).runs)
         for seed in range(10)
@@ -64,7 +63,7 @@ def test_sound_runs_are_seldom_flagged() -> None:
     assert sum(flagged) <= 0.02 * 350
 
 
-def test_leaving_out_a_budget_or_a_size_is_the_fit_of_the_rest() -> None:
+def test_leaving_out_a_budget_or_a_size_is_the_fit_of_the_rest():
     sizes = np.geomspace(2e7, 2e9, 7)
     frame = isoflop_table(noise=0.002)
     flops = frame["flops"].to_numpy()
@@ -84,14 +83,14 @@ def test_leaving_out_a_budget_or_a_size_is_the_fit_of_the_rest() -> None:
     assert budget.a == pytest.approx(rest["a"], rel=1e-8)
 
 
-def test_a_group_without_which_nothing_is_left_has_no_number() -> None:
+def test_a_group_without_which_nothing_is_left_has_no_number():
     table = isoflop_table(budgets=(1e18, 1e20), sizes=5, noise=0.001)
     found = influence_of(table)
     assert len(found.budgets) == 2
     assert all(np.isnan(item.a) and item.flagged for item in found.budgets)
 
 
-def test_checkpoints_of_one_run_are_left_out_together() -> None:
+def test_checkpoints_of_one_run_are_left_out_together():
     table = isoflop_table(noise=0.002)
     found = influence_of(table, clusters=np.arange(35) // 5)
     assert len(found.runs) == 7
@@ -100,7 +99,7 @@ def test_checkpoints_of_one_run_are_left_out_together() -> None:
     assert first.a == pytest.approx(refit_without(table, np.arange(5))["a"], rel=1e-8)
 
 
-def test_of_many_runs_those_of_most_first_order_influence_are_refitted(monkeypatch: Any) -> None:
+def test_of_many_runs_those_of_most_first_order_influence_are_refitted(monkeypatch):
     table = isoflop_table(noise=0.002, sizes=11, seed=1)
     every = influence_of(table)
     monkeypatch.setattr(influence, "MAX_EXACT", 20)
@@ -111,7 +110,7 @@ def test_of_many_runs_those_of_most_first_order_influence_are_refitted(monkeypat
     assert some.notes == ("35 runs of least first-order influence were not left out in turn.",)
 
 
-def test_runs_of_continuous_compute_have_no_budgets(chinchilla: Any) -> None:
+def test_runs_of_continuous_compute_have_no_budgets(chinchilla):
     start = time.perf_counter()
     found = influence_of(chinchilla)
     assert time.perf_counter() - start < 5  # .2 s when nothing else runs
@@ -122,28 +121,28 @@ def test_runs_of_continuous_compute_have_no_budgets(chinchilla: Any) -> None:
     assert "no single run carries the answer" in found.sentence
 
 
-def test_one_dropped_point_of_chinchilla_carries_the_answer_of_all_245(published: Any) -> None:
+def test_one_dropped_point_of_chinchilla_carries_the_answer_of_all_245(published):
     found = influence_of(published("chinchilla_epoch.csv").sort_values("loss"))
     assert found.runs[0].name == "run 244"
     assert found.runs[0].delta_a == pytest.approx(-0.0205, abs=5e-4)
     assert [item.name for item in found.runs if item.flagged] == ["run 244"]
 
 
-def test_runs_that_identify_no_surface_are_refused() -> None:
+def test_runs_that_identify_no_surface_are_refused():
     table = isoflop_table()
     table["tokens"] = 20 * table["n_params"]
     with pytest.raises(RefusedError, match="D/N = 20"):
         influence_of(table)
 
 
-def test_moves_that_no_one_would_see_are_not_flagged() -> None:
+def test_moves_that_no_one_would_see_are_not_flagged():
     found = influence_of(isoflop_table(), standard_error=1e-9)
     assert not any(item.flagged for item in (*found.runs, *found.budgets, *found.sizes))
     assert found.rule == "a moves by more than 0.0005"
     assert "no single run carries the answer" in found.sentence
 
 
-def test_exponents_are_read_at_the_cost_of_a_run() -> None:
+def test_exponents_are_read_at_the_cost_of_a_run():
     table, cost = isoflop_table(noise=0.002), CostLaw(40.0, 0.9)
     found, plain = influence_of(table, cost=cost), influence_of(table)
     values = refit_without(table, [int(found.runs[0].name.split()[1])])

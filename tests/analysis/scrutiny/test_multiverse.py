@@ -1,7 +1,4 @@
-from typing import Any
-
 import numpy as np
-import pandas as pd
 import pytest
 from study_folders import TRUTH, isoflop_table
 
@@ -12,11 +9,11 @@ from analysis.scrutiny.multiverse import Universe, explore, find_effects
 TRUE_A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
+def named(table):
     return table.reset_index(drop=True).assign(run_id=[f"run {k}" for k in range(len(table))])
 
 
-def test_runs_of_one_surface_give_one_exponent_by_every_choice() -> None:
+def test_runs_of_one_surface_give_one_exponent_by_every_choice():
     found = explore(named(isoflop_table(noise=0.0005, sizes=9)), interval=(0.50, 0.53))
     assert len(found.universes) == 90
     assert found.n_fitted == 81  # Kaplan's joint form does not describe these runs
@@ -29,7 +26,7 @@ def test_runs_of_one_surface_give_one_exponent_by_every_choice() -> None:
     assert "0% lie outside the sampling interval [0.500, 0.530]" in found.sentence
 
 
-def test_the_chinchilla_exponent_hangs_on_the_window_of_compute(chinchilla: Any) -> None:
+def test_the_chinchilla_exponent_hangs_on_the_window_of_compute(chinchilla):
     found = explore(named(chinchilla), interval=(0.474, 0.552))
     assert found.low < 0.40
     assert found.high > 0.58
@@ -46,7 +43,7 @@ def test_the_chinchilla_exponent_hangs_on_the_window_of_compute(chinchilla: Any)
     assert all("no valleys" in u.refused and np.isnan(u.a) for u in refused)
 
 
-def test_beyond_the_most_universes_choices_are_varied_one_at_a_time() -> None:
+def test_beyond_the_most_universes_choices_are_varied_one_at_a_time():
     found = explore(named(isoflop_table(noise=0.001)), max_universes=50)
     assert 10 < len(found.universes) <= 50
     assert found.notes == (
@@ -60,7 +57,7 @@ def test_beyond_the_most_universes_choices_are_varied_one_at_a_time() -> None:
             assert moved <= 1
 
 
-def test_effects_are_shares_of_the_whole_variance() -> None:
+def test_effects_are_shares_of_the_whole_variance():
     universes = [
         Universe({"one": x, "other": y}, a, "")
         for x, y, a in (("p", "r", 0.4), ("p", "s", 0.5), ("q", "r", 0.6), ("q", "s", 0.7))
@@ -74,19 +71,19 @@ def test_effects_are_shares_of_the_whole_variance() -> None:
     assert one.span == pytest.approx(0.2)
 
 
-def test_a_choice_that_was_not_varied_has_no_effect() -> None:
+def test_a_choice_that_was_not_varied_has_no_effect():
     same = [Universe({"one": "p"}, a, "") for a in (0.4, 0.5)]
     assert find_effects(same) == ()
 
 
-def test_without_a_sampling_interval_nothing_is_outside_it() -> None:
+def test_without_a_sampling_interval_nothing_is_outside_it():
     found = explore(named(isoflop_table(noise=0.001)), max_universes=50)
     assert found.interval is None
     assert np.isnan(found.outside)
     assert "sampling interval" not in found.sentence
 
 
-def test_runs_that_allow_no_fit_at_all_are_refused_with_the_reason() -> None:
+def test_runs_that_allow_no_fit_at_all_are_refused_with_the_reason():
     table = isoflop_table()
     table["tokens"] = 20 * table["n_params"]
     table["flops"] = 6 * table["tokens"] * table["n_params"]
@@ -94,7 +91,7 @@ def test_runs_that_allow_no_fit_at_all_are_refused_with_the_reason() -> None:
         explore(named(table), max_universes=50)
 
 
-def test_on_many_runs_choices_are_varied_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_many_runs_choices_are_varied_one_at_a_time(monkeypatch):
     monkeypatch.setattr(multiverse, "MAX_ROWS", 34)
     found = explore(named(isoflop_table(noise=0.001)))
     assert 10 < len(found.universes) < 50

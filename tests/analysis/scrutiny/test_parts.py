@@ -1,16 +1,14 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from study_folders import isoflop_table
 
 from analysis.config import parse_options
-from analysis.fits import Analysis, analyse, survey
+from analysis.fits import analyse, survey
 from analysis.intake.load import load_table
 from analysis.refusal import Refusal
 
 
-def analysed(folder: Any, table: pd.DataFrame) -> Analysis:
+def analysed(folder, table):
     path = folder / "runs.csv"
     table.to_csv(path, index=False)
     options = parse_options([f"table={path}", "bootstrap=100"])
@@ -19,7 +17,7 @@ def analysed(folder: Any, table: pd.DataFrame) -> Analysis:
     )
 
 
-def test_runs_without_any_answer_are_not_questioned(tmp_path: Any) -> None:
+def test_runs_without_any_answer_are_not_questioned(tmp_path):
     table = isoflop_table()
     table["loss"] = 3 + 0.05 * np.random.default_rng(0).standard_normal(len(table))
     found = analysed(tmp_path, table)
@@ -35,7 +33,7 @@ def test_runs_without_any_answer_are_not_questioned(tmp_path: Any) -> None:
     assert not any("a runs from" in note for note in found.verdict.notes)
 
 
-def test_learning_rates_that_are_all_too_low_leave_nothing_and_say_why(tmp_path: Any) -> None:
+def test_learning_rates_that_are_all_too_low_leave_nothing_and_say_why(tmp_path):
     table = isoflop_table()
     tried = [table.assign(lr=lr, loss=table["loss"] * (1.1 - 20 * lr)) for lr in (1e-3, 2e-3, 4e-3)]
     found = analysed(tmp_path, pd.concat(tried, ignore_index=True))

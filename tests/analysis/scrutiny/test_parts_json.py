@@ -1,5 +1,4 @@
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ ONE_NUMBER = CountedExponent("kaplan", "parametric", 0.6, (0.5, 0.7), "")
 NONE = CountedExponent("total", "isoflop", float("nan"), (float("nan"),) * 2, "2 budgets")
 
 
-def parts(**given: Any) -> dict[str, Any]:
+def parts(**given):
     """Every part refused, but for those given."""
     names = [name for name in Scrutiny.__annotations__ if name != "by_convention"]
     refused = {name: Refusal(f"no {name}") for name in names}
@@ -25,7 +24,7 @@ def parts(**given: Any) -> dict[str, Any]:
     return scrutiny_json(scrutiny)
 
 
-def test_a_refused_part_has_its_reason_and_no_number() -> None:
+def test_a_refused_part_has_its_reason_and_no_number():
     found = json.loads(json.dumps(parts(), allow_nan=False))
     assert found.pop("by_convention") == [
         {"convention": "kaplan", "approach": "parametric", "a": 0.6, "a_ci": [0.5, 0.7]},
@@ -42,7 +41,7 @@ def test_a_refused_part_has_its_reason_and_no_number() -> None:
     }  # fmt: skip
 
 
-def test_windows_are_written_with_their_range_and_the_drift_per_decade() -> None:
+def test_windows_are_written_with_their_range_and_the_drift_per_decade():
     table = isoflop_table(noise=0.001, sizes=9)
     columns = (table[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss"))
     local = local_exponent_of_surface(*columns, resamples=100)
@@ -56,7 +55,7 @@ def test_windows_are_written_with_their_range_and_the_drift_per_decade() -> None
     json.dumps(found, allow_nan=False)
 
 
-def test_of_the_influence_table_the_first_runs_are_written() -> None:
+def test_of_the_influence_table_the_first_runs_are_written():
     table = isoflop_table(noise=0.001)
     columns = (table[name].to_numpy(float) for name in ("n_params", "tokens", "flops", "loss"))
     table_of_runs = find_influence(*columns, [f"run {k}" for k in range(len(table))])
@@ -66,7 +65,7 @@ def test_of_the_influence_table_the_first_runs_are_written() -> None:
     assert found["a"] == table_of_runs.a
 
 
-def test_repetition_says_how_many_runs_it_rests_on() -> None:
+def test_repetition_says_how_many_runs_it_rests_on():
     fit = RepetitionFit(
         values={"E": 1.8, "R_D": np.inf, "R_N": 5.0}, objective=0.1, delta=1e-3,
         intervals={"R_D": (3.0, np.inf), "R_N": (1.0, 9.0)}, bootstrap={}, profiles={},

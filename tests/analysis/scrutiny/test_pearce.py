@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from study_folders import TRUTH, isoflop_table
@@ -31,15 +29,13 @@ HOFFMANN = Powers(float(np.log(406.4)), float(np.log(410.7)), 0.3392, 0.2849)
         (HOFFMANN, Counting.total, 0.4577),
     ],
 )
-def test_the_published_grid_returns_the_published_exponents(
-    surface: Any, counting: Any, a: float
-) -> None:
+def test_the_published_grid_returns_the_published_exponents(surface, counting, a):
     assert simulate_exponent(surface, PEARCE, counting) == pytest.approx(a, abs=5e-5)
 
 
 @pytest.mark.parametrize("surface_counts", list(Counting))
 @pytest.mark.parametrize("counting", list(Counting))
-def test_the_closed_form_is_the_minimum_found_by_search(surface_counts: Any, counting: Any) -> None:
+def test_the_closed_form_is_the_minimum_found_by_search(surface_counts, counting):
     curve = frontier_by_counting(
         EPOCH, PEARCE, surface_counts=surface_counts, counting=counting, points=50
     )
@@ -54,7 +50,7 @@ def test_the_closed_form_is_the_minimum_found_by_search(surface_counts: Any, cou
 
 
 @pytest.mark.parametrize("counting", list(Counting))
-def test_the_local_exponent_is_the_derivative_of_the_curve(counting: Any) -> None:
+def test_the_local_exponent_is_the_derivative_of_the_curve(counting):
     curve = frontier_by_counting(
         EPOCH, PEARCE, surface_counts=Counting.total, counting=counting, points=20_001
     )
@@ -62,7 +58,7 @@ def test_the_local_exponent_is_the_derivative_of_the_curve(counting: Any) -> Non
     np.testing.assert_allclose(slope, curve.a, rtol=1e-6)
 
 
-def test_without_the_embedding_the_exponent_falls_towards_the_surface_own() -> None:
+def test_without_the_embedding_the_exponent_falls_towards_the_surface_own():
     curve = frontier_by_counting(
         EPOCH,
         PEARCE,
@@ -77,7 +73,7 @@ def test_without_the_embedding_the_exponent_falls_towards_the_surface_own() -> N
     assert curve.a[0] > 0.75
 
 
-def test_over_the_sizes_of_kaplan_the_chord_is_far_above_the_surface_own() -> None:
+def test_over_the_sizes_of_kaplan_the_chord_is_far_above_the_surface_own():
     curves = [
         frontier_by_counting(surface, PEARCE, surface_counts=Counting.total, counting=counting)
         for surface in (EPOCH, HOFFMANN)
@@ -93,7 +89,7 @@ def test_over_the_sizes_of_kaplan_the_chord_is_far_above_the_surface_own() -> No
     assert KAPLAN_SIZES == (768.0, 1.5e9)
 
 
-def test_a_fitted_surface_gives_its_own_exponent_in_its_own_counting() -> None:
+def test_a_fitted_surface_gives_its_own_exponent_in_its_own_counting():
     table = isoflop_table()
     fit = fit_surface(*(table[name].to_numpy(float) for name in ("n_params", "tokens", "loss")))
     own = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
@@ -103,7 +99,7 @@ def test_a_fitted_surface_gives_its_own_exponent_in_its_own_counting() -> None:
     np.testing.assert_allclose(curve.a, own, rtol=1e-6)
 
 
-def test_a_relation_between_countings_is_recovered_from_a_ladder() -> None:
+def test_a_relation_between_countings_is_recovered_from_a_ladder():
     width = np.array([256, 384, 512, 768, 1024, 2048])
     blocks = 12 * (width / 64) * width**2
     found = fit_embedding(np.tile(blocks, 3), np.tile(blocks + 50_304 * width, 3))
@@ -112,7 +108,7 @@ def test_a_relation_between_countings_is_recovered_from_a_ladder() -> None:
     assert found.scatter < 1e-12
 
 
-def test_a_ladder_of_changing_shape_says_how_far_its_relation_is_off() -> None:
+def test_a_ladder_of_changing_shape_says_how_far_its_relation_is_off():
     width = np.array([256, 384, 512, 768, 1024, 2048])
     depth = np.array([4, 4, 8, 8, 16, 16])
     blocks = 12 * depth * width**2
@@ -120,13 +116,13 @@ def test_a_ladder_of_changing_shape_says_how_far_its_relation_is_off() -> None:
     assert 0.01 < found.scatter < 0.3
 
 
-def test_countings_that_do_not_differ_are_refused() -> None:
+def test_countings_that_do_not_differ_are_refused():
     sizes = np.geomspace(1e6, 1e9, 6)
     with pytest.raises(RefusedError, match=r"of 1e\+06 parameters 1e\+06 .*n_params_total"):
         fit_embedding(sizes, sizes)
 
 
-def test_three_sizes_do_not_make_a_relation() -> None:
+def test_three_sizes_do_not_make_a_relation():
     sizes = np.geomspace(1e6, 1e9, 3)
     with pytest.raises(RefusedError, match=r"3 sizes .* at least 4"):
         fit_embedding(sizes, Embedding(4e4).total(sizes))

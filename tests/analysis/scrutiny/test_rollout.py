@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,17 +15,17 @@ from analysis.scrutiny.rollout import Holdout, validate_rollout
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
 
 
-def named(table: pd.DataFrame) -> pd.DataFrame:
+def named(table):
     return table.reset_index(drop=True).assign(run_id=[f"run {k}" for k in range(len(table))])
 
 
-def rollout(table: pd.DataFrame, **choices: Any) -> Any:
+def rollout(table, **choices):
     table = named(table)
     valleys = find_valleys(make_cells(table), Method.cubic, 200, 0).valleys
     return validate_rollout(table, valleys, **choices)
 
 
-def test_noise_free_runs_of_one_surface_are_foreseen_exactly() -> None:
+def test_noise_free_runs_of_one_surface_are_foreseen_exactly():
     found = rollout(isoflop_table())
     assert [item.name for item in found.holdouts] == ["the largest budget", "the 2 largest budgets"]
     for item in found.holdouts:
@@ -38,7 +36,7 @@ def test_noise_free_runs_of_one_surface_are_foreseen_exactly() -> None:
         assert top.by_valleys == pytest.approx(top.measured, rel=0.005)
 
 
-def test_splits_hold_out_whole_budgets_and_fit_the_rest() -> None:
+def test_splits_hold_out_whole_budgets_and_fit_the_rest():
     one, two = rollout(isoflop_table(noise=0.001)).holdouts
     assert (one.n_fitted, one.n_held) == (28, 7)
     assert (two.n_fitted, two.n_held) == (21, 14)
@@ -47,7 +45,7 @@ def test_splits_hold_out_whole_budgets_and_fit_the_rest() -> None:
     assert [size.flops for size in two.sizes] == [3e19, 1e20]
 
 
-def test_noisy_runs_are_missed_by_about_their_noise_and_lie_inside_their_intervals() -> None:
+def test_noisy_runs_are_missed_by_about_their_noise_and_lie_inside_their_intervals():
     inside, errors, noises = [], [], []
     for seed in range(8):
         for item in rollout(isoflop_table(noise=0.002, sizes=9, seed=seed), seed=seed).holdouts:
@@ -59,7 +57,7 @@ def test_noisy_runs_are_missed_by_about_their_noise_and_lie_inside_their_interva
     assert 0.0015 < np.mean(errors) < 0.0035
 
 
-def test_a_budget_that_breaks_the_law_is_seen() -> None:
+def test_a_budget_that_breaks_the_law_is_seen():
     table = isoflop_table(noise=0.001, sizes=9)
     table.loc[table["flops"] == 1e20, "loss"] *= 0.97
     found = rollout(table)
@@ -70,7 +68,7 @@ def test_a_budget_that_breaks_the_law_is_seen() -> None:
     assert item.loss.coverage == 0.0
 
 
-def test_sentences_give_error_yardsticks_and_forecast() -> None:
+def test_sentences_give_error_yardsticks_and_forecast():
     sentence = rollout(isoflop_table(noise=0.001)).sentences[0]
     assert sentence.startswith("From 28 runs up to C = 3e+19, 7 at C = 1e+20: loss missed by 0.")
     assert "NOT" not in sentence
@@ -78,7 +76,7 @@ def test_sentences_give_error_yardsticks_and_forecast() -> None:
         assert part in sentence
 
 
-def test_a_surface_that_loses_to_a_power_law_in_compute_says_so() -> None:
+def test_a_surface_that_loses_to_a_power_law_in_compute_says_so():
     flops = np.repeat(np.geomspace(1e18, 1e20, 5), 7)
     size = np.tile(np.geomspace(1e7, 1e9, 7), 5)
     table = pd.DataFrame({"n_params": size, "tokens": flops / 6 / size, "flops": flops})
@@ -91,7 +89,7 @@ def test_a_surface_that_loses_to_a_power_law_in_compute_says_so() -> None:
     assert "(a power law that ignores N and D does better)" in found.sentences[0]
 
 
-def test_continuous_compute_is_split_by_shares_of_runs(chinchilla: Any) -> None:
+def test_continuous_compute_is_split_by_shares_of_runs(chinchilla):
     found = validate_rollout(named(chinchilla))
     assert [item.n_held for item in found.holdouts] == [40, 80, 120]
     assert "does NOT extrapolate that far" in found.sentences[1]
@@ -103,12 +101,12 @@ def test_continuous_compute_is_split_by_shares_of_runs(chinchilla: Any) -> None:
         assert item.loss.error < 0.4 * item.loss.baseline
 
 
-def test_three_budgets_are_too_few_to_forecast_one() -> None:
+def test_three_budgets_are_too_few_to_forecast_one():
     with pytest.raises(RefusedError, match=r"3 budgets; .* needs 3 smaller ones, add 1 budgets"):
         rollout(isoflop_table(budgets=BUDGETS[:3]))
 
 
-def test_a_split_without_a_surface_says_why() -> None:
+def test_a_split_without_a_surface_says_why():
     table = isoflop_table(noise=0.001)
     lower = table["flops"] < 2e19
     table.loc[lower, "n_params"] = np.sqrt(table["flops"] / 120)
@@ -123,14 +121,14 @@ def test_a_split_without_a_surface_says_why() -> None:
     assert item.sizes == ()
 
 
-def test_runs_that_allow_no_forecast_are_refused_with_the_reason() -> None:
+def test_runs_that_allow_no_forecast_are_refused_with_the_reason():
     table = isoflop_table()
     table["tokens"] = 20 * table["n_params"]
     with pytest.raises(RefusedError, match=r"no forecast could be made: .*D/N = 20"):
         validate_rollout(named(table))
 
 
-def test_a_split_whose_resamples_leave_no_surface_says_so(monkeypatch: Any) -> None:
+def test_a_split_whose_resamples_leave_no_surface_says_so(monkeypatch):
     lost = Reweighted(np.full(400, np.nan), np.full(400, np.nan), np.full((400, 5), np.nan))
     monkeypatch.setattr(forecast, "refit_reweighted", lambda *_: lost)
     item = rollout(isoflop_table(noise=0.001)).holdouts[0]
@@ -142,9 +140,7 @@ def test_a_split_whose_resamples_leave_no_surface_says_so(monkeypatch: Any) -> N
 @pytest.mark.parametrize(
     ("coverage", "n_runs", "fails"), [(0.6, 5, False), (0.6, 15, True), (0.8, 40, False)]
 )
-def test_few_runs_outside_their_intervals_may_be_chance(
-    coverage: float, n_runs: int, fails: bool
-) -> None:
+def test_few_runs_outside_their_intervals_may_be_chance(coverage, n_runs, fails):
     """P(at most 3 of 5 inside) is 2.3 %, P(at most 9 of 15) under 0.1 %."""
     loss = LossForecast(0.01, 0.0, 0.01, 0.05, coverage, n_runs)
     assert Holdout("x", 1e18, (1e19, 1e19), 20, 5, loss, (), "").fails is fails

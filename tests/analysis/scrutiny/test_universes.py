@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,17 +12,17 @@ from analysis.scrutiny.universes import COSTS, OUTLIERS, WINDOWS, Subset, collec
 TRUE_A = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 
 
-def named(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+def named(table, **columns):
     return table.assign(run_id=[f"run {k}" for k in range(len(table))], **columns)
 
 
-def subset_of(table: pd.DataFrame, window: str = WINDOWS[0], outliers: str = OUTLIERS[0]) -> Subset:
+def subset_of(table, window=WINDOWS[0], outliers=OUTLIERS[0]):
     runs = collect_runs(named(table))[0]
     return Subset(runs, runs.used(window, outliers))
 
 
 @pytest.mark.parametrize("cost", COSTS)
-def test_every_cost_is_the_certified_fit_by_that_cost(cost: str) -> None:
+def test_every_cost_is_the_certified_fit_by_that_cost(cost):
     table = isoflop_table(noise=0.002, seed=3)
     a = subset_of(table).surface("chinchilla", cost)
     loss, delta = COSTS[cost]
@@ -34,7 +32,7 @@ def test_every_cost_is_the_certified_fit_by_that_cost(cost: str) -> None:
     assert a == pytest.approx(certified.values["a"], abs=1e-3 if cost == "lad" else 1e-9)
 
 
-def test_a_refit_without_outliers_is_the_certified_fit_of_the_rest() -> None:
+def test_a_refit_without_outliers_is_the_certified_fit_of_the_rest():
     table = isoflop_table(noise=0.002, seed=3)
     runs = collect_runs(named(table))[0]
     for window in WINDOWS:
@@ -47,7 +45,7 @@ def test_a_refit_without_outliers_is_the_certified_fit_of_the_rest() -> None:
         )
 
 
-def test_windows_leave_out_whole_thirds_of_the_runs() -> None:
+def test_windows_leave_out_whole_thirds_of_the_runs():
     runs = collect_runs(named(isoflop_table(budgets=(1e18, 3e18, 1e19, 3e19, 1e20, 3e20))))[0]
     flops = runs.frame["flops"].to_numpy()
     lower, upper = runs.used(WINDOWS[1], "none"), runs.used(WINDOWS[2], "none")
@@ -55,7 +53,7 @@ def test_windows_leave_out_whole_thirds_of_the_runs() -> None:
     assert set(flops[~upper]) == {1e20, 3e20}
 
 
-def test_rules_for_outliers_drop_what_they_say() -> None:
+def test_rules_for_outliers_drop_what_they_say():
     table = isoflop_table(noise=0.001, sizes=10, seed=1)
     table.loc[7, "loss"] *= 1.05
     runs = collect_runs(named(table))[0]
@@ -66,14 +64,14 @@ def test_rules_for_outliers_drop_what_they_say() -> None:
     assert (~far).sum() <= 3
 
 
-def test_a_form_that_does_not_describe_the_runs_is_refused() -> None:
+def test_a_form_that_does_not_describe_the_runs_is_refused():
     subset = subset_of(isoflop_table(noise=0.001))
     assert subset.surface("chinchilla", "huber 1e-3") == pytest.approx(TRUE_A, abs=0.01)
     with pytest.raises(RefusedError, match=r"kaplan_e surface costs .* times as much as the"):
         subset.surface("kaplan_e", "huber 1e-3")
 
 
-def test_valleys_give_the_exponent_and_refuse_continuous_compute() -> None:
+def test_valleys_give_the_exponent_and_refuse_continuous_compute():
     table = isoflop_table(noise=0.0005)
     assert subset_of(table).valleys("cubic") == pytest.approx(TRUE_A, abs=0.01)
     spread = table.assign(flops=table["flops"] * np.geomspace(1, 40, len(table)))
@@ -81,7 +79,7 @@ def test_valleys_give_the_exponent_and_refuse_continuous_compute() -> None:
         subset_of(spread).valleys("cubic")
 
 
-def test_only_conventions_with_columns_of_their_own_are_variants() -> None:
+def test_only_conventions_with_columns_of_their_own_are_variants():
     table = named(isoflop_table(noise=0.001))
     assert [runs.choices["convention"] for runs in collect_runs(table)] == ["standard"]
     counted = table.assign(
@@ -90,7 +88,7 @@ def test_only_conventions_with_columns_of_their_own_are_variants() -> None:
     assert [runs.choices["convention"] for runs in collect_runs(counted)] == ["standard", "kaplan"]
 
 
-def test_training_loss_and_untuned_runs_are_variants_where_they_differ() -> None:
+def test_training_loss_and_untuned_runs_are_variants_where_they_differ():
     table = isoflop_table(noise=0.001)
     worse = table.assign(loss=table["loss"] * 1.01, lr=3e-3)
     both = named(pd.concat([table.assign(lr=1e-3), worse], ignore_index=True))
@@ -104,7 +102,7 @@ def test_training_loss_and_untuned_runs_are_variants_where_they_differ() -> None
     ]
 
 
-def test_budgets_planned_in_another_counting_are_cut_again() -> None:
+def test_budgets_planned_in_another_counting_are_cut_again():
     sizes = np.geomspace(3e7, 3e9, 12)
     rows = [(n, c / 6 / n, c) for c in np.geomspace(1e18, 1e20, 7) for n in sizes]
     table = pd.DataFrame(rows, columns=["n_params", "tokens", "flops"])
@@ -116,7 +114,7 @@ def test_budgets_planned_in_another_counting_are_cut_again() -> None:
     assert TRUE_A < a < TRUE_A + 0.08
 
 
-def test_a_refit_that_does_not_converge_is_no_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refit_that_does_not_converge_is_no_variant(monkeypatch):
     subset = subset_of(isoflop_table(noise=0.001))
     lost = Reweighted(np.array([np.nan]), np.array([np.nan]), np.full((1, 5), np.nan))
     monkeypatch.setattr(Subset, "_refit", lambda *_: lost)
@@ -124,7 +122,7 @@ def test_a_refit_that_does_not_converge_is_no_variant(monkeypatch: pytest.Monkey
         subset.surface("chinchilla", "mse")
 
 
-def test_the_surface_s_exponent_is_read_at_the_cost_of_its_convention() -> None:
+def test_the_surface_s_exponent_is_read_at_the_cost_of_its_convention():
     table = isoflop_table(noise=0.001)
     n, d = table["n_params"], table["tokens"]
     variants = collect_runs(named(table, flops_exact=40.0 * n**0.9 * d))

@@ -18,13 +18,7 @@ from tests.train.small_engines import (
 )
 from train.config.runtime import AttentionKernel, Dtype
 from train.engine import compile as compiled
-from train.engine.compile import (
-    CACHE,
-    WHOLE_UP_TO_LAYERS,
-    cache_folder,
-    can_compile,
-    compile_model,
-)
+from train.engine.compile import CACHE, WHOLE_UP_TO_LAYERS, cache_folder, can_compile, compile_model
 from train.engine.device import ComputeDevice
 from train.model.transformer import Transformer
 

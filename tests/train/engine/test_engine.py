@@ -3,9 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +22,7 @@ from train.config.experiment import Activation, Norm, Positions
 from train.config.runtime import AttentionKernel, Dtype
 from train.distributed import World
 from train.engine.cuda_graph import STEPS_A_REPLAY
-from train.engine.engine import TABLE_STEPS, Engine, Segment
+from train.engine.engine import TABLE_STEPS, Engine
 from train.model import cross_entropy
 from train.model.parameters import initial_values
 
@@ -55,7 +53,7 @@ SHAPES = {
 }
 
 
-def by_replica(rows_SR: Sequence[Sequence[float]], place: int) -> list[float]:
+def by_replica(rows_SR, place):
     return [row[place] for row in rows_SR]
 
 
@@ -68,7 +66,7 @@ HOW = [
 TINY = shape_of(d_model=8, n_heads=2, vocab_size=11, seq_len=8)
 
 
-def assert_stack_is_its_runs(n_steps: int, **how: Any) -> Segment:
+def assert_stack_is_its_runs(n_steps, **how):
     """Compare losses, norms, weights and moments of FOUR in every bit; return the stack's."""
     stack = make_engine(FOUR, **how)
     together = stack.advance(n_steps)
@@ -88,7 +86,7 @@ def assert_stack_is_its_runs(n_steps: int, **how: Any) -> Segment:
         *((name, how) for name in SHAPES if name != "default" for how in (HOW[1], HOW[2])),
     ],
 )
-def test_a_stack_is_its_runs_alone_in_every_bit(name: str, how: dict[str, Any]) -> None:
+def test_a_stack_is_its_runs_alone_in_every_bit(name, how):
     """On a CPU, at these sizes: a product of several replicas sums in the order of one.
 
     On a GPU other kernels are called for several; test_graphed.py allows for their rounding.
@@ -96,18 +94,18 @@ def test_a_stack_is_its_runs_alone_in_every_bit(name: str, how: dict[str, Any]) 
     assert_stack_is_its_runs(5, shape=SHAPES[name], micro_batch_seqs=4, **how)
 
 
-def test_after_50_steps_a_stack_still_is_its_runs() -> None:
+def test_after_50_steps_a_stack_still_is_its_runs():
     losses_SR = assert_stack_is_its_runs(50, batch_seqs=4).losses_SR
     assert all(last < first - 0.3 for first, last in zip(losses_SR[0], losses_SR[-1], strict=True))
 
 
-def test_a_stack_whose_head_runs_in_chunks_is_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_whose_head_runs_in_chunks_is_its_runs(monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK_FROM", 1)
     monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 50 * VOCAB)  # 128 tokens in 3 chunks
     assert_stack_is_its_runs(5, dtype=Dtype.bf16)
 
 
-def test_at_odd_sizes_a_stack_is_its_runs_within_rounding() -> None:
+def test_at_odd_sizes_a_stack_is_its_runs_within_rounding():
     """Not at every size does MKL multiply several float32 matrices as it multiplies one.
 
     Seen at small batches with odd widths, tiny vocabularies or plain attention; never in bfloat16.
@@ -124,7 +122,7 @@ def test_at_odd_sizes_a_stack_is_its_runs_within_rounding() -> None:
         )
 
 
-def test_every_replica_starts_from_its_own_seed_and_padding_stays_zero() -> None:
+def test_every_replica_starts_from_its_own_seed_and_padding_stays_zero():
     engine = make_engine(FOUR)
     for place, one in enumerate(FOUR):
         weights, _ = engine.replica_state(place)
@@ -138,7 +136,7 @@ def test_every_replica_starts_from_its_own_seed_and_padding_stays_zero() -> None
     assert not engine.rows_RP[named == 0].any()
 
 
-def test_every_replica_follows_its_own_rate_and_schedule() -> None:
+def test_every_replica_follows_its_own_rate_and_schedule():
     still = replica(seed=1, lr=0.0)
     engine = make_engine([replica(), still])
     before = state_of(engine, 1)
@@ -148,13 +146,13 @@ def test_every_replica_follows_its_own_rate_and_schedule() -> None:
     assert not torch.equal(state_of(engine, 0)["embedding.weight"], before["embedding.weight"])
 
 
-def test_the_rate_of_a_step_is_the_peak_times_the_schedule() -> None:
+def test_the_rate_of_a_step_is_the_peak_times_the_schedule():
     one = replica(lr=0.06)
     assert [one.lr_at(step) for step in (0, 4, 5)] == pytest.approx([0.01, 0.05, 0.06])
     assert one.lr_at(1_000) == pytest.approx(0.006)
 
 
-def test_the_loss_is_the_mean_of_the_step_s_windows_before_its_update() -> None:
+def test_the_loss_is_the_mean_of_the_step_s_windows_before_its_update():
     engine = make_engine(FOUR[:2], micro_batch_seqs=2)
     engine.advance(3)
     starts_RB = torch.from_numpy(engine.batches.starts(3, 1)[0])
@@ -165,7 +163,7 @@ def test_the_loss_is_the_mean_of_the_step_s_windows_before_its_update() -> None:
     assert engine.step == 4
 
 
-def accident(place: int, value: float) -> tuple[Engine, Engine]:
+def accident(place, value):
     """Two stacks after four steps; in the first, a gain of one replica is not finite."""
     stacks = make_engine(FOUR), make_engine(FOUR)
     for stack in stacks:
@@ -176,7 +174,7 @@ def accident(place: int, value: float) -> tuple[Engine, Engine]:
 
 @pytest.mark.parametrize("value", [NAN, math.inf])
 @pytest.mark.parametrize("place", [0, 2])
-def test_an_accident_touches_no_neighbour_and_freezes_its_own(place: int, value: float) -> None:
+def test_an_accident_touches_no_neighbour_and_freezes_its_own(place, value):
     broken, sound = accident(place, value)
     before = state_of(broken, place)
     ours, theirs = broken.advance(6), sound.advance(6)
@@ -188,7 +186,7 @@ def test_an_accident_touches_no_neighbour_and_freezes_its_own(place: int, value:
         assert_same_bits(state_of(broken, other), state_of(sound, other))
 
 
-def test_a_frozen_replica_stays_so_until_a_state_is_loaded() -> None:
+def test_a_frozen_replica_stays_so_until_a_state_is_loaded():
     broken, sound = accident(1, NAN)
     good = sound.replica_state(1)
     broken.advance(1)
@@ -202,7 +200,7 @@ def test_a_frozen_replica_stays_so_until_a_state_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_rate_that_is_too_large_leaves_the_state_before_its_bad_step(place: int) -> None:
+def test_a_rate_that_is_too_large_leaves_the_state_before_its_bad_step(place):
     wild = list(FOUR[:2])
     wild[place] = replica(seed=3, lr=1e30)
     calm = list(FOUR[:2])
@@ -220,7 +218,7 @@ def test_a_rate_that_is_too_large_leaves_the_state_before_its_bad_step(place: in
     assert_same_bits(state_of(stack, 1 - place), state_of(reference, 1 - place))
 
 
-def test_a_replica_moves_from_alone_to_a_stack_and_back_without_losing_a_bit() -> None:
+def test_a_replica_moves_from_alone_to_a_stack_and_back_without_losing_a_bit():
     through = make_engine([FOUR[1]])
     through.advance(5)
     stack = make_engine(FOUR)
@@ -237,7 +235,7 @@ def test_a_replica_moves_from_alone_to_a_stack_and_back_without_losing_a_bit() -
     assert_same_bits(state_of(back, 0), state_of(uninterrupted, 0))
 
 
-def test_a_state_taken_is_a_copy() -> None:
+def test_a_state_taken_is_a_copy():
     engine = make_engine()
     before, again = state_of(engine, 0), state_of(engine, 0)
     engine.advance(1)
@@ -245,7 +243,7 @@ def test_a_state_taken_is_a_copy() -> None:
 
 
 @pytest.fixture(scope="module")
-def seventy() -> tuple[Engine, Segment]:
+def seventy():
     """Steps that need a second table."""
     whole = make_engine(FOUR[:2], shape=TINY, batch_seqs=2)
     return whole, whole.advance(70)
@@ -261,9 +259,7 @@ def seventy() -> tuple[Engine, Segment]:
         ([3, 67], True),
     ],
 )
-def test_time_may_be_cut_anywhere(
-    cuts: list[int], is_resident: bool, seventy: tuple[Engine, Segment]
-) -> None:
+def test_time_may_be_cut_anywhere(cuts, is_resident, seventy):
     whole, expected = seventy
     engine = make_engine(FOUR[:2], shape=TINY, batch_seqs=2, is_resident=is_resident)
     parts = [engine.advance(n_steps) for n_steps in cuts]
@@ -280,13 +276,11 @@ def test_time_may_be_cut_anywhere(
 
 @pytest.mark.parametrize("is_resident", [False, True])
 @pytest.mark.parametrize("stop_at", [1, 2, TABLE_STEPS, TABLE_STEPS + 1])
-def test_a_wish_to_stop_is_honoured_after_the_step_that_it_meets(
-    stop_at: int, is_resident: bool
-) -> None:
+def test_a_wish_to_stop_is_honoured_after_the_step_that_it_meets(stop_at, is_resident):
     engine = make_engine(shape=TINY, batch_seqs=2, is_resident=is_resident)
     asked = 0
 
-    def should_stop() -> bool:
+    def should_stop():
         nonlocal asked
         asked += 1
         return asked >= stop_at
@@ -300,10 +294,10 @@ def test_a_wish_to_stop_is_honoured_after_the_step_that_it_meets(
 class StepsAtOnce:
     """Takes the place of a CUDA device's graphs: eight steps at a time where so many are left."""
 
-    def __init__(self) -> None:
-        self.taken: list[int] = []
+    def __init__(self):
+        self.taken = []
 
-    def replay(self, step: Callable[[], None], most_steps: int) -> int:
+    def replay(self, step, most_steps):
         n_steps = STEPS_A_REPLAY if most_steps >= STEPS_A_REPLAY else 1
         for _ in range(n_steps):
             step()
@@ -312,25 +306,23 @@ class StepsAtOnce:
 
 
 @pytest.mark.parametrize(("is_resident", "taken"), [(True, [8] * 9 + [1] * 5), (False, [1] * 77)])
-def test_graphs_take_the_same_steps_several_at_once_where_the_data_is_there(
-    is_resident: bool, taken: list[int]
-) -> None:
+def test_graphs_take_the_same_steps_several_at_once_where_the_data_is_there(is_resident, taken):
     eager, graphed = (
         make_engine(FOUR[:2], shape=TINY, batch_seqs=2, is_resident=is_resident) for _ in range(2)
     )
-    graphed._graph = graphs = StepsAtOnce()  # type: ignore[assignment]
+    graphed._graph = graphs = StepsAtOnce()
     assert graphed.advance(77).losses_SR == eager.advance(77).losses_SR
     assert graphs.taken == taken
     assert_same_bits(state_of(graphed, 1), state_of(eager, 1))
 
 
 @pytest.mark.parametrize("is_resident", [False, True])
-def test_with_graphs_a_wish_to_stop_is_asked_for_after_every_eighth_step(is_resident: bool) -> None:
+def test_with_graphs_a_wish_to_stop_is_asked_for_after_every_eighth_step(is_resident):
     engine = make_engine(shape=TINY, batch_seqs=2, is_resident=is_resident)
-    engine._graph = graphs = StepsAtOnce()  # type: ignore[assignment]
-    asked_at: list[int] = []
+    engine._graph = graphs = StepsAtOnce()
+    asked_at = []
 
-    def should_stop() -> bool:
+    def should_stop():
         asked_at.append(sum(graphs.taken))
         return len(asked_at) >= 3
 
@@ -339,18 +331,18 @@ def test_with_graphs_a_wish_to_stop_is_asked_for_after_every_eighth_step(is_resi
     assert len(segment) == engine.step == 24
 
 
-def test_no_steps_are_no_steps() -> None:
+def test_no_steps_are_no_steps():
     engine = make_engine(shape=TINY, batch_seqs=2)
     before = state_of(engine, 0)
     assert len(engine.advance(0)) == engine.step == 0
     assert_same_bits(state_of(engine, 0), before)
 
 
-def test_the_wait_for_data_can_be_timed() -> None:
-    entered: list[int] = []
+def test_the_wait_for_data_can_be_timed():
+    entered = []
 
     @contextlib.contextmanager
-    def waiting() -> Iterator[None]:
+    def waiting():
         entered.append(engine.step)
         yield
 
@@ -365,7 +357,7 @@ def test_the_wait_for_data_can_be_timed() -> None:
     assert len(entered) == 1
 
 
-def test_losses_on_shared_windows_are_each_replica_s_own_and_teach_nothing() -> None:
+def test_losses_on_shared_windows_are_each_replica_s_own_and_teach_nothing():
     stack = make_engine(FOUR)
     stack.advance(5)
     windows_BT = torch.randint(VOCAB, (3, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
@@ -379,18 +371,18 @@ def test_losses_on_shared_windows_are_each_replica_s_own_and_teach_nothing() -> 
     assert all(weight.grad is None for weight in stack.weights.values())
 
 
-def test_a_state_of_another_shape_is_refused() -> None:
+def test_a_state_of_another_shape_is_refused():
     other = make_engine(shape=shape_of(d_model=48))
     with pytest.raises(ValueError, match=r"embedding.weight has shape \(61, 48\), not \(61, 32\)"):
         make_engine().load_replica(0, *other.replica_state(0))
 
 
-def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch):
     engine = make_engine(shape=TINY, batch_seqs=2)
-    parts: list[int] = []
+    parts = []
     fill = engine._fill_tables
 
-    def fill_noted(n_steps: int) -> Any:
+    def fill_noted(n_steps):
         parts.append(n_steps)
         return fill(n_steps)
 
@@ -403,7 +395,7 @@ def test_no_more_is_queued_than_a_stop_can_wait_for(monkeypatch: pytest.MonkeyPa
     assert parts == [8, 64, 4, 1, 1]
 
 
-def test_ranks_look_up_after_equally_few_steps_however_long_each_took() -> None:
+def test_ranks_look_up_after_equally_few_steps_however_long_each_took():
     engine = make_engine(shape=TINY, batch_seqs=2)
     ranks = Engine(
         engine.shape,

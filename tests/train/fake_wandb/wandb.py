@@ -16,10 +16,10 @@ from typing import Any
 if os.environ.get("FAKE_WANDB_HANGS_AT_IMPORT"):
     time.sleep(3_600)
 
-_counts: Counter[str] = Counter()
+_counts = Counter()
 
 
-def _call(kind: str, number: str | None = None, **what: Any) -> None:
+def _call(kind, number=None, **what):
     _counts[kind] += 1
     with Path(os.environ["FAKE_WANDB_CALLS"]).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"call": kind, "pid": os.getpid(), **what}, default=str) + "\n")
@@ -40,25 +40,25 @@ class Settings(dict[str, Any]):
 
 
 class Summary:
-    def update(self, values: dict[str, Any]) -> None:
+    def update(self, values):
         _call("summary", values=values)
 
 
 class Run:
-    def __init__(self) -> None:
+    def __init__(self):
         self.summary = Summary()
 
-    def define_metric(self, name: str, **named: Any) -> None:
+    def define_metric(self, name, **named):
         _call("define_metric", name=name, named=named)
 
-    def log(self, values: dict[str, Any]) -> None:
+    def log(self, values):
         _call("log", values=values)
 
-    def finish(self, **named: Any) -> None:
+    def finish(self, **named):
         _call("finish", named=named)
 
 
-def init(**words: Any) -> Run:
+def init(**words):
     sys.stdout.write("wandb speaks on standard output\n")
     _call("init", words["mode"], words=words)
     if words["mode"] == "online" and not os.environ.get("WANDB_API_KEY"):

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -11,16 +10,14 @@ from train.run_folder.accounting import RunClock, TimeKind, process_seconds
 
 
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def now(monkeypatch):
     """The time, which a test may move."""
     time = [100.0]
     monkeypatch.setattr("train.run_folder.accounting.time.perf_counter", lambda: time[0])
     return time
 
 
-def test_a_checkpoint_is_due_after_its_minutes_from_the_start_and_from_the_last(
-    now: list[float],
-) -> None:
+def test_a_checkpoint_is_due_after_its_minutes_from_the_start_and_from_the_last(now):
     clock = RunClock(0)
     now[0] += 120.0
     assert not clock.save_is_due(2.0)
@@ -33,7 +30,7 @@ def test_a_checkpoint_is_due_after_its_minutes_from_the_start_and_from_the_last(
     assert clock.save_is_due(2.0)
 
 
-def test_checkpoints_that_take_long_keep_fifty_times_as_far_apart(now: list[float]) -> None:
+def test_checkpoints_that_take_long_keep_fifty_times_as_far_apart(now):
     clock = RunClock(0)
     with clock.saving():
         now[0] += 10.0
@@ -44,7 +41,7 @@ def test_checkpoints_that_take_long_keep_fifty_times_as_far_apart(now: list[floa
     assert not clock.save_is_due(10.0)
 
 
-def test_one_that_failed_does_not_count_as_saved(now: list[float]) -> None:
+def test_one_that_failed_does_not_count_as_saved(now):
     clock = RunClock(0)
     now[0] += 121.0
     with pytest.raises(OSError, match="full"), clock.saving():
@@ -52,7 +49,7 @@ def test_one_that_failed_does_not_count_as_saved(now: list[float]) -> None:
     assert clock.save_is_due(2.0)
 
 
-def test_only_segments_are_training(now: list[float]) -> None:
+def test_only_segments_are_training(now):
     clock = RunClock(5)
     now[0] += 2.0
     clock.end_segment()
@@ -65,11 +62,11 @@ def test_only_segments_are_training(now: list[float]) -> None:
     assert clock.segment_seconds == 3.0
 
 
-def nonzero(spent: dict[str, float]) -> dict[str, float]:
+def nonzero(spent):
     return {what: seconds for what, seconds in spent.items() if seconds}
 
 
-def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
+def test_every_second_is_spent_on_one_thing(now):
     clock = RunClock(0, doing=TimeKind.startup)
     now[0] += 4.0
     clock.start_segment(0)
@@ -101,7 +98,7 @@ def test_every_second_is_spent_on_one_thing(now: list[float]) -> None:
     assert sum(spent.values()) == now[0] - 100.0
 
 
-def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
+def test_a_segment_has_its_data_and_nothing_else(now):
     clock = RunClock(0)
     with clock.spending(TimeKind.startup):
         now[0] += 30.0  # compiles at its first step
@@ -113,12 +110,12 @@ def test_a_segment_has_its_data_and_nothing_else(now: list[float]) -> None:
     assert clock.rate(10, batch_tokens=100) == 500.0
 
 
-def fail_after(now: list[float], seconds: float) -> None:
+def fail_after(now, seconds):
     now[0] += seconds
     raise OSError("full")
 
 
-def test_a_block_that_fails_ends_all_the_same(now: list[float]) -> None:
+def test_a_block_that_fails_ends_all_the_same(now):
     clock = RunClock(0)
     with pytest.raises(OSError, match="full"), clock.spending(TimeKind.evaluation):
         fail_after(now, 2.0)
@@ -126,7 +123,7 @@ def test_a_block_that_fails_ends_all_the_same(now: list[float]) -> None:
     assert nonzero(clock.spent()) == {"evaluation": 2.0, "train": 1.0}
 
 
-def test_a_checkpoint_that_fails_has_cost_its_time(now: list[float]) -> None:
+def test_a_checkpoint_that_fails_has_cost_its_time(now):
     clock = RunClock(0)
     with pytest.raises(OSError, match="full"), clock.saving():
         fail_after(now, 121.0)
@@ -134,7 +131,7 @@ def test_a_checkpoint_that_fails_has_cost_its_time(now: list[float]) -> None:
     assert clock.save_is_due(2.0)
 
 
-def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]) -> None:
+def test_replicas_divide_the_time_and_keep_what_each_had_before(now):
     clock = RunClock(0, replicas=4)
     now[0] += 10.0
     assert nonzero(clock.spent()) == {"train": 2.5}
@@ -145,13 +142,13 @@ def test_replicas_divide_the_time_and_keep_what_each_had_before(now: list[float]
     assert clock.segment_seconds == 10.0  # each of them waited so long
 
 
-def test_start_up_before_the_clock_is_divided_too(now: list[float]) -> None:
+def test_start_up_before_the_clock_is_divided_too(now):
     clock = RunClock(0, replicas=2, doing=TimeKind.startup, startup=5.0)
     now[0] += 1.0
     assert nonzero(clock.spent()) == {"startup": 3.0}
 
 
-def test_a_process_knows_its_age() -> None:
+def test_a_process_knows_its_age():
     code = (
         "import time; time.sleep(.3);"
         "from train.run_folder.accounting import process_seconds; print(process_seconds())"
@@ -162,8 +159,6 @@ def test_a_process_knows_its_age() -> None:
     assert 0.3 <= float(printed) <= took + 0.02  # a tick of the kernel's clock is 0.01 s
 
 
-def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr("train.run_folder.accounting.PROCESS_FACTS", tmp_path / "stat")
     assert process_seconds() == 0.0

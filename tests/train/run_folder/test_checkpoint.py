@@ -2,18 +2,11 @@
 
 import json
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.train.checkpoint_files import (
-    STATE,
-    assert_same_bits,
-    names,
-    save,
-)
+from tests.train.checkpoint_files import STATE, assert_same_bits, names, save
 from tests.train.small_engines import make_engine
 from train.errors import CheckpointError, StorageError
 from train.run_folder import checkpoint
@@ -22,11 +15,11 @@ from train.storage.records import read_json, write_json
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     return tmp_path / "checkpoints"
 
 
-def test_model_optimiser_and_state_come_back_bit_for_bit(root: Path) -> None:
+def test_model_optimiser_and_state_come_back_bit_for_bit(root):
     engine = make_engine()
     engine.advance(2)  # so that the moments are not zero
     model, optimizer = engine.replica_state(0)
@@ -43,7 +36,7 @@ def test_model_optimiser_and_state_come_back_bit_for_bit(root: Path) -> None:
     assert json.dumps(state) == json.dumps(STATE)  # floats to the last bit, -0.0 included
 
 
-def test_a_folder_holds_what_done_json_promises(root: Path) -> None:
+def test_a_folder_holds_what_done_json_promises(root):
     folder = save(root, 700)
     assert folder.name == "step_00000700"
     assert names(folder) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
@@ -55,13 +48,13 @@ def test_a_folder_holds_what_done_json_promises(root: Path) -> None:
     }
 
 
-def test_nothing_saved_is_nothing_found(root: Path) -> None:
+def test_nothing_saved_is_nothing_found(root):
     assert load_newest(root) is None
     root.mkdir()
     assert load_newest(root) is None
 
 
-def test_the_newest_is_by_step_not_by_clock(root: Path) -> None:
+def test_the_newest_is_by_step_not_by_clock(root):
     for step in (100, 9, 20):
         save(root, step, keep=3)
     os.utime(root / "step_00000009")
@@ -71,13 +64,13 @@ def test_the_newest_is_by_step_not_by_clock(root: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [2, 3])
-def test_only_the_newest_are_kept(root: Path, keep: int) -> None:
+def test_only_the_newest_are_kept(root, keep):
     for step in (10, 20, 30, 40):
         save(root, step, keep=keep)
     assert names(root) == [f"step_{step:08d}" for step in (10, 20, 30, 40)][-keep:]
 
 
-def test_the_same_step_again_replaces_it(root: Path) -> None:
+def test_the_same_step_again_replaces_it(root):
     save(root, 10, value=1.0)
     save(root, 10, value=2.0)
     found = load_newest(root)
@@ -86,7 +79,7 @@ def test_the_same_step_again_replaces_it(root: Path) -> None:
     assert names(root) == ["step_00000010"]
 
 
-def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
+def test_a_write_that_was_cut_short_is_removed(root):
     save(root, 10)
     stale = root / "step_00000020.partial"
     stale.mkdir()
@@ -97,27 +90,25 @@ def test_a_write_that_was_cut_short_is_removed(root: Path) -> None:
     assert names(root) == ["step_00000010"]
 
 
-def test_a_first_write_that_was_cut_short_is_a_fresh_start(root: Path) -> None:
+def test_a_first_write_that_was_cut_short_is_a_fresh_start(root):
     (root / "step_00000020.partial").mkdir(parents=True)
     assert load_newest(root) is None
     assert names(root) == []
 
 
-def test_a_write_goes_over_its_own_remains(root: Path) -> None:
+def test_a_write_goes_over_its_own_remains(root):
     stale = root / "step_00000020.partial"
     stale.mkdir(parents=True)
     (stale / "extra").write_bytes(b"x")
     assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values: dict[str, Any] = {"model": {"w": torch.ones(250_000)}, "optimizer": {}, "state": {}}
+def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    values = {"model": {"w": torch.ones(250_000)}, "optimizer": {}, "state": {}}
     values["keep"] = 2
     save_checkpoint(tmp_path, 5, **values)
 
-    def full(value: object, path: Path) -> None:
+    def full(value, path):
         path.write_bytes(b"stump")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
 
@@ -134,9 +125,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(
 
 
 @pytest.mark.parametrize("schema", [1, SCHEMA + 1])
-def test_another_schema_is_refused_and_left_where_it_is(
-    root: Path, monkeypatch: pytest.MonkeyPatch, schema: int
-) -> None:
+def test_another_schema_is_refused_and_left_where_it_is(root, monkeypatch, schema):
     with monkeypatch.context() as other_version:
         other_version.setattr(checkpoint, "SCHEMA", schema)
         folder = save(root, 10)
@@ -152,7 +141,7 @@ def test_another_schema_is_refused_and_left_where_it_is(
     assert names(root) == ["step_00000010"]
 
 
-def test_a_name_of_more_than_eight_digits_is_a_step_too(root: Path) -> None:
+def test_a_name_of_more_than_eight_digits_is_a_step_too(root):
     save(root, 99_999_999, keep=3)
     save(root, 100_000_000, keep=3)
     found = load_newest(root)
@@ -160,7 +149,7 @@ def test_a_name_of_more_than_eight_digits_is_a_step_too(root: Path) -> None:
     assert found.step == 100_000_000
 
 
-def test_a_folder_of_another_name_is_nobody_s_checkpoint(root: Path) -> None:
+def test_a_folder_of_another_name_is_nobody_s_checkpoint(root):
     save(root, 10)
     for name in ("step_5", "step_00000099.bak", "notes"):
         (root / name).mkdir()
@@ -171,10 +160,8 @@ def test_a_folder_of_another_name_is_nobody_s_checkpoint(root: Path) -> None:
     assert {"step_5", "step_00000099.bak", "notes"} < set(names(root))
 
 
-def test_an_error_that_is_not_the_disk_s_is_passed_on(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*args: object) -> None:
+def test_an_error_that_is_not_the_disk_s_is_passed_on(root, monkeypatch):
+    def fail(*args):
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr("train.run_folder.checkpoint._seal", fail)

@@ -3,25 +3,18 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.train.checkpoint_files import (
-    flip_a_byte,
-    names,
-    promise_again,
-    save,
-    truncate,
-)
+from tests.train.checkpoint_files import flip_a_byte, names, promise_again, save, truncate
 from train.errors import CheckpointError
 from train.run_folder.checkpoint import load_newest, save_checkpoint
 from train.storage.records import read_json
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     return tmp_path / "checkpoints"
 
 
@@ -30,9 +23,7 @@ DAMAGE = {"flipped": flip_a_byte, "truncated": truncate, "missing": Path.unlink}
 
 @pytest.mark.parametrize("name", ["model.pt", "optim.pt", "state.json", "DONE.json"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(
-    root: Path, name: str, damage: str
-) -> None:
+def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(root, name, damage):
     save(root, 10)
     newest = save(root, 20)
     DAMAGE[damage](newest / name)
@@ -44,7 +35,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_it_used(
     assert read_json(root / "bad" / "step_00000020.json")["reason"]
 
 
-def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root: Path) -> None:
+def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root):
     for _ in range(2):
         save(root, 10)
         flip_a_byte(save(root, 20) / "model.pt")
@@ -52,7 +43,7 @@ def test_a_damaged_step_that_is_damaged_again_replaces_the_one_in_bad(root: Path
     assert names(root / "bad") == ["step_00000020", "step_00000020.json"]
 
 
-def test_when_none_is_sound_the_run_does_not_start_from_zero(root: Path) -> None:
+def test_when_none_is_sound_the_run_does_not_start_from_zero(root):
     for step in (10, 20):
         flip_a_byte(save(root, step) / "model.pt")
     message = (
@@ -70,14 +61,14 @@ def test_when_none_is_sound_the_run_does_not_start_from_zero(root: Path) -> None
 class _Exploit:
     """Unpickled by the usual means, it would make a folder."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target):
         self.target = target
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.target),)
 
 
-def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(root, tmp_path):
     save(root, 10)
     folder = save(root, 20)
     target = tmp_path / "executed"
@@ -90,12 +81,10 @@ def test_code_in_a_checkpoint_is_not_run(root: Path, tmp_path: Path) -> None:
     assert "mkdir" in read_json(root / "bad" / "step_00000020.json")["reason"]
 
 
-def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_to_read_condemns_no_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 5, model={}, optimizer={}, state={}, keep=2)
 
-    def fail(*args: object, **kwargs: object) -> None:
+    def fail(*args, **kwargs):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
@@ -107,7 +96,7 @@ def test_a_disk_that_fails_to_read_condemns_no_checkpoint(
     assert found.step == 5
 
 
-def test_a_checkpoint_under_another_step_s_name_is_damage(root: Path) -> None:
+def test_a_checkpoint_under_another_step_s_name_is_damage(root):
     save(root, 10)
     save(root, 20).rename(root / "step_00000030")
     found = load_newest(root)
@@ -117,7 +106,7 @@ def test_a_checkpoint_under_another_step_s_name_is_damage(root: Path) -> None:
     assert reason == "DONE.json is of step 20"
 
 
-def test_tensors_that_are_no_state_dict_are_damage(root: Path) -> None:
+def test_tensors_that_are_no_state_dict_are_damage(root):
     save(root, 10)
     folder = save(root, 20)
     torch.save(torch.zeros(2), folder / "model.pt")
@@ -129,12 +118,10 @@ def test_tensors_that_are_no_state_dict_are_damage(root: Path) -> None:
     assert reason == "model.pt holds a Tensor, not a state dict"
 
 
-def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(root, monkeypatch):
     save(root, 10)
 
-    def refuse(*args: Any, **kwargs: Any) -> None:
+    def refuse(*args, **kwargs):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
     with monkeypatch.context() as patch:
@@ -147,7 +134,7 @@ def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(
     assert found.step == 10
 
 
-def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root: Path) -> None:
+def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root):
     save(root, 10)
     (root / "step_00000020").write_text("mine", encoding="utf-8")
     (root / "step_00000030.partial").write_text("mine", encoding="utf-8")
@@ -157,7 +144,7 @@ def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root: Path) ->
     assert names(root) == ["bad", "step_00000010"]
 
 
-def test_of_a_linked_checkpoint_the_link_alone_is_pruned(root: Path, tmp_path: Path) -> None:
+def test_of_a_linked_checkpoint_the_link_alone_is_pruned(root, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     save(root, 10).rename(elsewhere)
     (root / "step_00000010").symlink_to(elsewhere)
@@ -168,7 +155,7 @@ def test_of_a_linked_checkpoint_the_link_alone_is_pruned(root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("note", ["{}", "{torn", '["x"]', None])
-def test_what_is_in_bad_is_listed_whatever_its_note_says(root: Path, note: str | None) -> None:
+def test_what_is_in_bad_is_listed_whatever_its_note_says(root, note):
     (root / "bad" / "step_00000010").mkdir(parents=True)
     if note is not None:
         (root / "bad" / "step_00000010.json").write_text(note, encoding="utf-8")

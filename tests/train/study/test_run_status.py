@@ -10,12 +10,7 @@ from train.run_folder.accounting import read_cost
 from train.run_folder.run_folder import RunFolder
 from train.storage import lock
 from train.storage.records import append_jsonl, write_json
-from train.study.run_status import (
-    STALE_SECONDS,
-    name_stops,
-    run_status,
-    stops_by_cause,
-)
+from train.study.run_status import STALE_SECONDS, name_stops, run_status, stops_by_cause
 
 ENTRY = {
     "run_id": "d8l2-a",

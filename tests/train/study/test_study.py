@@ -13,12 +13,7 @@ from train.run_folder.manifest import read_manifest
 from train.run_folder.run_folder import RunFolder
 from train.storage.lock import hold, is_held
 from train.study.job import JobEnd
-from train.study.study import (
-    StudyIncompleteError,
-    plan_grid,
-    report_unfinished,
-    run_study,
-)
+from train.study.study import StudyIncompleteError, plan_grid, report_unfinished, run_study
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,6 @@ And where each of them resumes after a stop.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,25 +23,23 @@ from tests.train.shared_runs import (
 )
 from train.config.experiment import EvalConfig, ScheduleConfig, ScheduleShape
 from train.config.runtime import Dtype, OnSaveError
-from train.config.schema import Config
 from train.engine.evaluate import evaluate
 from train.engine.peak_flops import PeakFlops
 from train.errors import StorageError
 from train.plan.grouping import RunGroup, group_runs
 from train.plan.schedule import evaluation_steps
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.branches import find_branches
 from train.training.resume import open_run
 
-Make = Callable[..., Config]
 HORIZONS = (40, 24, 17)
 SLOW = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_no_time(monkeypatch):
     """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
     monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
@@ -52,38 +47,38 @@ def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Where the tokens are prepared, once."""
     return tmp_path_factory.mktemp("trunks")
 
 
 @pytest.fixture
-def make(tmp_path: Path, data: Path) -> Make:
+def make(tmp_path, data):
     """Return a maker of runs in this test's own folder."""
 
-    def config(**groups: Any) -> Config:
+    def config(**groups):
         return elsewhere(shared_config(data, **groups), tmp_path / "runs")
 
     return config
 
 
-def wsd(cooldown: float) -> ScheduleConfig:
+def wsd(cooldown):
     return ScheduleConfig(shape=ScheduleShape.wsd, warmup_steps=3, cooldown_fraction=cooldown)
 
 
 CONSTANT = ScheduleConfig(shape=ScheduleShape.constant, warmup_steps=3)
 
 
-def horizons(*configs: Config, steps: tuple[int, ...] = HORIZONS) -> list[Config]:
+def horizons(*configs, steps=HORIZONS):
     """The runs to each of the horizons, longest first."""
     return [with_steps(config, each) for each in steps for config in configs]
 
 
-def starts(folder: RunFolder) -> list[dict[str, Any]]:
+def starts(folder):
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
-def fork_steps(configs: list[Config]) -> list[int]:
+def fork_steps(configs):
     return [planned(config).plan.schedule.fork_step or 0 for config in configs]
 
 
@@ -102,13 +97,8 @@ def fork_steps(configs: list[Config]) -> list[int]:
     ids=["four-horizons", "bf16", "short-cooldown", "no-cooldown"],
 )
 def test_each_branch_is_in_bits_the_run_trained_from_its_start(
-    tmp_path: Path,
-    make: Make,
-    schedule: ScheduleConfig,
-    steps: tuple[int, ...],
-    dtype: Dtype,
-    forks: list[int],
-) -> None:
+    tmp_path, make, schedule, steps, dtype, forks
+):
     config = with_machine(make(schedule=schedule), dtype=dtype)
     configs = horizons(config, steps=steps)
     assert fork_steps(configs)[1:] == forks
@@ -125,9 +115,7 @@ def test_each_branch_is_in_bits_the_run_trained_from_its_start(
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_each_branch_of_each_replica_is_in_bits_the_run_trained_alone(
-    tmp_path: Path, make: Make
-) -> None:
+def test_each_branch_of_each_replica_is_in_bits_the_run_trained_alone(tmp_path, make):
     config = make()
     second = dataclasses.replace(with_optimizer(config, lr=0.02, beta2=0.9), seed=1)
     third = with_optimizer(config, weight_decay=0.0, grad_clip=0.3)
@@ -139,7 +127,7 @@ def test_each_branch_of_each_replica_is_in_bits_the_run_trained_alone(
         assert len(starts(folder)[0]["stacked_with"]) == 2
 
 
-def test_a_branch_is_not_the_run_of_another_trunk(make: Make, tmp_path: Path) -> None:
+def test_a_branch_is_not_the_run_of_another_trunk(make, tmp_path):
     """The control of the comparison: a trunk of another learning rate makes another record."""
     configs = horizons(make())
     together = train_job(configs)
@@ -155,11 +143,11 @@ def test_a_branch_is_not_the_run_of_another_trunk(make: Make, tmp_path: Path) ->
 
 
 def test_branches_are_checkpointed_at_their_fork_alone_while_their_trunk_is_trained(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[tuple[str, int]] = []
+    make, monkeypatch
+):
+    saved = []
 
-    def save(root: Path, step: int, **parts: Any) -> Path:
+    def save(root, step, **parts):
         saved.append((root.parent.name, step))
         return save_checkpoint(root, step, **parts)
 
@@ -174,9 +162,7 @@ def test_branches_are_checkpointed_at_their_fork_alone_while_their_trunk_is_trai
 
 
 @pytest.mark.parametrize("n_replicas", [1, pytest.param(2, marks=SLOW)])
-def test_shared_steps_are_charged_once_and_each_run_keeps_its_own_compute(
-    make: Make, n_replicas: int
-) -> None:
+def test_shared_steps_are_charged_once_and_each_run_keeps_its_own_compute(make, n_replicas):
     configs = horizons(*[dataclasses.replace(make(), seed=seed) for seed in range(n_replicas)])
     runs = [planned(config) for config in configs]
     (group,) = group_runs(runs, best_stack=lambda run, n: n)
@@ -191,7 +177,7 @@ def test_shared_steps_are_charged_once_and_each_run_keeps_its_own_compute(
         assert result["row"]["flops"] == run.plan.flops
 
 
-def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make: Make) -> None:
+def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make):
     configs = horizons(make())
     with stopped_at_save(configs[0], 21):
         train_job(configs)
@@ -223,14 +209,8 @@ def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make: Make) -> None:
     ],
 )
 def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(
-    make: Make,
-    tmp_path: Path,
-    undisturbed: list[RunFolder],
-    who: int,
-    step: int,
-    after: bool,
-    expected: list[list[int]],
-) -> None:
+    make, tmp_path, undisturbed, who, step, after, expected
+):
     configs = horizons(make())
     with stopped_at_save(configs[who], step, after=after):
         train_job(configs)
@@ -242,15 +222,15 @@ def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path) -> list[RunFolder]:
+def undisturbed(data):
     """The runs of HORIZONS, each trained alone; never to be changed."""
     return train_alone(horizons(shared_config(data)), data / "undisturbed")
 
 
 @pytest.mark.parametrize("schedule", [wsd(0.25), CONSTANT], ids=["wsd", "no-cooldown"])
 def test_a_fork_at_the_very_step_of_the_trunk_s_checkpoint_that_was_cut_off_is_made_up(
-    tmp_path: Path, make: Make, schedule: ScheduleConfig
-) -> None:
+    tmp_path, make, schedule
+):
     """The trunk goes on from the fork step itself: no step leads there any more."""
     steps = (40, 28) if schedule is not CONSTANT else (40, 21)
     configs = horizons(make(schedule=schedule), steps=steps)
@@ -265,9 +245,7 @@ def test_a_fork_at_the_very_step_of_the_trunk_s_checkpoint_that_was_cut_off_is_m
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_a_run_whose_trunk_went_on_without_it_is_trained_from_its_start(
-    make: Make, undisturbed: list[RunFolder]
-) -> None:
+def test_a_run_whose_trunk_went_on_without_it_is_trained_from_its_start(make, undisturbed):
     """A horizon that is added later: the checkpoints of the trunk do not know of it."""
     configs = horizons(make())
     with stopped_at_save(configs[0], 14):
@@ -279,9 +257,7 @@ def test_a_run_whose_trunk_went_on_without_it_is_trained_from_its_start(
     assert_same_records(together, undisturbed)
 
 
-def test_a_run_that_has_begun_alone_goes_on_from_its_own_checkpoint(
-    make: Make, undisturbed: list[RunFolder]
-) -> None:
+def test_a_run_that_has_begun_alone_goes_on_from_its_own_checkpoint(make, undisturbed):
     configs = horizons(make())
     with stopped_at_save(configs[1], 7):
         train_job(configs[1:2])
@@ -290,9 +266,7 @@ def test_a_run_that_has_begun_alone_goes_on_from_its_own_checkpoint(
     assert_same_records(together, undisturbed)
 
 
-def test_a_run_that_waits_at_its_fork_goes_on_alone(
-    make: Make, undisturbed: list[RunFolder]
-) -> None:
+def test_a_run_that_waits_at_its_fork_goes_on_alone(make, undisturbed):
     configs = horizons(make())
     with stopped_at_save(configs[0], 21):
         train_job(configs)
@@ -301,7 +275,7 @@ def test_a_run_that_waits_at_its_fork_goes_on_alone(
     assert_same_records(train_job(configs), undisturbed)
 
 
-def test_with_trunks_off_no_run_is_a_branch(make: Make, undisturbed: list[RunFolder]) -> None:
+def test_with_trunks_off_no_run_is_a_branch(make, undisturbed):
     configs = [with_machine(config, trunks=False) for config in horizons(make())]
     trunk, *later = [planned(config) for config in configs]
     for run in (trunk, *later):
@@ -319,15 +293,15 @@ def test_with_trunks_off_no_run_is_a_branch(make: Make, undisturbed: list[RunFol
 # A disk that refuses a fork
 
 
-def full_at_fork(root: Path, step: int, **parts: Any) -> Path:
+def full_at_fork(root, step, **parts):
     if step == 18:
         raise StorageError("the disk is full")
     return save_checkpoint(root, step, **parts)
 
 
 def test_a_fork_that_cannot_be_written_stops_the_job_which_continues(
-    make: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: list[RunFolder]
-) -> None:
+    make, monkeypatch, undisturbed
+):
     configs = horizons(make())
     with monkeypatch.context() as patch:
         patch.setattr("train.training.recording.save_checkpoint", full_at_fork)
@@ -338,9 +312,7 @@ def test_a_fork_that_cannot_be_written_stops_the_job_which_continues(
     assert_same_records(together, undisturbed)
 
 
-def test_a_fork_that_may_fail_costs_the_shared_steps_and_no_bit(
-    make: Make, monkeypatch: pytest.MonkeyPatch, undisturbed: list[RunFolder]
-) -> None:
+def test_a_fork_that_may_fail_costs_the_shared_steps_and_no_bit(make, monkeypatch, undisturbed):
     monkeypatch.setattr("train.training.recording.save_checkpoint", full_at_fork)
     word = OnSaveError.warn
     configs = [with_machine(config, on_save_error=word) for config in horizons(make())]
@@ -355,9 +327,7 @@ def test_a_fork_that_may_fail_costs_the_shared_steps_and_no_bit(
 
 
 @pytest.mark.parametrize("lr", [1e30, pytest.param(1e12, marks=SLOW)])
-def test_runs_end_diverged_with_their_trunk_as_each_alone(
-    tmp_path: Path, make: Make, lr: float
-) -> None:
+def test_runs_end_diverged_with_their_trunk_as_each_alone(tmp_path, make, lr):
     config = with_machine(make(eval=EvalConfig(points=0, tokens=1_024)), log_every=1)
     configs = horizons(config, with_optimizer(config, lr=lr))
     together = train_job(configs)
@@ -392,18 +362,14 @@ def test_a_branch_whose_validation_loss_is_not_finite_diverges_as_alone(
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_a_branch_that_ends_above_its_start_is_diverged_as_alone(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_branch_that_ends_above_its_start_is_diverged_as_alone(tmp_path, make):
     configs = horizons(with_optimizer(make(), lr=3.0))
     together = train_job(configs)
     assert "diverged" in [folder.state() for folder in together]
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_a_branch_without_steps_of_its_own_is_judged_at_its_fork(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_branch_without_steps_of_its_own_is_judged_at_its_fork(tmp_path, make):
     configs = horizons(with_optimizer(make(schedule=CONSTANT), lr=3.0))
     together = train_job(configs)
     assert "diverged" in [folder.state() for folder in together[1:]]

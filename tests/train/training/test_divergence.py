@@ -8,14 +8,14 @@ import pytest
 from train.training.divergence import LossWatch
 
 
-def watch(losses: list[float]) -> LossWatch:
+def watch(losses):
     made = LossWatch(total_steps=len(losses))
     for step, loss in enumerate(losses, start=1):
         made.observe(step, loss)
     return made
 
 
-def test_the_end_is_the_mean_of_the_last_tenth() -> None:
+def test_the_end_is_the_mean_of_the_last_tenth():
     assert watch([9.0] * 18 + [1.0, 2.0]).end == 1.5
     assert watch([9.0, 8.0, 7.0]).end == 7.0  # at least one step
     assert math.isnan(LossWatch(total_steps=20).end)
@@ -32,26 +32,26 @@ def test_the_end_is_the_mean_of_the_last_tenth() -> None:
         ([5.0] + [4.0] * 17 + [60.0, 60.0], True),
     ],
 )
-def test_a_run_that_ends_above_its_start_has_diverged(losses: list[float], diverged: bool) -> None:
+def test_a_run_that_ends_above_its_start_has_diverged(losses, diverged):
     assert watch(losses).has_diverged(1.01) is diverged
 
 
-def test_the_threshold_is_the_caller_s() -> None:
+def test_the_threshold_is_the_caller_s():
     assert watch([5.0] * 18 + [5.5, 5.5]).has_diverged(1.05)
     assert not watch([5.0] * 18 + [5.5, 5.5]).has_diverged(1.2)
 
 
-def test_a_watch_without_losses_has_not_diverged() -> None:
+def test_a_watch_without_losses_has_not_diverged():
     assert not LossWatch(total_steps=10).has_diverged(1.0)
 
 
-def test_the_worst_spike_is_measured_from_the_lowest_loss_before_it() -> None:
+def test_the_worst_spike_is_measured_from_the_lowest_loss_before_it():
     assert watch([5.0, 4.0, 2.0, 6.0, 3.0, 5.0]).max_ratio == 3.0
     assert watch([5.0, 4.0, 3.0]).max_ratio == 1.0
     assert watch([5.0, 0.0, 3.0]).max_ratio == 1.0  # nothing is a multiple of zero
 
 
-def test_a_watch_goes_on_from_its_state_as_if_nothing_had_been() -> None:
+def test_a_watch_goes_on_from_its_state_as_if_nothing_had_been():
     losses = [5.0, 7.25, 4.0, 1 / 3, 6.0, 0.1 + 0.2, 4.0, 3.0, 2.0, 1.0]
     whole = watch(losses)
     for cut in range(len(losses) + 1):
@@ -65,7 +65,7 @@ def test_a_watch_goes_on_from_its_state_as_if_nothing_had_been() -> None:
         assert second == whole
 
 
-def test_the_facts_are_start_end_and_worst_spike() -> None:
+def test_the_facts_are_start_end_and_worst_spike():
     assert watch([5.0] * 9 + [2.5]).to_json() == {
         "loss_start": 5.0,
         "loss_end": 2.5,

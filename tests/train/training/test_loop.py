@@ -4,10 +4,8 @@ import itertools
 import math
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
 
 from tests.train.tiny_runs import (
     STEPS,
@@ -19,18 +17,16 @@ from tests.train.tiny_runs import (
 )
 from train.config.experiment import OptimizerConfig
 from train.config.runtime import MachineConfig, StudyConfig
-from train.config.schema import Config
-from train.engine.engine import Engine, Segment
+from train.engine.engine import Engine
 from train.engine.optimizer import AdamW
 from train.errors import DivergedError, PreemptedError
 from train.run_folder.accounting import RunClock, TimeKind
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import recording
-from train.training.run_state import RunState
 
 
-def test_a_run_writes_its_whole_record(tmp_path: Path) -> None:
+def test_a_run_writes_its_whole_record(tmp_path):
     folder = run_to_end(tiny_config(tmp_path))
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     assert [row["step"] for row in metrics] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
@@ -51,12 +47,10 @@ def test_a_run_writes_its_whole_record(tmp_path: Path) -> None:
     assert events == ["start", "end"]
 
 
-def test_steps_are_taken_up_to_where_something_is_due(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_taken_up_to_where_something_is_due(tmp_path, monkeypatch):
     ends, real = [], Engine.advance
 
-    def advance(engine: Engine, n_steps: int, **settings: Any) -> Segment:
+    def advance(engine, n_steps, **settings):
         segment = real(engine, n_steps, **settings)
         ends.append(engine.step)
         return segment
@@ -67,13 +61,11 @@ def test_steps_are_taken_up_to_where_something_is_due(
     assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
 
 
-def test_what_compiles_before_the_first_step_is_start_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    doing: list[tuple[TimeKind, int]] = []
-    clocks: list[RunClock] = []
+def test_what_compiles_before_the_first_step_is_start_up(tmp_path, monkeypatch):
+    doing = []
+    clocks = []
 
-    def clock(*words: Any, **more: Any) -> RunClock:
+    def clock(*words, **more):
         clocks.append(RunClock(*words, **more))
         return clocks[-1]
 
@@ -85,7 +77,7 @@ def test_what_compiles_before_the_first_step_is_start_up(
     assert doing == [(TimeKind.startup, 0)]
 
 
-def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None:
+def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path):
     each, seventh = (
         run_to_end(
             tiny_config(
@@ -103,18 +95,16 @@ def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path: Path) -> None
     assert without_times(read_jsonl(each.evals)) == without_times(read_jsonl(seventh.evals))
 
 
-def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path: Path) -> None:
+def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path):
     folder = run_to_end(tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e-9, batch_tokens=256)))
     assert read_jsonl(folder.evals)[0]["loss"] == pytest.approx(math.log(256), abs=1e-4)
 
 
-def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(tmp_path, monkeypatch):
     """The stop must not be reported before the step whose state was saved."""
     real = recording.write_running
 
-    def signalled(run: RunState, *words: Any) -> None:
+    def signalled(run, *words):
         real(run, *words)
         if run.step == 21:
             signal.raise_signal(signal.SIGTERM)
@@ -127,16 +117,14 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000022"]
 
 
-def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path: Path) -> None:
+def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path):
     machine = MachineConfig(log_every=7, checkpoint_steps=25, checkpoint_keep=9)
     folder = run_to_end(tiny_config(tmp_path, machine=machine))
     names = sorted(path.name for path in folder.checkpoints.iterdir())
     assert names == ["step_00000025", "step_00000050", "step_00000060"]
 
 
-def test_checkpoints_are_written_by_minutes_at_logged_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_are_written_by_minutes_at_logged_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("train.run_folder.accounting.LARGEST_SAVE_SHARE", 1e9)
     machine = MachineConfig(log_every=25, checkpoint_minutes=1e-9, checkpoint_keep=9)
     folder = run_to_end(tiny_config(tmp_path, machine=machine))
@@ -145,7 +133,7 @@ def test_checkpoints_are_written_by_minutes_at_logged_steps(
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
-def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path: Path, name: str, code: int) -> None:
+def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path, name, code):
     whole = run_to_end(tiny_config(tmp_path))
     assert stop_child_at(11, name, tmp_path) == code
     folder = RunFolder(next((tmp_path / "runs" / "killed").iterdir()))
@@ -159,7 +147,7 @@ def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path: Path, name: str,
     assert_same_record(whole, resumed)
 
 
-def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path):
     config = tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e30, batch_tokens=256))
     with pytest.raises(DivergedError, match="step 3: loss nan, gradient norm nan"):
         run_to_end(config)
@@ -171,11 +159,11 @@ def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path: Path) -> None:
     assert folder.attempt_number() == 1
 
 
-def diverged_at_31(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def diverged_at_31(config, monkeypatch):
     """Train a run whose loss at step 31 is no number; the next is one again."""
     real, calls = AdamW.update, itertools.count(1)
 
-    def update(optimizer: AdamW, grad_RP: Tensor, loss_R: Tensor, lr_R: Tensor) -> Tensor:
+    def update(optimizer, grad_RP, loss_R, lr_R):
         if next(calls) == 31:
             loss_R.mul_(math.nan)
         return real(optimizer, grad_RP, loss_R, lr_R)
@@ -187,9 +175,7 @@ def diverged_at_31(config: Config, monkeypatch: pytest.MonkeyPatch) -> RunFolder
     return RunFolder(next(Path(config.paths.runs, config.study.name).glob("d*")))
 
 
-def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(tmp_path, monkeypatch):
     """The steps that were taken after it are no part of the run."""
     at_once, later = (
         diverged_at_31(

@@ -7,7 +7,7 @@ from train.training.progress import LOG_SECONDS, RunProgress
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("train.training.progress.time.monotonic", lambda: now[0])
     return now
@@ -16,9 +16,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 ROW = {"loss": 3.25, "tokens_per_second": 12_000.0, "mfu": 0.25}
 
 
-def test_time_left_is_reckoned_from_the_first_step_not_from_what_came_before(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_time_left_is_reckoned_from_the_first_step_not_from_what_came_before(clock, capsys):
     with RunProgress("d8l2-run", total_steps=100, start_step=20) as shown:
         shown.prepare("compiling")
         clock[0] += 600.0
@@ -31,9 +29,7 @@ def test_time_left_is_reckoned_from_the_first_step_not_from_what_came_before(
     assert second == f"d8l2-run  step 80/100  {facts}  10 s left"  # 60 steps took 30 s
 
 
-def test_lines_come_now_and_then_and_at_the_end(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_come_now_and_then_and_at_the_end(clock, capsys):
     with RunProgress("run", total_steps=3, start_step=0) as shown:
         shown.begin()
         for step in (1, 2, 3):
@@ -43,9 +39,7 @@ def test_lines_come_now_and_then_and_at_the_end(
     assert line.startswith("run  step 3/3  ")
 
 
-def test_on_a_narrow_terminal_names_give_way_before_numbers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_on_a_narrow_terminal_names_give_way_before_numbers(monkeypatch, capsys):
     monkeypatch.setattr(
         progress, "Console", lambda file, quiet: _Narrow(file=file, width=80, force_terminal=True)
     )

@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from train.config.experiment import EvalConfig
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
-from train.config.schema import Config
 from train.engine.engine import Engine
 from train.engine.evaluate import evaluate
 from train.errors import CheckpointError
@@ -34,12 +30,12 @@ from train.training.run_state import RunState
 
 
 @pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_peak_measurement(monkeypatch):
     monkeypatch.setattr("train.engine.peak_flops.measure_peak_flops", lambda compute, dtype: 1e11)
 
 
-def machine(**changes: Any) -> MachineConfig:
-    fields: dict[str, Any] = {
+def machine(**changes):
+    fields = {
         "dtype": Dtype.fp32,
         "attention": AttentionKernel.sdpa,
         "compile": Compile.never,
@@ -74,7 +70,7 @@ class Opened:
         write_running(self.run, self.engine, self.clock)
 
 
-def opened(config: Config) -> Opened:
+def opened(config):
     """The run where its checkpoint left it, and what would train it."""
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     folder_of(planned).path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +81,7 @@ def opened(config: Config) -> Opened:
 
 
 @pytest.fixture
-def stopped(make_config: Callable[..., Config]) -> Opened:
+def stopped(make_config):
     """A run after four steps, a row and an evaluation at the third, and a checkpoint at the end."""
     job = opened(make_config(machine=machine(), eval=EvalConfig(points=13, tokens=2_048)))
     open_records(job.run, job.engine, stacked_with=[])
@@ -99,7 +95,7 @@ def stopped(make_config: Callable[..., Config]) -> Opened:
     return job
 
 
-def test_everything_that_training_reads_comes_back(stopped: Opened) -> None:
+def test_everything_that_training_reads_comes_back(stopped):
     random_before = torch.get_rng_state()
     again = opened(stopped.run.config)
     old, run = stopped.run, again.run
@@ -116,7 +112,7 @@ def test_everything_that_training_reads_comes_back(stopped: Opened) -> None:
     assert torch.equal(torch.get_rng_state(), random_before)  # nothing of a run is drawn
 
 
-def test_the_state_is_json(stopped: Opened) -> None:
+def test_the_state_is_json(stopped):
     run = stopped.run
     spent = stopped.clock.spent(run.spent)
     state = checkpoint_state(run, stopped.engine, spent=spent)
@@ -134,16 +130,14 @@ def test_what_was_spent_comes_back_and_what_the_stop_threw_away_does_not(stopped
     assert opened(stopped.run.config).run.spent["train"] < 50.0
 
 
-def test_a_fresh_run_has_no_checkpoint_and_starts_at_zero(
-    make_config: Callable[..., Config],
-) -> None:
+def test_a_fresh_run_has_no_checkpoint_and_starts_at_zero(make_config):
     stack = opened(make_config(machine=machine()))
     assert find_checkpoint(stack.run) is None
     assert stack.run.step == stack.engine.step == 0
     assert stack.run.spent == {}
 
 
-def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Opened) -> None:
+def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped):
     stopped.step()
     stopped.log()
     run = opened(stopped.run.config).run
@@ -152,7 +146,7 @@ def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped: Open
     assert [row["step"] for row in read_jsonl(run.folder.replayed)] == [5]
 
 
-def set_policy(job: Opened, **facts: Any) -> None:
+def set_policy(job, **facts):
     """Save again, as if it had computed so."""
     policy = type(job.engine.policy).from_json({**job.engine.policy.to_json(), **facts})
     assert policy is not None
@@ -171,8 +165,8 @@ def set_policy(job: Opened, **facts: Any) -> None:
     ],
 )
 def test_the_arithmetic_is_the_checkpoint_s_unless_another_is_asked_for(
-    stopped: Opened, asked: dict[str, Any], micro_batch_seqs: int, dtype: Dtype
-) -> None:
+    stopped, asked, micro_batch_seqs, dtype
+):
     set_policy(stopped, micro_batch_seqs=2, dtype="bf16")
     config = stopped.run.config
     config.machine = machine(**asked)
@@ -180,9 +174,7 @@ def test_the_arithmetic_is_the_checkpoint_s_unless_another_is_asked_for(
     assert (arithmetic.micro_batch_seqs, arithmetic.dtype) == (micro_batch_seqs, dtype)
 
 
-def test_what_was_compiled_goes_on_where_nothing_can_compile(
-    stopped: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_compiled_goes_on_where_nothing_can_compile(stopped, monkeypatch):
     set_policy(stopped, compiled=True, micro_batch_seqs=2)
     config = stopped.run.config
     config.machine = machine(compile=Compile.auto)
@@ -212,11 +204,8 @@ FACTS = {
     ],
 )
 def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
-    make_config: Callable[..., Config],
-    row: dict[str, Any],
-    facts: dict[str, Any],
-    sizes: tuple[int, int],
-) -> None:
+    make_config, row, facts, sizes
+):
     config = make_config(machine=machine())
     fresh = opened(config)
     device = fresh.engine.compute.name
@@ -241,8 +230,8 @@ def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
-    stopped: Opened, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
-) -> None:
+    stopped, monkeypatch, change, message
+):
     run = stopped.run
     facts = {**identity_facts(run), **change}
     with monkeypatch.context() as patched:
@@ -256,9 +245,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
     assert names == ["step_00000004"]
 
 
-def test_every_field_of_another_config_is_named(
-    stopped: Opened, make_config: Callable[..., Config]
-) -> None:
+def test_every_field_of_another_config_is_named(stopped, make_config):
     other = make_config(seed=7, machine=machine(log_every=3))
     other.optimizer.lr = 0.5
     run = opened(other).run
@@ -270,11 +257,11 @@ def test_every_field_of_another_config_is_named(
     assert "log_every" not in str(refused.value)  # plumbing is free to change
 
 
-def spoil(checkpoints: Path, step: int) -> None:
+def spoil(checkpoints, step):
     (checkpoints / f"step_{step:08d}" / "model.pt").unlink()
 
 
-def test_a_damaged_checkpoint_is_told(stopped: Opened) -> None:
+def test_a_damaged_checkpoint_is_told(stopped):
     run = stopped.run
     stopped.step()
     stopped.save()
@@ -286,7 +273,7 @@ def test_a_damaged_checkpoint_is_told(stopped: Opened) -> None:
     assert found.step == 4
 
 
-def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Opened) -> None:
+def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped):
     run = stopped.run
     stopped.step()
     stopped.save()
@@ -296,9 +283,7 @@ def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped: Opened) -> 
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]
 
 
-def test_on_another_device_a_run_is_computed_in_that_device_s_way(
-    stopped: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_another_device_a_run_is_computed_in_that_device_s_way(stopped, monkeypatch):
     config = dataclasses.replace(stopped.run.config, machine=MachineConfig())
     kept = opened(config)  # the config asks for nothing: what the run began with stays
     assert kept.engine.policy == stopped.engine.policy

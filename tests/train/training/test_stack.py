@@ -3,9 +3,6 @@
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,20 +20,16 @@ from tests.train.shared_runs import (
 )
 from train.config.experiment import EvalConfig
 from train.config.runtime import Compile, Dtype
-from train.config.schema import Config
-from train.engine.engine import Engine
 from train.engine.peak_flops import PeakFlops
 from train.errors import DivergedError
-from train.run_folder.run_folder import RunFolder, folder_of
+from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.opening import load_engine
 from train.training.trainer import train_runs
 
-Make = Callable[..., Config]
-
 
 @pytest.fixture(autouse=True)
-def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_no_time(monkeypatch):
     """No peak is measured, and no disk is waited for."""
     peak = PeakFlops(measured=1e11, datasheet=None)
     monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
@@ -44,36 +37,34 @@ def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """Where the tokens are prepared, once."""
     return tmp_path_factory.mktemp("stacks")
 
 
 @pytest.fixture
-def make(tmp_path: Path, data: Path) -> Make:
+def make(tmp_path, data):
     """Return a maker of runs in this test's own folder."""
 
-    def config(**groups: Any) -> Config:
+    def config(**groups):
         return elsewhere(shared_config(data, **groups), tmp_path / "runs")
 
     return config
 
 
-def replicas(config: Config) -> list[Config]:
+def replicas(config):
     """Three runs of other seeds and other settings of the optimizer."""
     second = with_optimizer(config, lr=0.02, beta2=0.9, weight_decay=0.0)
     third = with_optimizer(config, beta1=0.8, eps=1e-6, grad_clip=0.3)
     return [config, dataclasses.replace(second, seed=1), dataclasses.replace(third, seed=2)]
 
 
-def starts(folder: RunFolder) -> list[dict[str, Any]]:
+def starts(folder):
     return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
 @pytest.mark.parametrize(("dtype", "steps"), [(Dtype.fp32, 50), (Dtype.bf16, 12)])
-def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(
-    tmp_path: Path, make: Make, dtype: Dtype, steps: int
-) -> None:
+def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(tmp_path, make, dtype, steps):
     configs = [with_machine(config, dtype=dtype) for config in replicas(make(steps=steps))]
     together = train_job(configs)
     alone = train_alone(configs, tmp_path / "alone")
@@ -92,9 +83,7 @@ def test_each_run_of_a_stack_is_in_bits_the_run_trained_alone(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what the compiler imports
-def test_a_compiled_stack_is_within_1e_5_of_the_runs_trained_alone_and_not_compiled(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_compiled_stack_is_within_1e_5_of_the_runs_trained_alone_and_not_compiled(tmp_path, make):
     """Compiled code sums in another order for another number of replicas: 2.4e-6 here."""
     configs = [with_machine(config, log_every=1) for config in replicas(make(steps=50))]
     together = train_job([with_machine(config, compile=Compile.always) for config in configs])
@@ -108,9 +97,7 @@ def test_a_compiled_stack_is_within_1e_5_of_the_runs_trained_alone_and_not_compi
         assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-5)
 
 
-def test_an_evaluation_in_several_parts_has_the_bits_of_a_run_alone(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_in_several_parts_has_the_bits_of_a_run_alone(tmp_path, make, monkeypatch):
     monkeypatch.setattr("train.engine.compute_policy.EVAL_TOKENS_AT_ONCE", 3 * 16)
     configs = replicas(make(steps=8, eval=EvalConfig(points=2, tokens=1_024)))
     together = train_job(configs)
@@ -118,9 +105,7 @@ def test_an_evaluation_in_several_parts_has_the_bits_of_a_run_alone(
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_control_another_order_of_sums_in_one_evaluation_is_seen(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_another_order_of_sums_in_one_evaluation_is_seen(tmp_path, make, monkeypatch):
     config = make(steps=8)
     a = train_job([config])
     monkeypatch.setattr("train.engine.compute_policy.EVAL_TOKENS_AT_ONCE", 3 * 16)
@@ -129,7 +114,7 @@ def test_control_another_order_of_sums_in_one_evaluation_is_seen(
         assert_same_records(a, b)
 
 
-def test_time_is_divided_among_the_runs_and_flops_are_each_one_s_own(make: Make) -> None:
+def test_time_is_divided_among_the_runs_and_flops_are_each_one_s_own(make):
     configs = replicas(make())
     folders = train_job(configs)
     for folder, config in zip(folders, configs, strict=True):
@@ -142,7 +127,7 @@ def test_time_is_divided_among_the_runs_and_flops_are_each_one_s_own(make: Make)
     assert [cost["seconds"] for cost in costs] == [pytest.approx(3 * steps[0], abs=0.01)] * 3
 
 
-def test_the_time_of_those_that_ended_early_falls_to_those_that_go_on(make: Make) -> None:
+def test_the_time_of_those_that_ended_early_falls_to_those_that_go_on(make):
     configs = [with_optimizer(make(), lr=lr) for lr in (0.01, 1e30, 1e28)]
     costs = [folder.read_status()["cost"] for folder in train_job(configs)]
     steps = [cost["spent"]["train"] + cost["spent"]["data"] for cost in costs]
@@ -155,8 +140,8 @@ def test_the_time_of_those_that_ended_early_falls_to_those_that_go_on(make: Make
 
 @pytest.mark.parametrize("n_bad", [1, 3])
 def test_a_replica_that_diverges_ends_for_its_own_reason_and_touches_no_neighbour(
-    tmp_path: Path, make: Make, n_bad: int
-) -> None:
+    tmp_path, make, n_bad
+):
     config = with_machine(make(eval=EvalConfig(points=0, tokens=1_024)), log_every=1)
     rates = {1: (0.01, 1e30, 0.02), 3: (1e25, 1e30, 1e28)}[n_bad]
     configs = [with_optimizer(config, lr=lr) for lr in rates]
@@ -171,8 +156,8 @@ def test_a_replica_that_diverges_ends_for_its_own_reason_and_touches_no_neighbou
 
 
 def test_a_replica_that_ends_above_its_start_is_diverged_and_its_neighbours_completed(
-    tmp_path: Path, make: Make
-) -> None:
+    tmp_path, make
+):
     configs = [with_optimizer(make(), lr=lr) for lr in (0.01, 3.0, 0.02)]
     together = train_job(configs)
     assert [each.state() for each in together] == ["completed", "diverged", "completed"]
@@ -180,13 +165,11 @@ def test_a_replica_that_ends_above_its_start_is_diverged_and_its_neighbours_comp
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_a_run_that_diverged_keeps_no_memory_of_its_stack(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engines: list[weakref.ref[Engine]] = []
-    alive: list[int] = []
+def test_a_run_that_diverged_keeps_no_memory_of_its_stack(make, monkeypatch):
+    engines = []
+    alive = []
 
-    def load(*words: Any, **more: Any) -> Engine:
+    def load(*words, **more):
         gc.collect()
         alive.append(sum(engine() is not None for engine in engines))
         engine = load_engine(*words, **more)
@@ -199,7 +182,7 @@ def test_a_run_that_diverged_keeps_no_memory_of_its_stack(
     assert alive == [0, 0]
 
 
-def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(make: Make) -> None:
+def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(make):
     runs = [planned(with_optimizer(make(steps=8), lr=lr)) for lr in (0.01, 1e30)]
     with pytest.raises(DivergedError, match="step 2: the validation loss is nan") as raised:
         train_runs(runs)
@@ -208,9 +191,7 @@ def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(mak
     assert [len(starts(folder_of(run))) for run in runs] == [1, 1]
 
 
-def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone(
-    make: Make,
-) -> None:
+def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone(make):
     configs = [with_optimizer(make(steps=8), lr=lr) for lr in (0.01, 1e30)]
     done, diverged = train_job(configs)
     before = done.result.read_bytes()
@@ -225,9 +206,7 @@ def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone
 # How runs come together
 
 
-def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
-    tmp_path: Path, make: Make
-) -> None:
+def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(tmp_path, make):
     configs = replicas(make())
     for config, step in zip(configs, (14, 7, 14), strict=True):
         with stopped_at_save(config, step):
@@ -246,9 +225,7 @@ def test_runs_that_stopped_at_unlike_steps_go_on_from_the_last_that_all_have(
     ]
 
 
-def test_a_run_that_cannot_go_back_to_the_others_goes_on_apart_and_loses_nothing(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_run_that_cannot_go_back_to_the_others_goes_on_apart_and_loses_nothing(tmp_path, make):
     configs = replicas(make())[:2]
     for config, step in zip(configs, (14, 7), strict=True):
         with stopped_at_save(config, step):
@@ -261,9 +238,7 @@ def test_a_run_that_cannot_go_back_to_the_others_goes_on_apart_and_loses_nothing
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
-    tmp_path: Path, make: Make
-) -> None:
+def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(tmp_path, make):
     configs = replicas(make())
     for config in configs[:2]:
         with stopped_at_save(config, 7):
@@ -274,7 +249,7 @@ def test_a_run_without_a_checkpoint_is_trained_in_a_stack_of_its_own(
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_runs_that_began_in_unlike_ways_go_on_each_in_its_own(tmp_path: Path, make: Make) -> None:
+def test_runs_that_began_in_unlike_ways_go_on_each_in_its_own(tmp_path, make):
     """As a stack computes in one way, they are two; a stop changes no bit."""
     configs = replicas(make())[:2]
     begun = [with_machine(configs[0], micro_batch_seqs=4), configs[1]]
@@ -288,7 +263,7 @@ def test_runs_that_began_in_unlike_ways_go_on_each_in_its_own(tmp_path: Path, ma
     assert not any("stacked_with" in starts(folder)[-1] for folder in together)
 
 
-def test_a_stack_of_runs_that_are_all_done_starts_nothing(make: Make) -> None:
+def test_a_stack_of_runs_that_are_all_done_starts_nothing(make):
     configs = replicas(make(steps=8))
     folders = train_job(configs)
     before = {path: path.read_bytes() for folder in folders for path in folder.path.glob("*.json*")}
@@ -297,7 +272,7 @@ def test_a_stack_of_runs_that_are_all_done_starts_nothing(make: Make) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_runs_of_one_job_may_have_horizons_that_share_nothing(tmp_path: Path, make: Make) -> None:
+def test_runs_of_one_job_may_have_horizons_that_share_nothing(tmp_path, make):
     """Another seed at another horizon: no trunk of it is in the job."""
     config = with_machine(make(), trunks=True)
     configs = [config, with_steps(dataclasses.replace(config, seed=1), 12)]

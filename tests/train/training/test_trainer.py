@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +20,6 @@ from tests.train.tiny_runs import (
 )
 from train.config.experiment import BudgetConfig
 from train.config.runtime import Dtype, MachineConfig, StudyConfig
-from train.engine.evaluate import Evaluation
 from train.errors import (
     DeviceMemoryError,
     InfrastructureError,
@@ -39,7 +36,7 @@ from train.training import loop
 from train.training.trainer import train_run, train_runs
 
 
-def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path: Path) -> None:
+def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path):
     config = tiny_config(tmp_path, machine=MachineConfig(log_every=7, checkpoint_steps=25))
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     began = time.perf_counter()
@@ -61,7 +58,7 @@ def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path: 
     assert sum(told["spent"].values()) >= sum(spent.values())
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_finished_run_is_left_alone(tmp_path):
     config = tiny_config(tmp_path)
     folder = run_to_end(config)
     before = {path: path.stat().st_mtime_ns for path in folder.path.iterdir() if path.is_file()}
@@ -72,23 +69,21 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     }
 
 
-def test_the_same_config_trains_the_same_bits(tmp_path: Path) -> None:
+def test_the_same_config_trains_the_same_bits(tmp_path):
     a = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="a")))
     b = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="b")))
     rows_a, rows_b = read_jsonl(a.metrics), read_jsonl(b.metrics)
     assert without_times(rows_a) == without_times(rows_b)
 
 
-def test_another_seed_trains_other_bits(tmp_path: Path) -> None:
+def test_another_seed_trains_other_bits(tmp_path):
     a = run_to_end(tiny_config(tmp_path))
     b = run_to_end(tiny_config(tmp_path, seed=1))
     assert read_json(a.result)["row"]["loss"] != read_json(b.result)["row"]["loss"]
 
 
 @pytest.mark.parametrize(("step", "resumes_at"), [(1, 0), (9, 7), (35, 28), (60, 56)])
-def test_a_killed_run_resumes_to_the_same_record(
-    tmp_path: Path, step: int, resumes_at: int
-) -> None:
+def test_a_killed_run_resumes_to_the_same_record(tmp_path, step, resumes_at):
     whole = run_to_end(tiny_config(tmp_path))
     assert stop_child_at(step, "SIGKILL", tmp_path, every=7) == -signal.SIGKILL
     resumed = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
@@ -97,14 +92,12 @@ def test_a_killed_run_resumes_to_the_same_record(
     assert_same_record(whole, resumed)
 
 
-def die_with_key_error(*args: object, **kwargs: object) -> None:
+def die_with_key_error(*args, **kwargs):
     """Stands for any death at this point."""
     raise KeyError
 
 
-def test_a_run_killed_after_its_last_step_is_completed_without_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_after_its_last_step_is_completed_without_another(tmp_path, monkeypatch):
     whole = run_to_end(tiny_config(tmp_path))
     late = tiny_config(tmp_path, study=StudyConfig(name="late"))
     with monkeypatch.context() as patched:
@@ -115,7 +108,7 @@ def test_a_run_killed_after_its_last_step_is_completed_without_another(
     assert_same_record(whole, run_to_end(late))
 
 
-def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path):
     config = tiny_config(tmp_path)
     folder = run_to_end(config)
     folder.write_status("running", step=56, total_steps=STEPS)
@@ -126,7 +119,7 @@ def test_a_run_killed_after_its_result_is_not_trained_again(tmp_path: Path) -> N
     assert folder.attempt_number() == 1
 
 
-def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path: Path) -> None:
+def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path):
     config = tiny_config(tmp_path, budget=BudgetConfig(tokens=200 * 256))
     config.data.allow_repeat = True
     folder = run_to_end(config)
@@ -137,7 +130,7 @@ def test_epochs_are_recorded_when_repetition_is_allowed(tmp_path: Path) -> None:
     assert read_json(folder.result)["epochs"] == facts["epochs"]
 
 
-def test_rows_after_the_checkpoint_are_set_aside(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_set_aside(tmp_path):
     assert stop_child_at(13, "SIGKILL", tmp_path) == -signal.SIGKILL
     folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     replayed = read_jsonl(folder.replayed)
@@ -150,7 +143,7 @@ def test_rows_after_the_checkpoint_are_set_aside(tmp_path: Path) -> None:
     assert replayed[0]["loss"] == read_jsonl(folder.metrics)[0]["loss"]
 
 
-def test_a_second_process_is_refused_while_the_first_trains(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_while_the_first_trains(tmp_path):
     config = tiny_config(tmp_path)
     plan = validate(config)
     folder = RunFolder(tmp_path / "runs" / "tiny" / plan.run_id)
@@ -183,9 +176,7 @@ def test_a_second_process_is_refused_while_the_first_trains(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(Dtype.fp32, 1e-5), (Dtype.bf16, 1e-3)])
-def test_micro_batches_change_nothing_beyond_rounding(
-    tmp_path: Path, dtype: Dtype, tolerance: float
-) -> None:
+def test_micro_batches_change_nothing_beyond_rounding(tmp_path, dtype, tolerance):
     machine = MachineConfig(log_every=7, dtype=dtype)
     whole = run_to_end(tiny_config(tmp_path, machine=machine))
     machine = dataclasses.replace(machine, micro_batch_seqs=2)
@@ -197,7 +188,7 @@ def test_micro_batches_change_nothing_beyond_rounding(
     assert losses[0] == pytest.approx(losses[1], abs=tolerance)
 
 
-def test_config_and_facts_are_plain_yaml_and_json(tmp_path: Path) -> None:
+def test_config_and_facts_are_plain_yaml_and_json(tmp_path):
     folder = run_to_end(tiny_config(tmp_path))
     text = folder.config.read_text(encoding="utf-8")
     assert "d_model: 16" in text
@@ -218,14 +209,9 @@ def test_config_and_facts_are_plain_yaml_and_json(tmp_path: Path) -> None:
     ],
 )
 def test_an_attempt_s_end_is_recorded_with_its_cause(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    kind: type[Exception],
-    cause: str,
-    words: str,
-) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
+    tmp_path, monkeypatch, error, kind, cause, words
+):
+    def fail(*args, **kwargs):
         raise error
 
     config = tiny_config(tmp_path)
@@ -243,18 +229,16 @@ def test_an_attempt_s_end_is_recorded_with_its_cause(
     assert read_jsonl(folder.attempts)[-1]["cause"] is None
 
 
-def test_a_micro_batch_that_does_not_fit_is_told_as_it_was_until_none_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[str, str, int]] = []
+def test_a_micro_batch_that_does_not_fit_is_told_as_it_was_until_none_does(tmp_path, monkeypatch):
+    told = []
     real = RunFolder.write_status
 
-    def write_status(folder: RunFolder, state: str, **facts: Any) -> None:
+    def write_status(folder, state, **facts):
         if "reason" in facts:
             told.append((state, facts["reason"], facts["exit_code"]))
         real(folder, state, **facts)
 
-    def never_fits(*args: object) -> None:
+    def never_fits(*args):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(RunFolder, "write_status", write_status)
@@ -272,7 +256,7 @@ def test_a_micro_batch_that_does_not_fit_is_told_as_it_was_until_none_does(
     assert len(told) == 2
 
 
-def test_rows_that_are_lost_stop_a_run_until_it_may_start_again(tmp_path: Path) -> None:
+def test_rows_that_are_lost_stop_a_run_until_it_may_start_again(tmp_path):
     assert stop_child_at(30, "SIGTERM", tmp_path) == 75
     config = tiny_config(tmp_path, study=StudyConfig(name="killed"))
     folder = RunFolder(tmp_path / "runs" / "killed" / validate(config).run_id)
@@ -287,7 +271,7 @@ def test_rows_that_are_lost_stop_a_run_until_it_may_start_again(tmp_path: Path) 
     assert read_jsonl(folder.attempts)[0]["start_step"] == 0
 
 
-def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
+def test_replayed_rows_are_compared_and_reported(tmp_path):
     assert stop_child_at(30, "SIGKILL", tmp_path) == -signal.SIGKILL
     folder = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
     expected = {"rows": 4 + 3, "differing": 0, "largest": 0.0, "first_step": None}
@@ -295,11 +279,11 @@ def test_replayed_rows_are_compared_and_reported(tmp_path: Path) -> None:
     assert read_jsonl(folder.attempts)[-1]["replayed"] == expected
 
 
-def test_a_replay_that_differs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_that_differs_is_told(tmp_path, monkeypatch):
     assert stop_child_at(30, "SIGKILL", tmp_path) == -signal.SIGKILL
     real = loop.evaluate
 
-    def drifted(*args: Any, **kwargs: Any) -> list[Evaluation]:
+    def drifted(*args, **kwargs):
         (found,) = real(*args, **kwargs)
         return [dataclasses.replace(found, loss=found.loss + 0.5)]
 
