@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, in an empty folder: configs, plugins and templates too."""
+"""The wheel in an empty folder, from an environment of its own: configs, plugins, templates."""
 
 import os
 import shutil
