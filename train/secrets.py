@@ -1,8 +1,8 @@
-"""Keys come from the environment alone, and nothing that is written or printed repeats them.
+"""Keys and passwords: found in the environment and the netrc, kept out of everything written.
 
-A config that holds a secret is refused before anything is written: its values stand in run folders
-and in the manifest, and W&B keeps the command line. What counts as a secret: the value of an
-environment variable that is named like one, a netrc password, and a URL with credentials.
+Run folders and the manifest keep the config, and W&B the command line, so a config or a command
+line with a secret in it is refused before anything is written. A secret is the value of an
+environment variable with such a name, a password of the netrc, or a URL with credentials.
 """
 
 import os
@@ -17,13 +17,14 @@ SECRET_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|credential
 """Names of environment variables and of keys whose values are secrets."""
 
 HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_url|_limit|_parallelism)$")
-"""Named like a secret, but saying where one is, or how much of something there may be."""
+"""Endings of names that only look so: where a secret is, or how much of something there may be."""
 
 SHORTEST_SECRET = 8
-"""Shorter values are no secrets: `false` in TOKENIZERS_PARALLELISM stands in many configs."""
+"""Characters. A shorter value is no secret: `false`, say, stands in many configs."""
 
 SHORTEST_LINE = 20
-"""Of a secret of several lines, such as a key file's text, lines of this length count alone."""
+"""Characters. Each line of this length, in a secret of several such as a key file's text, is a
+secret by itself."""
 
 CREDENTIALS_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/\s:@]*:[^/\s@]+|[^/\s:@]{20,})@")
 """scheme://user:password@host, or a token in the user's place."""
@@ -34,10 +35,10 @@ MASK = "***"
 
 
 def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
-    """Refuse a config, or a command line, that holds a secret.
+    """Refuse values that hold a secret.
 
     Args:
-        values: Names and values of every setting; only text can hold a secret.
+        values: Names and values of settings or words; only text can hold a secret.
 
     Raises:
         ConfigError: Names the setting and where the secret is known from, never the secret.
@@ -60,7 +61,7 @@ def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
 
 
 def refuse_secret_words(words: Iterable[str], known: set[str]) -> None:
-    """Refuse an override that holds a secret, or gives one to a key that does not exist.
+    """Refuse a word that holds a secret, or that sets an unknown key with the name of one.
 
     Args:
         words: The command line.
@@ -73,7 +74,7 @@ def refuse_secret_words(words: Iterable[str], known: set[str]) -> None:
     refuse_secrets((_key(word), word) for word in words)
     for word in words:
         key = _key(word)
-        if "=" in word and SECRET_NAME.search(key) and key not in known:
+        if "=" in word and _is_secret_name(key) and key not in known:
             raise ConfigError(
                 f"{key}: unknown{did_you_mean(key, known)} (its value is not repeated here; keys "
                 f"and passwords are given in the environment only, such as WANDB_API_KEY)"
@@ -81,10 +82,10 @@ def refuse_secret_words(words: Iterable[str], known: set[str]) -> None:
 
 
 def known_secrets() -> dict[str, str]:
-    """Every secret of the environment and the netrc, with where it is known from; longest first."""
+    """Return every secret of the environment and the netrc with its source, longest first."""
     found: dict[str, str] = {}
     for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and not HARMLESS_NAME.search(name):
+        if _is_secret_name(name):
             found.update((part, f"the environment's {name}") for part in _parts(value))
     netrc = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
@@ -97,14 +98,18 @@ def known_secrets() -> dict[str, str]:
 
 
 def mask(text: str) -> str:
-    """`text` without any secret: for messages, which may quote a value that was refused."""
+    """Replace every secret in `text`, such as a message that quotes a refused value."""
     for secret in known_secrets():
         text = text.replace(secret, MASK)
     return CREDENTIALS_URL.sub(lambda found: f"{found[0].partition('://')[0]}://{MASK}@", text)
 
 
+def _is_secret_name(name: str) -> bool:
+    return bool(SECRET_NAME.search(name)) and not HARMLESS_NAME.search(name)
+
+
 def _parts(value: str) -> Iterator[str]:
-    """A secret whole, and the long lines of one that has several; a number is none."""
+    """A secret as a whole, and its long lines where it has several; a plain number is none."""
     whole = value.strip()
     lines = whole.splitlines()
     if len(whole) >= SHORTEST_SECRET and not whole.isdecimal():
@@ -114,6 +119,6 @@ def _parts(value: str) -> Iterator[str]:
 
 
 def _key(word: str) -> str:
-    """The key of `key=value`, without Hydra's + and ~; a word without one is named as such."""
+    """The key of an override without Hydra's + and ~, or `command line` where there is none."""
     key, equals, _ = word.lstrip("+~").partition("=")
     return key.partition("@")[0] if equals else "command line"

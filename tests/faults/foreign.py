@@ -1,4 +1,4 @@
-"""Config files of somebody else, and the real command on them, in this process."""
+"""Study files of one's own, and the real command in this process."""
 
 import sys
 from collections.abc import Callable
@@ -15,12 +15,13 @@ WORDS = (
     "study=mine",
     "data=synthetic",
     "machine=cpu",
-    "budget.tokens=3",  # refused by validate: nobody trains when the guard lets a file pass
+    # refused by validate: nothing is trained
+    "budget.tokens=3",
 )
 
 
 def study_words(folder: Path, text: str) -> list[str]:
-    """Write a study of somebody else's and return the words that start it."""
+    """Write the study `mine` below `folder` and return the words that start it."""
     (folder / "study").mkdir(parents=True, exist_ok=True)
     (folder / "study" / "mine.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     return ["--config-dir", str(folder), *WORDS]

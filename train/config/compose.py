@@ -7,6 +7,7 @@ tree is compared with the dataclasses here, and every refusal names the nearest 
 import copy
 import dataclasses
 import re
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +18,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from train.config.schema import Config
 from train.errors import ConfigError, did_you_mean
@@ -38,6 +45,12 @@ ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
 
 NO_LIST = re.compile(r"is not a ListConfig, list or tuple|merge DictConfig with ListConfig")
 """How OmegaConf says that a list was expected."""
+
+IN_FILE = re.compile(r"In '(.*?)': ")
+"""How Hydra names the config file whose values OmegaConf refused."""
+
+FULL_ERROR_HINT = ", set env var HYDRA_FULL_ERROR=1 to see chained exception"
+"""What Hydra adds to errors; the command has set it already."""
 
 
 def register_schema() -> None:
@@ -101,16 +114,28 @@ def explain(error: Exception) -> ConfigError:
             )
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
-            key = link.full_key or ""
-            first_line = str(link.msg or link).split("\n", 1)[0]
-            if re.search(r"not in '\w+'|is not in struct", first_line):
-                if key.startswith("hydra."):
-                    return ConfigError(f"{key}: not a key of Hydra's; to add one, write +{key}=...")
-                return _unknown(key, set(known_keys(Config)))
-            if NO_LIST.search(first_line):
-                return ConfigError(f"{key}: a list belongs here; write {key}=[VALUE,...]")
-            return ConfigError(mask(f"{key}: {first_line}" if key else first_line))
-    return ConfigError(mask(str(error).split("\nSee https", 1)[0].strip()))
+            in_file = IN_FILE.match(str(error))
+            file = f"{in_file[1]}.yaml: " if in_file else ""
+            return ConfigError(mask(file + _refused_value(link)))
+    message = str(error).split("\nSee https", 1)[0].strip()
+    # such as the ImportError of a callback's module
+    cause = f" ({chain[1]})" if isinstance(error, InstantiationException) and chain[1:] else ""
+    return ConfigError(mask(message.replace(FULL_ERROR_HINT, "") + cause))
+
+
+def _refused_value(error: OmegaConfBaseException) -> str:
+    """Name the key that OmegaConf refused, and why."""
+    key = str(error.full_key or "")
+    first_line = str(error.msg or error).split("\n", 1)[0]
+    if re.search(r"not in '\w+'|is not in struct", first_line):
+        if key.startswith("hydra."):
+            return f"{key}: not a key of Hydra's; to add one, write +{key}=..."
+        return str(_unknown(key, set(known_keys(Config))))
+    if NO_LIST.search(first_line):
+        if not key:
+            return f"keys where a list belongs, or a list where keys belong ({first_line})"
+        return f"{key}: a list belongs here; write {key}=[VALUE,...]"
+    return f"{key}: {first_line}" if key else first_line
 
 
 def _unreadable(override: str) -> str:
@@ -124,8 +149,13 @@ def _unreadable(override: str) -> str:
 
 
 def is_config_failure(error: BaseException) -> bool:
-    """Whether an exception is Hydra's or OmegaConf's way of refusing a user's input."""
-    return isinstance(error, HydraException | OmegaConfBaseException)
+    """Whether an exception is how Hydra, OmegaConf or PyYAML refuses a user's input."""
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        return True
+    # what Hydra raises itself for options, such as --resolve alone, and for plugins
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    in_hydra = frame.f_globals.get("__name__", "").startswith("hydra.")
+    return in_hydra and isinstance(error, ValueError | RuntimeError)
 
 
 def _unknown(key: str, known: set[str]) -> ConfigError:
