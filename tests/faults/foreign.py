@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -20,14 +19,14 @@ WORDS = (
 )
 
 
-def study_words(folder: Path, text: str) -> list[str]:
+def study_words(folder, text):
     """Write the study `mine` below `folder` and return the words that start it."""
     (folder / "study").mkdir(parents=True, exist_ok=True)
     (folder / "study" / "mine.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     return ["--config-dir", str(folder), *WORDS]
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
+def files_in(folder):
     """Every file below `folder`, links not followed, with its content."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -37,16 +36,14 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def train_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
+def train_command(monkeypatch, capsys, tmp_path):
     """Run `python -m train WORDS` in this process and in an empty folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def run(*words: str) -> tuple[int, str]:
+    def run(*words):
         monkeypatch.setattr(sys, "argv", ["train", *words])
         capsys.readouterr()
         code = command.main()

@@ -7,13 +7,11 @@ leave a check out, and the nonsense is trained or started.
 
 import dataclasses
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-from faults.foreign import Command, files_in, study_words
+from faults.foreign import files_in, study_words
 from train import __main__ as command
 from train.config.compose import known_keys
 from train.config.experiment import BudgetConfig, ModelConfig
@@ -33,7 +31,7 @@ GOOD = (
     "budget.tokens=51200",  # 100 steps
 )
 
-BAD: dict[str, str] = {
+BAD = {
     # unknown keys and options
     "model.d_modle=32": "model.d_modle: unknown; did you mean model.d_model?",
     "+model.d_modle=32": "model.d_modle: unknown; did you mean model.d_model?",
@@ -142,14 +140,12 @@ BAD: dict[str, str] = {
 
 
 @pytest.fixture(autouse=True)
-def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize("words", BAD)
-def test_a_bad_input_is_refused_with_value_rule_and_remedy(
-    tmp_path: Path, train_command: Command, words: str
-) -> None:
+def test_a_bad_input_is_refused_with_value_rule_and_remedy(tmp_path, train_command, words):
     multirun, *rest = ["", *words.split()] if not words.startswith("-m") else words.split()
     code, said = train_command(*[word for word in (multirun,) if word], *GOOD, *rest)
     assert code == 2, said
@@ -160,7 +156,7 @@ def test_a_bad_input_is_refused_with_value_rule_and_remedy(
     assert not any(name.startswith("runs/") for name in written), written
 
 
-def test_what_the_table_changes_is_good_otherwise() -> None:
+def test_what_the_table_changes_is_good_otherwise():
     assert {word.split("=")[0] for word in GOOD if "." in word} <= set(known_keys(Config))
 
 
@@ -192,9 +188,7 @@ IN_FILES = {
 
 
 @pytest.mark.parametrize("text", IN_FILES)
-def test_a_bad_study_file_is_refused_the_same_way(
-    tmp_path: Path, train_command: Command, text: str
-) -> None:
+def test_a_bad_study_file_is_refused_the_same_way(tmp_path, train_command, text):
     code, said = train_command("-m", *study_words(tmp_path / "mine", text), *GOOD[1:])
     assert code == 2, said
     assert IN_FILES[text] in said
@@ -211,10 +205,8 @@ NONSENSE = (
 
 
 @pytest.mark.parametrize("words", NONSENSE)
-def test_control_without_validate_the_nonsense_starts(
-    train_command: Command, monkeypatch: pytest.MonkeyPatch, words: str
-) -> None:
-    started: list[Config] = []
+def test_control_without_validate_the_nonsense_starts(train_command, monkeypatch, words):
+    started = []
     monkeypatch.setattr(command, "validate", plan_run)
     monkeypatch.setattr(
         command, "train_runs", lambda runs, startup: started.extend(run.config for run in runs)
@@ -224,10 +216,8 @@ def test_control_without_validate_the_nonsense_starts(
     assert len(started) == 1
 
 
-def test_control_without_the_limit_of_flops_the_study_starts(
-    train_command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launched: list[int] = []
+def test_control_without_the_limit_of_flops_the_study_starts(train_command, monkeypatch):
+    launched = []
     monkeypatch.setattr(study, "preflight", lambda runs: launched.append(len(runs)))
     monkeypatch.setattr(study, "report_unfinished", lambda *words: None)
     monkeypatch.setattr(study, "plan_jobs", lambda runs: [])
@@ -239,7 +229,7 @@ def test_control_without_the_limit_of_flops_the_study_starts(
     assert launched == [2]
 
 
-def test_flops_are_counted_exactly_at_1e30(make_config: Callable[..., Config]) -> None:
+def test_flops_are_counted_exactly_at_1e30(make_config):
     config = make_config(
         model=ModelConfig(d_model=131_072, n_layers=100),
         budget=BudgetConfig(flops=1e30),

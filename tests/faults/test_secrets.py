@@ -7,12 +7,10 @@ files included. The controls leave the protection out and find them.
 import os
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from faults.foreign import Command, files_in, study_words
+from faults.foreign import files_in, study_words
 from faults.overrides import as_overrides
 from faults.patches import Replace
 from faults.runner import run_child
@@ -35,7 +33,7 @@ Make = Callable[..., Config]
 
 
 @pytest.fixture(autouse=True)
-def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def secrets(tmp_path, monkeypatch):
     """Every canary but the override's, where a machine would have it."""
     for name, canary in CANARIES.items():
         monkeypatch.setenv(name, canary)
@@ -58,9 +56,9 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))  # what git sees from anywhere
 
 
-def found_in(*folders: Path) -> dict[str, list[str]]:
+def found_in(*folders):
     """Canaries by the files below `folders` that hold them."""
-    found: dict[str, list[str]] = {}
+    found = {}
     for folder in folders:
         for name, content in files_in(folder).items():
             for canary in ALL:
@@ -69,7 +67,7 @@ def found_in(*folders: Path) -> dict[str, list[str]]:
     return found
 
 
-def mirrored(tiny: Make, **changes: Any) -> Config:
+def mirrored(tiny, **changes):
     return tiny(
         budget__tokens=10 * 256.0,
         schedule__warmup_steps=2,
@@ -78,9 +76,7 @@ def mirrored(tiny: Make, **changes: Any) -> Config:
     )
 
 
-def test_a_whole_run_with_wandb_leaves_no_secret_behind(
-    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_run_with_wandb_leaves_no_secret_behind(tiny, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     monkeypatch.setenv("WINDTUNNEL_STUDY_JOB", "1")  # it writes a job.log, as in a study
     assert git_state(tmp_path)["commit"] is not None  # the checkout with the canary is seen
@@ -104,8 +100,8 @@ SMUGGLED = [
 
 @pytest.mark.parametrize("word", SMUGGLED)
 def test_a_config_with_a_secret_is_refused_before_anything_is_written(
-    tiny: Make, tmp_path: Path, train_command: Command, word: str
-) -> None:
+    tiny, tmp_path, train_command, word
+):
     config = tiny()
     kept = [given for given in as_overrides(config) if given.split("=")[0] != word.split("=")[0]]
     code, said = train_command(*kept, word)
@@ -117,9 +113,7 @@ def test_a_config_with_a_secret_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("word", SMUGGLED)
-def test_control_without_the_refusal_the_secret_is_in_the_run_folder(
-    tiny: Make, tmp_path: Path, word: str
-) -> None:
+def test_control_without_the_refusal_the_secret_is_in_the_run_folder(tiny, tmp_path, word):
     config = tiny(budget__tokens=6 * 256.0, schedule__warmup_steps=2)
     kept = [given for given in as_overrides(config) if given.split("=")[0] != word.split("=")[0]]
     unprotected = [
@@ -131,13 +125,11 @@ def test_control_without_the_refusal_the_secret_is_in_the_run_folder(
     assert found_in(tmp_path / "runs")
 
 
-def _pass(values: object) -> None:
+def _pass(values):
     """In the place of refuse_secrets."""
 
 
-def test_a_secret_of_a_study_file_is_refused_without_repeating_it(
-    tmp_path: Path, train_command: Command
-) -> None:
+def test_a_secret_of_a_study_file_is_refused_without_repeating_it(tmp_path, train_command):
     for text in (
         "study: {question: '${oc.env:HF_TOKEN}'}",
         "study: {grid: [{study.question: ['${oc.env:HF_TOKEN}'], seed: [1]}]}",
@@ -161,8 +153,8 @@ def test_a_secret_of_a_study_file_is_refused_without_repeating_it(
     ],
 )
 def test_an_unknown_key_that_is_named_like_a_secret_is_refused_without_its_value(
-    train_command: Command, word: str
-) -> None:
+    train_command, word
+):
     code, said = train_command(word, "data=synthetic", "budget.tokens=3")
     assert code == 2
     assert "unknown" in said
@@ -170,19 +162,15 @@ def test_an_unknown_key_that_is_named_like_a_secret_is_refused_without_its_value
     assert WORD not in said
 
 
-def test_control_hydra_itself_repeats_the_value(
-    train_command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_control_hydra_itself_repeats_the_value(train_command, monkeypatch):
     monkeypatch.setattr(command, "refuse_secret_words", lambda words, known: None)
     code, said = train_command(f"+tracker.password='{WORD}", "data=synthetic")
     assert code == 2
     assert WORD in said
 
 
-def test_a_bug_s_traceback_has_no_secret(
-    tiny: Make, train_command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def bug(config: Config) -> None:
+def test_a_bug_s_traceback_has_no_secret(tiny, train_command, monkeypatch):
+    def bug(config):
         raise KeyError(os.environ["HF_TOKEN"])
 
     monkeypatch.setattr(command, "validate", bug)

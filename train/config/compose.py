@@ -119,8 +119,8 @@ def explain(error: Exception) -> ConfigError:
             return ConfigError(mask(file + _refused_value(link)))
     message = str(error).split("\nSee https", 1)[0].strip()
     # such as the ImportError of a callback's module
-    cause = f" ({chain[1]})" if isinstance(error, InstantiationException) and chain[1:] else ""
-    return ConfigError(mask(message.replace(FULL_ERROR_HINT, "") + cause))
+    reason = f" ({chain[1]})" if isinstance(error, InstantiationException) and chain[1:] else ""
+    return ConfigError(mask(message.replace(FULL_ERROR_HINT, "") + reason))
 
 
 def _refused_value(error: OmegaConfBaseException) -> str:

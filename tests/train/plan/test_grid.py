@@ -1,7 +1,6 @@
 """Blocks of axes and comma sweeps, expanded to overrides that Hydra reads back."""
 
 import re
-from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,7 +9,7 @@ from train.errors import ConfigError
 from train.plan.grid import expand_grid, override_word
 
 
-def test_a_block_is_the_product_of_its_axes_in_their_order() -> None:
+def test_a_block_is_the_product_of_its_axes_in_their_order():
     block = {"model": ["d16", "d24"], "budget.flops": [1e11, 3e11]}
     assert expand_grid([], [block]) == [
         ["model=d16", "budget.flops=100000000000.0"],
@@ -20,12 +19,12 @@ def test_a_block_is_the_product_of_its_axes_in_their_order() -> None:
     ]
 
 
-def test_a_study_is_the_union_of_its_blocks() -> None:
+def test_a_study_is_the_union_of_its_blocks():
     blocks = [{"seed": [0, 1]}, {"seed": [1, 2]}]
     assert expand_grid([], blocks) == [["seed=0"], ["seed=1"], ["seed=2"]]
 
 
-def test_comma_sweeps_alone_are_a_grid() -> None:
+def test_comma_sweeps_alone_are_a_grid():
     assert expand_grid(["model=a,b", "seed=0,1"], []) == [
         ["model=a", "seed=0"],
         ["model=a", "seed=1"],
@@ -34,12 +33,12 @@ def test_comma_sweeps_alone_are_a_grid() -> None:
     ]
 
 
-def test_ranges_and_choices_are_lists_of_choices() -> None:
+def test_ranges_and_choices_are_lists_of_choices():
     assert expand_grid(["seed=range(0,3)"], []) == [["seed=0"], ["seed=1"], ["seed=2"]]
     assert expand_grid(["seed=choice(4,2)"], []) == [["seed=4"], ["seed=2"]]
 
 
-def test_a_word_replaces_the_axis_of_its_name_and_joins_every_block() -> None:
+def test_a_word_replaces_the_axis_of_its_name_and_joins_every_block():
     blocks = [{"model": ["a", "b"], "seed": [0]}, {"model": ["c"]}]
     assert expand_grid(["seed=5,6", "study=x"], blocks) == [
         ["model=a", "seed=5", "study=x"],
@@ -51,7 +50,7 @@ def test_a_word_replaces_the_axis_of_its_name_and_joins_every_block() -> None:
     ]
 
 
-def test_nothing_asked_is_one_run_of_the_defaults() -> None:
+def test_nothing_asked_is_one_run_of_the_defaults():
     assert expand_grid([], []) == [[]]
 
 
@@ -65,9 +64,7 @@ def test_nothing_asked_is_one_run_of_the_defaults() -> None:
         (["seed=interval(0,1)"], [], "seed=interval(0,1): only lists of choices can be swept"),
     ],
 )
-def test_what_is_no_grid_is_refused(
-    arguments: list[str], blocks: list[dict[str, Any]], message: str
-) -> None:
+def test_what_is_no_grid_is_refused(arguments, blocks, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         expand_grid(arguments, blocks)
 
@@ -102,7 +99,7 @@ def test_what_is_no_grid_is_refused(
         [],
     ],
 )
-def test_hydra_reads_back_what_was_written(value: Any) -> None:
+def test_hydra_reads_back_what_was_written(value):
     word = f"key={override_word(value)}"
     override = OverridesParser.create().parse_override(word)
     assert override.value() == value
