@@ -359,17 +359,24 @@ def test_the_job_s_environment_folder_name_and_logging(train, recorded, work, mo
     assert "DEBUG" not in out
 
 
-def test_a_study_s_jobs_get_hydra_s_own_words(train, recorded, confs, work, monkeypatch):
-    """Each job composes its config anew: from the same files, and with the same environment."""
-    root = "defaults: [train, _self_]\neval: {tokens: 2048}\nhydra: {run: {dir: elsewhere}}\n"
-    conf = confs(root=root, model__mine="d_model: 8\n", more__optimizer__mine="lr: 0.01\n")
-    words = ("--config-dir", str(conf), "--config-name", "root")
-    more = f"hydra.searchpath=[file://{conf}/more]"
-    tiny = [word for word in TINY if not word.startswith(("model=", "eval.tokens"))]
-    code, _, err = train(
-        *("-m", *words, more, *tiny, "model=mine", "model.head_dim=4", "optimizer=mine"),
-        *("+hydra.job.env_set.MINE=me", "hydra.job.chdir=true"),
+def test_the_jobs_of_a_study_compose_their_configs_as_the_command_does(train, confs, work):
+    root = "defaults: [/train, _self_]\neval: {tokens: 2048}\n"
+    hydra = "hydra: {searchpath: ['pkg://configs'], run: {dir: elsewhere}}\n"
+    conf = confs(
+        root__mine=root + hydra, model__mine="d_model: 8\n", more__optimizer__mine="lr: 0.01\n"
     )
+    paths = (
+        "--config-path",
+        str(conf / "root"),
+        "--config-name",
+        "mine",
+        "--config-dir",
+        str(conf),
+    )
+    more = f"hydra.searchpath=[pkg://configs,file://{conf}/more]"
+    tiny = [word for word in TINY if not word.startswith(("model=", "eval.tokens"))]
+    groups = ("model=mine", "model.head_dim=4", "optimizer=mine")
+    code, _, err = train("-m", *paths, more, *tiny, *groups, "hydra.job.chdir=true")
     assert code == 0, err
     config = read_config(work)
     assert (config.model.d_model, config.eval.tokens, config.optimizer.lr) == (8, 2048, 0.01)
