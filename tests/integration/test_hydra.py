@@ -169,6 +169,7 @@ def test_help_is_ours(train, option):
         "study: lr_check, quickstart, scratch",
         "train/config/experiment.py",
         "  d_model: 64",
+        'eval "$(windtunnel-train -sc install=bash)"',
     ):
         assert line in out
 
@@ -212,7 +213,7 @@ def test_info(train, kind, words):
     assert words in out
 
 
-@pytest.mark.parametrize("option", ["--help", "--cfg all", "--info all", "--hydra-help"])
+@pytest.mark.parametrize("option", ["--help", "--info all"])
 def test_output_that_nobody_reads_to_the_end_is_no_error(work, option):
     # true reads nothing: each write meets a closed pipe
     ended = shell(f"sleep 0.1; python -m train {option} | true", work)
@@ -358,17 +359,24 @@ def test_the_job_s_environment_folder_name_and_logging(train, recorded, work, mo
     assert "DEBUG" not in out
 
 
-def test_a_study_s_jobs_get_hydra_s_own_words(train, recorded, confs, work, monkeypatch):
-    """Each job composes its config anew: from the same files, and with the same environment."""
-    root = "defaults: [train, _self_]\neval: {tokens: 2048}\nhydra: {run: {dir: elsewhere}}\n"
-    conf = confs(root=root, model__mine="d_model: 8\n", more__optimizer__mine="lr: 0.01\n")
-    words = ("--config-dir", str(conf), "--config-name", "root")
-    more = f"hydra.searchpath=[file://{conf}/more]"
-    tiny = [word for word in TINY if not word.startswith(("model=", "eval.tokens"))]
-    code, _, err = train(
-        *("-m", *words, more, *tiny, "model=mine", "model.head_dim=4", "optimizer=mine"),
-        *("+hydra.job.env_set.MINE=me", "hydra.job.chdir=true"),
+def test_the_jobs_of_a_study_compose_their_configs_as_the_command_does(train, confs, work):
+    root = "defaults: [/train, _self_]\neval: {tokens: 2048}\n"
+    hydra = "hydra: {searchpath: ['pkg://configs'], run: {dir: elsewhere}}\n"
+    conf = confs(
+        root__mine=root + hydra, model__mine="d_model: 8\n", more__optimizer__mine="lr: 0.01\n"
     )
+    paths = (
+        "--config-path",
+        str(conf / "root"),
+        "--config-name",
+        "mine",
+        "--config-dir",
+        str(conf),
+    )
+    more = f"hydra.searchpath=[pkg://configs,file://{conf}/more]"
+    tiny = [word for word in TINY if not word.startswith(("model=", "eval.tokens"))]
+    groups = ("model=mine", "model.head_dim=4", "optimizer=mine")
+    code, _, err = train("-m", *paths, more, *tiny, *groups, "hydra.job.chdir=true")
     assert code == 0, err
     config = read_config(work)
     assert (config.model.d_model, config.eval.tokens, config.optimizer.lr) == (8, 2048, 0.01)
@@ -442,15 +450,18 @@ def test_our_launcher_says_which_launchers_take_the_jobs_of_another_sweeper(trai
 
 def test_joblib_trains_a_sweep(work):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = " ".join((*TINY, "optimizer.lr=1e-3,2e-3", "hydra/launcher=joblib"))
-    ended = shell(f"python -m train -m {words} hydra/sweeper=basic", work)
+    words = " ".join((*TINY, "hydra/launcher=joblib"))
+    sweep = f"python -m train -m {words} machine.stack=1 optimizer.lr=1e-3,2e-3"
+    ended = shell(sweep, work)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count(NOTE) == 1
     results = list((work / "runs" / "scratch").glob("*/result.json"))
     assert len(results) == 2
-    failed = shell(f"python -m train -m {words} hydra/sweeper=basic seed=-1", work)
-    assert failed.returncode == 2
-    assert "error: seed=-1: must be" in failed.stderr
+    # finished runs are passed over, and an error comes back from the worker
+    again = shell(f"{sweep},-3e-3 hydra/sweeper=basic", work)
+    assert again.returncode == 2
+    assert again.stdout.count(": completed, validation loss") == 2
+    assert "error: optimizer.lr=-0.003: must be positive and finite" in again.stderr
 
 
 def test_optuna_minimises_the_validation_loss(work):

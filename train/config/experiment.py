@@ -1,7 +1,7 @@
 """What a run measures: model, data, optimizer, schedule, budget, eval. Hashed into run_id.
 
-Each field says its unit. Rules are in validate.py and ranges.py, arithmetic in planning.py; why the
-dataclasses are not frozen is in config.py.
+Each field says its unit. Rules of single values are in ranges.py, rules across them in
+plan/validate.py; what they come to is computed in plan/planning.py.
 """
 
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ class Activation(Enum):
 
 
 class Norm(Enum):
-    """What normalises the residual stream; either has a gain and no bias, so as many parameters."""
+    """Normalisation before each sub-layer: a gain and no bias, so both have as many parameters."""
 
     rms = "rms"
     layer = "layer"
 
 
 class Positions(Enum):
-    """How a position is told: queries and keys are turned, or a trained vector is added."""
+    """Position encoding: rotated queries and keys, or a trained vector added to the embedding."""
 
     rotary = "rotary"
     learned = "learned"
@@ -31,23 +31,23 @@ class Positions(Enum):
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """One rung: the ladder's rule applied to a width. Shapes follow in shape.py.
+    """One rung: a width, from which the ladder's rule (plan/shape.py) derives depth and heads.
 
     `model.norm=layer model.positions=learned model.qk_norm=false model.tie_head=true`, with the
-    default GELU, asks for GPT-2's block (Radford et al. 2019), but for its biases, which no layer
-    here has.
+    default GELU, is GPT-2's block (Radford et al. 2019) without its biases, which no layer here
+    has.
     """
 
     d_model: int = 64
-    """Width of the residual stream, the ladder's dial."""
+    """Width of the residual stream, the one number that differs between rungs."""
     aspect_ratio: float = 64.0
     """d_model per layer; n_layers = max(min_layers, round(d_model / aspect_ratio))."""
     min_layers: int = 2
-    """Layers below which the rule does not go."""
+    """Fewest layers of the rule."""
     head_dim: int = 64
-    """Aimed width of a head; n_heads = max(min_heads, d_model // head_dim)."""
+    """Target width of a head; n_heads = max(min_heads, d_model // head_dim)."""
     min_heads: int = 2
-    """Heads below which the rule does not go."""
+    """Fewest heads of the rule."""
     n_layers: int | None = None
     """Layers; null follows the rule."""
     n_heads: int | None = None
@@ -59,13 +59,13 @@ class ModelConfig:
     norm: Norm = Norm.rms
     """RMSNorm or LayerNorm before each sub-layer and the head."""
     qk_norm: bool = True
-    """RMSNorm on queries and keys, which widens the range of usable learning rates."""
+    """Whether queries and keys are normalised (RMSNorm): more learning rates are then stable."""
     tie_head: bool = False
     """Whether the output head shares the embedding's matrix."""
     positions: Positions = Positions.rotary
     """rotary, or learned: a table of (data.seq_len, d_model) added to the token embeddings."""
     rotary_base: float = 10_000.0
-    """Base of the rotary position frequencies; learned positions have none."""
+    """Base of the rotary frequencies; unused with learned positions."""
 
 
 class Source(Enum):
@@ -90,7 +90,7 @@ class SyntheticConfig:
     tokens: int = 4_000_000
     """Tokens generated, validation included."""
     document_tokens: int = 2_000
-    """Tokens per piece of the one unbroken chain; validation is its first whole pieces."""
+    """Tokens per document; documents are cut from one chain, and the first are validation."""
     zipf_exponent: float = 1.0
     """Exponent of the unigram distribution p(rank) ~ rank**-s."""
     bigram_weight: float = 0.5
@@ -98,19 +98,19 @@ class SyntheticConfig:
     successors: int = 4
     """Distinct successors of each token in the bigram part."""
     seed: int = 0
-    """Seed of the source itself; runs share it."""
+    """Seed of the source, the same for all runs of a study."""
 
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """The text, its tokens, and how long a window is."""
+    """The text, its tokenizer, and the length of a training window."""
 
     name: str = "enwik8"
     """Prefix of the prepared folder; letters, digits, dot, dash, underscore."""
     source: Source = Source.enwik8
     """Where documents come from."""
     files: list[str] = field(default_factory=list)
-    """For source=files: paths or globs of .txt (long ones are cut), .jsonl (field `text`), .gz."""
+    """For source=files: paths or globs of .txt (long ones split), .jsonl (field `text`), .gz."""
     tokenizer: TokenizerKind = TokenizerKind.bytes
     """How text becomes token ids."""
     vocab_size: int = 256
@@ -118,9 +118,9 @@ class DataConfig:
     seq_len: int = 256
     """Tokens per training window."""
     validation_tokens: int = 1_000_000
-    """At least this many tokens are held out, whole documents chosen by their hash."""
+    """Tokens held out at least: whole documents, chosen by their hash."""
     allow_repeat: bool = False
-    """Whether a run may read more tokens than the data has (epochs are recorded)."""
+    """Whether a run may read more tokens than the data has (its epochs are recorded)."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """The generated source, for source=synthetic."""
 
@@ -131,9 +131,9 @@ class LearningRateRule:
 
     Source:
         Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose constant is 0.0047. At 10
-        and 33 thousand parameters that is about ten times too high, hence 0.0007 (ours,
-        docs/results/lr_check.md). The check at 115 thousand did not resolve a best learning rate,
-        and larger sizes were not tried.
+        and 33 thousand parameters that is about ten times too high, hence 0.0007 (measured,
+        docs/results/lr_check.md). At 115 thousand no best learning rate was resolved; larger sizes
+        were not tried.
     """
 
     coefficient: float = 0.0007
@@ -141,9 +141,9 @@ class LearningRateRule:
     reference_params: float = 108e6
     """Parameters at which lr equals the coefficient."""
     exponent: float = -1.0 / 3.0
-    """How the learning rate falls with parameters."""
+    """Power of the parameter count."""
     maximum: float = 0.03
-    """Cap, which models below 1,400 parameters reach."""
+    """Highest learning rate of the rule, reached below 1,400 parameters."""
 
 
 @dataclass(kw_only=True)
@@ -153,9 +153,9 @@ class OptimizerConfig:
     lr: float | None = None
     """Peak learning rate; null follows lr_rule."""
     lr_multiplier: float = 1.0
-    """Factor on the learning rate, the natural axis of a learning-rate sweep across sizes."""
+    """Factor on the learning rate: the axis of a sweep across sizes."""
     lr_rule: LearningRateRule = field(default_factory=LearningRateRule)
-    """The default learning rate as a function of size."""
+    """Default learning rate as a function of size."""
     batch_tokens: int = 16_384
     """Tokens per optimiser step, a multiple of data.seq_len."""
     beta1: float = 0.9
@@ -163,9 +163,9 @@ class OptimizerConfig:
     beta2: float = 0.95
     """Decay of the second moment."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices per step, times lr."""
+    """Decoupled weight decay of matrices: lr * weight_decay per step."""
     grad_clip: float = 1.0
     """Largest global gradient norm."""
 
@@ -189,30 +189,30 @@ class Cooldown(Enum):
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning-rate multiplier over a run; warm-up is given in at most one of four ways."""
+    """Learning-rate multiplier over a run; warm-up is given by at most one of four settings."""
 
     shape: ScheduleShape = ScheduleShape.cosine
     """Decay after warm-up."""
     warmup_steps: int | None = None
-    """Steps from 0 to the peak."""
+    """Warm-up in steps."""
     warmup_tokens: float | None = None
-    """Tokens from 0 to the peak, rounded to whole steps."""
+    """Warm-up in tokens, rounded to whole steps."""
     warmup_tokens_per_param: float | None = None
-    """Tokens from 0 to the peak per parameter, standard counting; rounded to whole steps.
+    """Warm-up in tokens per parameter (standard counting), rounded to whole steps.
 
-    1 is the rule of Porian et al. 2024 (arXiv:2406.19146), who correct Kaplan's fixed 3000 steps:
-    a warm-up of as many tokens as the model has parameters, however long the run.
+    1 is the rule of Porian et al. 2024 (arXiv:2406.19146), in place of Kaplan's fixed 3000 steps:
+    as many tokens as the model has parameters, however long the run.
     """
     warmup_fraction: float | None = None
-    """Share of the run's steps from 0 to the peak, 0..1."""
+    """Warm-up as a fraction of the run's steps, 0..1."""
     final_lr_ratio: float = 0.1
     """Last multiplier of cosine, linear, wsd and kaplan, 0..1."""
     cooldown: Cooldown = Cooldown.linear
     """Shape of the WSD cooldown."""
     cooldown_fraction: float = 0.2
-    """Share of the run's steps in the WSD cooldown, 0..1."""
+    """WSD cooldown as a fraction of the run's steps, 0..1."""
     horizon_tokens: float | None = None
-    """For kaplan: tokens at which its one long cosine would end, whatever the run's own horizon."""
+    """For kaplan: tokens at which its cosine ends, whatever the run's own horizon."""
 
 
 class FlopConvention(Enum):
@@ -226,7 +226,7 @@ class FlopConvention(Enum):
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """How long a run is: exactly one of tokens, flops, tokens_per_param."""
+    """Length of a run: exactly one of tokens, flops, tokens_per_param."""
 
     tokens: float | None = None
     """Training tokens."""
@@ -235,14 +235,14 @@ class BudgetConfig:
     tokens_per_param: float | None = None
     """Training tokens per parameter, standard counting."""
     convention: FlopConvention = FlopConvention.standard
-    """kaplan, standard and total are 6 N per token with that N; attention counts every FLOP."""
+    """kaplan, standard and total: 6 N FLOPs per token with that N; attention: every FLOP."""
 
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """When and on how much of the fixed validation set the loss is measured."""
+    """When, and on how many tokens of the validation set, the loss is measured."""
 
     points: int = 8
-    """Evaluations on the way, log-spaced in steps; the end is always evaluated as well."""
+    """Evaluations before the last step, log-spaced in steps; the last step is always evaluated."""
     tokens: int = 262_144
-    """Validation tokens used: the same first ones for every run, at most what is held out."""
+    """Validation tokens per evaluation: the first ones, the same for every run, at most all."""

@@ -17,11 +17,11 @@ class StudyConfig:
     question: str = ""
     """What the study asks, in a sentence."""
     extend: bool = False
-    """Whether a launch may add runs to a study that was planned with another grid; scratch may."""
+    """Whether runs may be added to a study that has another grid; to scratch they always may."""
     max_runs: int = 10_000
-    """Largest grid that is accepted."""
+    """Most runs of a grid."""
     max_flops: float | None = None
-    """Most training FLOPs (6 N D, all runs together) that a launch may plan; null is no limit."""
+    """Most training FLOPs (6 N D, all runs together) of a launch; null is no limit."""
     diverged_above: float = 1.01
     """A run whose mean training loss over its last tenth is above this times its loss before the
     first update has diverged."""
@@ -38,7 +38,7 @@ class Device(Enum):
 
 
 class Dtype(Enum):
-    """What matrix products compute in; weights and optimizer state are float32 always."""
+    """Dtype of matrix products; weights and optimizer state are always float32."""
 
     auto = "auto"
     bf16 = "bf16"
@@ -46,7 +46,7 @@ class Dtype(Enum):
 
 
 class Compile(Enum):
-    """Whether the step is compiled; not on and off, which YAML reads as true and false."""
+    """Whether the step is compiled; not `on` and `off`, which YAML reads as true and false."""
 
     auto = "auto"
     always = "always"
@@ -54,7 +54,7 @@ class Compile(Enum):
 
 
 class AttentionKernel(Enum):
-    """What computes attention: plain matrix products and a softmax, or PyTorch's fused kernel."""
+    """plain: two matrix products and a softmax; sdpa: PyTorch's fused kernel."""
 
     auto = "auto"
     plain = "plain"
@@ -62,7 +62,7 @@ class AttentionKernel(Enum):
 
 
 class OnSaveError(Enum):
-    """What a checkpoint that cannot be written means for its run."""
+    """What a run does when the disk has no room for a checkpoint."""
 
     stop = "stop"
     warn = "warn"
@@ -70,53 +70,52 @@ class OnSaveError(Enum):
 
 @dataclass(kw_only=True)
 class MachineConfig:
-    """How this machine is used. Plumbing: it changes speed and rounding, not the question."""
+    """How this machine is used: it changes speed and rounding, not what is measured."""
 
     device: Device = Device.auto
-    """auto takes CUDA when it is there."""
+    """auto is CUDA if there is a device, else the CPU."""
     threads: int = 1
     """CPU threads per job."""
     workers: int | None = None
     """Jobs at once in a study; null is one per core on CPU, and a few per GPU."""
     micro_batch_seqs: int | None = None
-    """Windows per forward pass; null is the largest divisor that fits."""
+    """Windows per forward pass; null is the largest divisor of the batch that fits memory."""
     dtype: Dtype = Dtype.auto
-    """auto is bf16 on CUDA and on CPUs with native bf16 instructions, and fp32 elsewhere, which is
-    never TF32."""
+    """auto is bf16 on CUDA and on CPUs with bf16 instructions, else fp32; fp32 is never TF32."""
     compile: Compile = Compile.auto
-    """auto compiles where it pays."""
+    """auto compiles where it saves time."""
     attention: AttentionKernel = AttentionKernel.auto
-    """auto takes the faster one on this device."""
+    """auto times both on this device."""
     stack: int | None = None
-    """Most replicas that one job trains; null is as many as a timing says pay, 1 is never any."""
+    """Most replicas per job; null is the number that a timing finds fastest, 1 is no stacking."""
     trunks: bool = True
-    """Whether runs that differ in their horizon alone share the steps before their cooldowns."""
+    """Whether runs that differ only in their horizon share the steps before their cooldowns."""
     deterministic: bool = False
     """Whether CUDA must use deterministic kernels."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     checkpoint_minutes: float = 2.0
-    """Minutes between checkpoints, at the next logged step, and at least fifty times what the last
-    one took to write; the end is always saved as well."""
+    """Minutes between checkpoints, each at a logged step, and at least 50 times as long as the last
+    one took to write; the last step is always saved."""
     checkpoint_steps: int | None = None
-    """Steps between checkpoints, besides those by minutes; null is by minutes alone."""
+    """Steps between further checkpoints; null is none but those by minutes."""
     checkpoint_keep: int = 2
     """Checkpoints kept, at least 2."""
     on_save_error: OnSaveError = OnSaveError.stop
-    """A full disk at a checkpoint: stop with exit 3, or warn and train on without it."""
+    """stop: exit 3; warn: train on without the checkpoint."""
     strict_versions: bool = False
-    """Whether a run refuses to resume under other versions of torch, Python or this code."""
+    """Whether a run refuses to resume with other versions of torch, Python or this code."""
 
 
 class TrackerKind(Enum):
-    """Which mirror of the run folder is kept."""
+    """Where run folders are mirrored."""
 
     none = "none"
     wandb = "wandb"
 
 
 class WandbMode(Enum):
-    """auto is online when a key exists and offline otherwise."""
+    """How W&B connects; auto is online if there is a key, else offline."""
 
     auto = "auto"
     online = "online"
@@ -126,7 +125,7 @@ class WandbMode(Enum):
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """The mirror. The run folder is written whatever stands here."""
+    """The mirror of run folders, which are written in any case."""
 
     kind: TrackerKind = TrackerKind.none
     """none or wandb."""
@@ -135,7 +134,7 @@ class TrackerConfig:
     project: str = "windtunnel"
     """W&B project."""
     entity: str | None = None
-    """W&B entity; null is the key's default."""
+    """W&B entity; null is the default of the key's account."""
 
 
 @dataclass(kw_only=True)

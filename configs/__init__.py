@@ -1,0 +1,1 @@
+"""Hydra groups as a package, so that a search path can name them: pkg://configs."""
