@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from train.errors import DataError
-from train.storage.records import sync_folder
+from train.storage.records import file_sha256, sync_folder
 
 SIZE = 100_000_000
 SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
@@ -194,9 +194,7 @@ def _check_file(path: Path) -> None:
     size = path.stat().st_size
     if size != SIZE:
         _check(f"{path}", size, "", "; delete it and run again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _check(f"{path}", size, digest, "; delete it and run again")
+    _check(f"{path}", size, file_sha256(path), "; delete it and run again")
 
 
 def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:

@@ -18,7 +18,7 @@ from train.config.experiment import DataConfig
 from train.data import sources
 from train.data.manifest import DTYPES, Manifest, ShardFacts
 from train.errors import DataError
-from train.storage.records import read_json, write_json
+from train.storage.records import file_sha256, read_json, write_json
 
 CACHE = "verified.json"
 
@@ -115,7 +115,7 @@ def _blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 
 def hash_sources(paths: Sequence[Path]) -> Verdicts:
     """Return size, modification time and SHA-256 of each source file, by path."""
-    return {str(path): [*_state_of(path), _sha256(path)] for path in paths}
+    return {str(path): [*_state_of(path), file_sha256(path)] for path in paths}
 
 
 def source_facts(hashed: Verdicts) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
                 f"{remedy}"
             )
         passed[name] = [*state, sha256]
-        if known.get(name) != passed[name] and (found := _sha256(path)) != sha256:
+        if known.get(name) != passed[name] and (found := file_sha256(path)) != sha256:
             raise DataError(
                 f"{path}: was edited after {folder} was prepared from it (sha256 {found[:12]}, was "
                 f"{str(sha256)[:12]}, same size); {remedy}"
@@ -193,8 +193,3 @@ def _state_of(path: Path) -> list[int]:
     """Return size and modification time (ns) of a file."""
     facts = path.stat()
     return [facts.st_size, facts.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
