@@ -1,29 +1,25 @@
-"""What a run measures: model, data, optimizer, schedule, budget, eval. Hashed into run_id.
-
-Each field says its unit. Rules are in validate.py and ranges.py, arithmetic in planning.py; why the
-dataclasses are not frozen is in config.py.
-"""
+"""Settings that decide what is measured: model, data, optimizer, budget. Hashed into run_id."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 
 class Activation(Enum):
-    """The feed-forward layer's non-linearity."""
+    """Non-linearity of the feed-forward layer."""
 
     gelu = "gelu"
     swiglu = "swiglu"
 
 
 class Norm(Enum):
-    """What normalises the residual stream; either has a gain and no bias, so as many parameters."""
+    """Normalisation of the residual stream; both kinds have a gain and no bias."""
 
     rms = "rms"
     layer = "layer"
 
 
 class Positions(Enum):
-    """How a position is told: queries and keys are turned, or a trained vector is added."""
+    """Position encoding: rotary on queries and keys, or learned vectors added to the embeddings."""
 
     rotary = "rotary"
     learned = "learned"
@@ -31,27 +27,26 @@ class Positions(Enum):
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """One rung: the ladder's rule applied to a width. Shapes follow in shape.py.
+    """One rung of the ladder; depth, heads and d_ff follow from d_model (plan/shape.py).
 
-    `model.norm=layer model.positions=learned model.qk_norm=false model.tie_head=true`, with the
-    default GELU, asks for GPT-2's block (Radford et al. 2019), but for its biases, which no layer
-    here has.
+    `model.norm=layer model.positions=learned model.qk_norm=false model.tie_head=true` with the
+    default GELU is GPT-2's block (Radford et al. 2019) without biases.
     """
 
     d_model: int = 64
-    """Width of the residual stream, the ladder's dial."""
+    """Width of the residual stream."""
     aspect_ratio: float = 64.0
     """d_model per layer; n_layers = max(min_layers, round(d_model / aspect_ratio))."""
     min_layers: int = 2
-    """Layers below which the rule does not go."""
+    """Smallest number of layers under the rule."""
     head_dim: int = 64
-    """Aimed width of a head; n_heads = max(min_heads, d_model // head_dim)."""
+    """Target width of a head; n_heads = max(min_heads, d_model // head_dim)."""
     min_heads: int = 2
-    """Heads below which the rule does not go."""
+    """Smallest number of heads under the rule."""
     n_layers: int | None = None
-    """Layers; null follows the rule."""
+    """Layers; null applies the rule."""
     n_heads: int | None = None
-    """Attention heads; null follows the rule."""
+    """Attention heads; null applies the rule."""
     d_ff: int | None = None
     """Hidden width of the feed-forward layer; null is 4 d_model (GELU) or 8/3 d_model (SwiGLU)."""
     activation: Activation = Activation.gelu
@@ -59,17 +54,17 @@ class ModelConfig:
     norm: Norm = Norm.rms
     """RMSNorm or LayerNorm before each sub-layer and the head."""
     qk_norm: bool = True
-    """RMSNorm on queries and keys, which widens the range of usable learning rates."""
+    """Whether queries and keys get RMSNorm, which widens the range of stable learning rates."""
     tie_head: bool = False
-    """Whether the output head shares the embedding's matrix."""
+    """Whether the output head shares the embedding matrix."""
     positions: Positions = Positions.rotary
-    """rotary, or learned: a table of (data.seq_len, d_model) added to the token embeddings."""
+    """Position encoding; learned positions are a table of (data.seq_len, d_model)."""
     rotary_base: float = 10_000.0
-    """Base of the rotary position frequencies; learned positions have none."""
+    """Base of the rotary frequencies; unused by learned positions."""
 
 
 class Source(Enum):
-    """Where documents come from."""
+    """Source of the documents."""
 
     enwik8 = "enwik8"
     files = "files"
@@ -77,7 +72,7 @@ class Source(Enum):
 
 
 class TokenizerKind(Enum):
-    """How text becomes token ids."""
+    """Tokenizer: UTF-8 bytes or a trained byte-level BPE."""
 
     bytes = "bytes"
     bpe = "bpe"
@@ -85,44 +80,44 @@ class TokenizerKind(Enum):
 
 @dataclass(kw_only=True)
 class SyntheticConfig:
-    """A Markov source of exactly known entropy rate."""
+    """Markov source with a known entropy rate."""
 
     tokens: int = 4_000_000
     """Tokens generated, validation included."""
     document_tokens: int = 2_000
-    """Tokens per piece of the one unbroken chain; validation is its first whole pieces."""
+    """Tokens per document. Documents are pieces of one chain; the first ones are validation."""
     zipf_exponent: float = 1.0
     """Exponent of the unigram distribution p(rank) ~ rank**-s."""
     bigram_weight: float = 0.5
-    """Probability that the next token follows its predecessor's own successors, 0..1."""
+    """Probability, 0..1, that a token is drawn from the successors of the one before it."""
     successors: int = 4
-    """Distinct successors of each token in the bigram part."""
+    """Distinct successors of each token."""
     seed: int = 0
-    """Seed of the source itself; runs share it."""
+    """Seed of the source; independent of the run's seed."""
 
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """The text, its tokens, and how long a window is."""
+    """Text, tokenizer and window length."""
 
     name: str = "enwik8"
-    """Prefix of the prepared folder; letters, digits, dot, dash, underscore."""
+    """Prefix of the prepared folder: letters, digits, dots, dashes, underscores."""
     source: Source = Source.enwik8
-    """Where documents come from."""
+    """Source of the documents."""
     files: list[str] = field(default_factory=list)
-    """For source=files: paths or globs of .txt (long ones are cut), .jsonl (field `text`), .gz."""
+    """Paths or globs for source=files: .txt (cut where long), .jsonl (field `text`), or .gz."""
     tokenizer: TokenizerKind = TokenizerKind.bytes
-    """How text becomes token ids."""
+    """Tokenizer of the text."""
     vocab_size: int = 256
-    """Token ids, all below this; 256 for bytes."""
+    """Number of token ids; 256 for bytes."""
     seq_len: int = 256
     """Tokens per training window."""
     validation_tokens: int = 1_000_000
-    """At least this many tokens are held out, whole documents chosen by their hash."""
+    """Fewest tokens held out: whole documents, chosen by the hash of their text."""
     allow_repeat: bool = False
-    """Whether a run may read more tokens than the data has (epochs are recorded)."""
+    """Whether a run may train on more tokens than the data has; its epochs are recorded."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    """The generated source, for source=synthetic."""
+    """Settings of source=synthetic."""
 
 
 @dataclass(kw_only=True)
@@ -130,32 +125,32 @@ class LearningRateRule:
     """lr = coefficient * (n_params_standard / reference_params) ** exponent, at most `maximum`.
 
     Source:
-        Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose constant is 0.0047. At 10
-        and 33 thousand parameters that is about ten times too high, hence 0.0007 (ours,
-        docs/results/lr_check.md). The check at 115 thousand did not resolve a best learning rate,
-        and larger sizes were not tried.
+        Form and exponent: Porian et al. 2024 (arXiv:2406.19146), whose coefficient 0.0047 is about
+        ten times too high at 10 and 33 thousand parameters, hence 0.0007 (ours,
+        docs/results/lr_check.md). At 115 thousand parameters our check did not resolve a best
+        learning rate; larger sizes were not tried.
     """
 
     coefficient: float = 0.0007
     """Learning rate at the reference size."""
     reference_params: float = 108e6
-    """Parameters at which lr equals the coefficient."""
+    """Reference size, in parameters (standard counting)."""
     exponent: float = -1.0 / 3.0
-    """How the learning rate falls with parameters."""
+    """Exponent of the size."""
     maximum: float = 0.03
-    """Cap, which models below 1,400 parameters reach."""
+    """Cap, reached below 1,400 parameters."""
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW, decoupled weight decay on matrices only, and the batch."""
+    """AdamW with decoupled weight decay on matrices only, and the batch size."""
 
     lr: float | None = None
-    """Peak learning rate; null follows lr_rule."""
+    """Peak learning rate; null applies lr_rule."""
     lr_multiplier: float = 1.0
-    """Factor on the learning rate, the natural axis of a learning-rate sweep across sizes."""
+    """Factor on the learning rate: the axis of a learning-rate sweep over several sizes."""
     lr_rule: LearningRateRule = field(default_factory=LearningRateRule)
-    """The default learning rate as a function of size."""
+    """Default learning rate as a function of size."""
     batch_tokens: int = 16_384
     """Tokens per optimiser step, a multiple of data.seq_len."""
     beta1: float = 0.9
@@ -163,11 +158,11 @@ class OptimizerConfig:
     beta2: float = 0.95
     """Decay of the second moment."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Term added to the root of the second moment."""
     weight_decay: float = 0.1
-    """Decoupled decay of matrices per step, times lr."""
+    """Decoupled weight decay; a step multiplies matrices by 1 - lr * weight_decay."""
     grad_clip: float = 1.0
-    """Largest global gradient norm."""
+    """Largest global gradient norm; larger gradients are scaled down to it."""
 
 
 class ScheduleShape(Enum):
@@ -189,34 +184,33 @@ class Cooldown(Enum):
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning-rate multiplier over a run; warm-up is given in at most one of four ways."""
+    """Learning-rate multiplier over a run; at most one of the four warm-up settings is used."""
 
     shape: ScheduleShape = ScheduleShape.cosine
     """Decay after warm-up."""
     warmup_steps: int | None = None
-    """Steps from 0 to the peak."""
+    """Length of the warm-up in steps."""
     warmup_tokens: float | None = None
-    """Tokens from 0 to the peak, rounded to whole steps."""
+    """Length of the warm-up in tokens, rounded to whole steps."""
     warmup_tokens_per_param: float | None = None
-    """Tokens from 0 to the peak per parameter, standard counting; rounded to whole steps.
+    """Length of the warm-up in tokens per parameter (standard counting), rounded to whole steps.
 
-    1 is the rule of Porian et al. 2024 (arXiv:2406.19146), who correct Kaplan's fixed 3000 steps:
-    a warm-up of as many tokens as the model has parameters, however long the run.
+    1 is the rule of Porian et al. 2024 (arXiv:2406.19146), instead of Kaplan's fixed 3000 steps.
     """
     warmup_fraction: float | None = None
-    """Share of the run's steps from 0 to the peak, 0..1."""
+    """Length of the warm-up as a fraction of the steps, 0..1."""
     final_lr_ratio: float = 0.1
-    """Last multiplier of cosine, linear, wsd and kaplan, 0..1."""
+    """Multiplier at the end of cosine, linear, wsd and kaplan, 0..1."""
     cooldown: Cooldown = Cooldown.linear
     """Shape of the WSD cooldown."""
     cooldown_fraction: float = 0.2
-    """Share of the run's steps in the WSD cooldown, 0..1."""
+    """Length of the WSD cooldown as a fraction of the steps, 0..1."""
     horizon_tokens: float | None = None
-    """For kaplan: tokens at which its one long cosine would end, whatever the run's own horizon."""
+    """Tokens at which the cosine of shape=kaplan ends, independent of the horizon of the run."""
 
 
 class FlopConvention(Enum):
-    """What a FLOP budget counts per token."""
+    """Counting of a FLOP budget."""
 
     kaplan = "kaplan"
     standard = "standard"
@@ -226,23 +220,23 @@ class FlopConvention(Enum):
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """How long a run is: exactly one of tokens, flops, tokens_per_param."""
+    """Length of a run: exactly one of tokens, flops, tokens_per_param."""
 
     tokens: float | None = None
     """Training tokens."""
     flops: float | None = None
     """Training FLOPs under `convention`; tokens = flops / flops_per_token."""
     tokens_per_param: float | None = None
-    """Training tokens per parameter, standard counting."""
+    """Training tokens per parameter (standard counting)."""
     convention: FlopConvention = FlopConvention.standard
-    """kaplan, standard and total are 6 N per token with that N; attention counts every FLOP."""
+    """FLOPs per token: 6 N with N by kaplan, standard or total counting, or the exact attention."""
 
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """When and on how much of the fixed validation set the loss is measured."""
+    """Evaluations on the fixed validation set."""
 
     points: int = 8
-    """Evaluations on the way, log-spaced in steps; the end is always evaluated as well."""
+    """Evaluations before the last step, log-spaced; the last step is always evaluated too."""
     tokens: int = 262_144
-    """Validation tokens used: the same first ones for every run, at most what is held out."""
+    """Validation tokens of each evaluation, the same for every run; capped at those held out."""

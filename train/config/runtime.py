@@ -1,11 +1,11 @@
-"""How and where a job runs: study, machine, tracker, paths. Not hashed into run_id."""
+"""Settings of how and where a job runs: study, machine, tracker, paths. Not in run_id."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 SCRATCH = "scratch"
-"""The study of single jobs and plain sweeps that were given no other name."""
+"""Default study: single jobs and sweeps without a name."""
 
 
 @dataclass(kw_only=True)
@@ -13,24 +13,24 @@ class StudyConfig:
     """A question with its grid."""
 
     name: str = SCRATCH
-    """Folder under paths.runs, and the W&B group."""
+    """Folder under paths.runs; also the W&B group."""
     question: str = ""
-    """What the study asks, in a sentence."""
+    """Question of the study, in a sentence."""
     extend: bool = False
-    """Whether a launch may add runs to a study that was planned with another grid; scratch may."""
+    """Whether a launch may add runs to a study planned with another grid; scratch always may."""
     max_runs: int = 10_000
-    """Largest grid that is accepted."""
+    """Largest accepted grid."""
     max_flops: float | None = None
-    """Most training FLOPs (6 N D, all runs together) that a launch may plan; null is no limit."""
+    """Largest total of training FLOPs (6 N D) of a launch; null is no limit."""
     diverged_above: float = 1.01
-    """A run whose mean training loss over its last tenth is above this times its loss before the
-    first update has diverged."""
+    """A run is diverged if its mean training loss over the last tenth of its steps is above this
+    multiple of its first loss."""
     grid: list[dict[str, Any]] = field(default_factory=list)
-    """Blocks of axes (config key: list of values): each a full product, the study their union."""
+    """Blocks of axes (config key: list of values); the grid is the union of their products."""
 
 
 class Device(Enum):
-    """Where a job computes."""
+    """Device of a job."""
 
     auto = "auto"
     cpu = "cpu"
@@ -38,7 +38,7 @@ class Device(Enum):
 
 
 class Dtype(Enum):
-    """What matrix products compute in; weights and optimizer state are float32 always."""
+    """Dtype of matmuls; weights and optimizer state are always float32."""
 
     auto = "auto"
     bf16 = "bf16"
@@ -46,7 +46,7 @@ class Dtype(Enum):
 
 
 class Compile(Enum):
-    """Whether the step is compiled; not on and off, which YAML reads as true and false."""
+    """Use of torch.compile; YAML would read on and off as true and false."""
 
     auto = "auto"
     always = "always"
@@ -54,7 +54,7 @@ class Compile(Enum):
 
 
 class AttentionKernel(Enum):
-    """What computes attention: plain matrix products and a softmax, or PyTorch's fused kernel."""
+    """Attention kernel: plain (matmuls and a softmax), or PyTorch's fused sdpa."""
 
     auto = "auto"
     plain = "plain"
@@ -62,7 +62,7 @@ class AttentionKernel(Enum):
 
 
 class OnSaveError(Enum):
-    """What a checkpoint that cannot be written means for its run."""
+    """Reaction to a checkpoint that cannot be written."""
 
     stop = "stop"
     warn = "warn"
@@ -70,53 +70,52 @@ class OnSaveError(Enum):
 
 @dataclass(kw_only=True)
 class MachineConfig:
-    """How this machine is used. Plumbing: it changes speed and rounding, not the question."""
+    """Use of this machine. It changes speed and rounding, not what is measured."""
 
     device: Device = Device.auto
-    """auto takes CUDA when it is there."""
+    """auto is CUDA where available."""
     threads: int = 1
     """CPU threads per job."""
     workers: int | None = None
-    """Jobs at once in a study; null is one per core on CPU, and a few per GPU."""
+    """Jobs of a study at a time; null is one per CPU core, or a few per GPU."""
     micro_batch_seqs: int | None = None
-    """Windows per forward pass; null is the largest divisor that fits."""
+    """Windows per forward pass; null is the largest divisor of the batch that fits."""
     dtype: Dtype = Dtype.auto
-    """auto is bf16 on CUDA and on CPUs with native bf16 instructions, and fp32 elsewhere, which is
-    never TF32."""
+    """auto is bf16 on CUDA and on CPUs with bf16 instructions, otherwise fp32 (never TF32)."""
     compile: Compile = Compile.auto
-    """auto compiles where it pays."""
+    """auto compiles jobs of enough FLOPs to gain from it."""
     attention: AttentionKernel = AttentionKernel.auto
-    """auto takes the faster one on this device."""
+    """auto is the faster kernel on this device."""
     stack: int | None = None
-    """Most replicas that one job trains; null is as many as a timing says pay, 1 is never any."""
+    """Largest number of replicas per job; null is the number that a timing finds fastest."""
     trunks: bool = True
-    """Whether runs that differ in their horizon alone share the steps before their cooldowns."""
+    """Whether runs that differ only in horizon share the steps before their cooldowns."""
     deterministic: bool = False
     """Whether CUDA must use deterministic kernels."""
     log_every: int = 50
     """Steps between rows of metrics.jsonl."""
     checkpoint_minutes: float = 2.0
-    """Minutes between checkpoints, at the next logged step, and at least fifty times what the last
-    one took to write; the end is always saved as well."""
+    """Minutes between checkpoints, which are written at logged steps and at the end; at least fifty
+    times what the last one took to write."""
     checkpoint_steps: int | None = None
-    """Steps between checkpoints, besides those by minutes; null is by minutes alone."""
+    """Steps between checkpoints, in addition to checkpoint_minutes; null is none."""
     checkpoint_keep: int = 2
     """Checkpoints kept, at least 2."""
     on_save_error: OnSaveError = OnSaveError.stop
-    """A full disk at a checkpoint: stop with exit 3, or warn and train on without it."""
+    """On a full disk: stop with exit code 3, or warn and train on without this checkpoint."""
     strict_versions: bool = False
-    """Whether a run refuses to resume under other versions of torch, Python or this code."""
+    """Whether a resume with other versions of torch, Python or this code is refused."""
 
 
 class TrackerKind(Enum):
-    """Which mirror of the run folder is kept."""
+    """Mirror of the run folder."""
 
     none = "none"
     wandb = "wandb"
 
 
 class WandbMode(Enum):
-    """auto is online when a key exists and offline otherwise."""
+    """Connection to W&B; auto is online where an API key exists, otherwise offline."""
 
     auto = "auto"
     online = "online"
@@ -126,16 +125,16 @@ class WandbMode(Enum):
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """The mirror. The run folder is written whatever stands here."""
+    """Mirror of the run folder, which is written in any case."""
 
     kind: TrackerKind = TrackerKind.none
     """none or wandb."""
     mode: WandbMode = WandbMode.auto
-    """How wandb connects."""
+    """Connection to W&B."""
     project: str = "windtunnel"
     """W&B project."""
     entity: str | None = None
-    """W&B entity; null is the key's default."""
+    """W&B entity; null is the default of the API key."""
 
 
 @dataclass(kw_only=True)
@@ -143,6 +142,6 @@ class PathsConfig:
     """Folders, relative to the working folder."""
 
     runs: str = "runs"
-    """Studies and their runs."""
+    """Folder of the studies."""
     data: str = "data"
-    """Prepared token shards."""
+    """Folder of the prepared token shards."""
