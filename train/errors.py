@@ -1,6 +1,6 @@
-"""Errors that users can cause, each with its exit code. Any other exception is a bug (exit 1).
+"""Errors that users can cause, each with its exit code; any other exception is a bug (exit 1).
 
-A message gives the value, the rule and the nearest valid value.
+A message names the value, the rule and the nearest valid value.
 """
 
 import difflib
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 
 class WindTunnelError(Exception):
-    """Base class: reported as one message, without a traceback."""
+    """Base class; reported as a message without traceback."""
 
     exit_code = 1
     cause = "error"
-    """The word in attempts.jsonl by which retries are counted."""
+    """Cause in attempts.jsonl; retries depend on it."""
 
 
 class ConfigError(WindTunnelError):
@@ -24,14 +24,14 @@ class ConfigError(WindTunnelError):
 
 
 class DataError(WindTunnelError):
-    """The text or its token shards are missing, damaged, or not those of the manifest."""
+    """The text or its token shards are missing, damaged, or differ from the manifest."""
 
     exit_code = 2
     cause = "data"
 
 
 class MissingExtraError(WindTunnelError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
     exit_code = 2
     cause = "config"
@@ -52,7 +52,7 @@ class StorageError(WindTunnelError):
 
 
 class RecordsError(StorageError):
-    """Rows of a run from before its checkpoint are missing or damaged."""
+    """Rows before the checkpoint of a run are missing or damaged."""
 
 
 STORAGE_ERRNOS = frozenset(
@@ -70,11 +70,11 @@ STORAGE_ERRNOS = frozenset(
         errno.ENAMETOOLONG,
     )
 )
-"""errno of a disk that is full, read-only, failing, unmounted or removed, or of a name too long."""
+"""Errors of a disk that is full, read-only, failing or gone, and of a name too long."""
 
 
 def as_storage_error(error: OSError) -> StorageError | None:
-    """Convert an error of the file system; None when its errno is not in STORAGE_ERRNOS."""
+    """Convert an OSError; None if its errno is not in STORAGE_ERRNOS."""
     if error.errno not in STORAGE_ERRNOS:
         return None
     where = error.filename or "a file of the run"
@@ -82,14 +82,14 @@ def as_storage_error(error: OSError) -> StorageError | None:
 
 
 class CheckpointError(WindTunnelError):
-    """Checkpoints exist and none of them is usable."""
+    """Checkpoints exist, but none is usable."""
 
     exit_code = 4
     cause = "checkpoint"
 
 
 class DivergedError(WindTunnelError):
-    """A loss or gradient was not finite. This is a recorded result, and a sweep goes on."""
+    """A loss or gradient was not finite: a recorded result, after which a sweep continues."""
 
     exit_code = 5
     cause = "diverged"
@@ -103,14 +103,14 @@ class DeviceMemoryError(WindTunnelError):
 
 
 class InfrastructureError(WindTunnelError):
-    """The device or the machine failed, not the run. The same command continues the run."""
+    """The device or machine failed, not the run. The same command continues the run."""
 
     exit_code = 75
     cause = "infrastructure"
 
 
 class LockedError(WindTunnelError):
-    """Another live process holds the lock of this run or study."""
+    """Another live process holds the lock of the run or study."""
 
     exit_code = 73
     cause = "locked"
@@ -131,7 +131,7 @@ class InterruptedByUserError(WindTunnelError):
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return '; did you mean X?' with the nearest known names, else the list of all."""
+    """Return '; did you mean X?' with similar names, or the list of all names."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
     if near:
@@ -144,11 +144,11 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""In a RuntimeError: the CPU allocator, the CUDA driver, and cuBLAS or cuDNN are out of memory."""
+"""Texts of a RuntimeError of the CPU allocator, the CUDA driver, and cuBLAS or cuDNN."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, in torch's CUDA allocator or elsewhere."""
+    """Whether an allocation failed, on the host or on the device."""
     if isinstance(error, MemoryError) or _is_named(error, "OutOfMemoryError"):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -157,7 +157,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether the CUDA device failed, rather than the program; this process must then end."""
+    """Whether the CUDA device failed, not the program; this process can then not continue."""
     is_cuda = _is_named(error, "AcceleratorError") or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
@@ -166,5 +166,5 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def _is_named(error: BaseException, name: str) -> bool:
-    """Whether the class of `error`, or a base class, has this name: this room is without torch."""
+    """Whether `error` is an instance of a class with this name; torch is not imported here."""
     return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -1,7 +1,7 @@
-"""Signals that stop a run: the loop saves and stops at the next step boundary.
+"""Signals that stop a run: the loop saves and stops after the current step.
 
-Only periodic checkpoints are a guarantee: Python handles a signal between two of its instructions,
-so a long kernel delays it, and SIGKILL cannot be handled.
+This is no guarantee, unlike periodic checkpoints: Python handles a signal only between two of its
+instructions, so a long kernel delays it, and SIGKILL cannot be handled.
 """
 
 import contextlib
@@ -13,22 +13,22 @@ from typing import Any
 from train.errors import InterruptedByUserError, PreemptedError, WindTunnelError
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-"""A scheduler's SIGTERM and SIGUSR2, Ctrl-C, and the closing of a terminal."""
+"""SIGTERM and SIGUSR2 of a scheduler, Ctrl-C, and a closed terminal."""
 
 
 class StopRequest:
-    """The signal that asked for a stop, if one came."""
+    """Signal that asked for a stop, if any."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.granted = False
-        """Whether the run was stopped because of it."""
+        """Whether the run was stopped by it."""
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def error(self, where: str) -> WindTunnelError:
-        """The error to raise once everything is saved."""
+        """Error to raise after saving."""
         assert self.signal is not None
         self.granted = True
         return _stopped(self.signal, where)
@@ -38,8 +38,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Turn the signals of STOPPING into a flag, and restore the previous handlers at the end.
 
-    After a granted stop the previous handler is called: that of a scheduler, such as submitit's,
-    then requeues the job, whose state is saved.
+    After a stop the previous handler is called too, so that a scheduler's, such as submitit's, can
+    requeue the job once everything is saved.
     """
     request = StopRequest()
 
@@ -58,7 +58,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def stops_at_once() -> Iterator[None]:
-    """End the command at a signal, before and after the loop, where there is nothing to save.
+    """End the command at once at a signal: before and after the loop there is nothing to save.
 
     Raises:
         PreemptedError, InterruptedByUserError: A signal came.
@@ -84,7 +84,7 @@ def _stopped(number: signal.Signals, where: str) -> WindTunnelError:
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Handle all signals that are not ignored (as by nohup); return the previous handlers."""
+    """Handle all signals that are not ignored, as under nohup; return the previous handlers."""
     return {
         number: signal.signal(number, handler)
         for number in STOPPING
@@ -98,9 +98,9 @@ def _restore(before: dict[signal.Signals, Any]) -> None:
 
 
 def _chain(handler: Any, number: signal.Signals) -> None:  # noqa: ANN401
-    """Call a scheduler's handler, also one that stops_at_once has replaced.
+    """Call a scheduler's handler, even one that stops_at_once has replaced.
 
-    Python's default handlers and ours are left out: they would only end the process.
+    Python's default handlers and ours are not called: they would only end the process.
     """
     while (hidden := getattr(handler, "instead_of", None)) is not None:
         handler = hidden.get(number)

@@ -1,4 +1,4 @@
-"""`python -m train.status study=NAME`: a study's state, from its manifest and run folders."""
+"""`python -m train.status study=NAME`: state and cost of a study, from its run folders."""
 
 import math
 import sys
@@ -20,24 +20,24 @@ OPTIONS = ("study", "runs")
 SECONDS_PER_HOUR = 3600.0
 
 KIND_NAMES = {TimeKind.train: "steps", TimeKind.startup: "start-up"}
-"""Kinds of time that a report calls otherwise than the records do."""
+"""Names in the report where they differ from the records."""
 
 HELP = """\
 python -m train.status study=NAME [runs=DIR]
 
-Prints every run of a study: state, progress, FLOPs (C), newest validation loss, time left, attempts
-cut short by cause, and notes on damaged or odd records.
-Below: the cost of all runs, work that they shared counted once, and where the time went.
+Prints a row per run: state, progress, FLOPs (C), newest validation loss, time left, attempts cut
+short by cause, and notes on damaged or unusual records.
+Below: the cost of all runs, with shared steps counted once, and the time by kind of work.
 States: planned running preempted completed diverged failed, and stale (recorded as running, but no
-process holds it; the study's command continues it).
+process holds its lock; the study's command continues it).
 
-  study=NAME   the study, as in configs/study/NAME.yaml
-  runs=DIR     where studies lie (default: runs)
+  study=NAME   name of the study, as in configs/study/NAME.yaml
+  runs=DIR     folder of the studies (default: runs)
 """
 
 
 def status_table(runs: Sequence[RunStatus]) -> Table:
-    """One row a run."""
+    """Table with one row per run."""
     table = Table(box=None, pad_edge=False)
     for name in ("run", "state", "done", "C", "loss", "left"):
         table.add_column(
@@ -46,7 +46,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     for name in ("cut short", "notes"):
         table.add_column(name, overflow="fold")
     for run in runs:
-        # Text, because what a file says is never markup
+        # Text, because strings from files must not be parsed as markup
         cells = (
             run.run_id,
             run.state,
@@ -62,16 +62,16 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
 
 
 def summary(runs: Sequence[RunStatus]) -> str:
-    """One line: runs by state, FLOPs done, time left, and attempts cut short by cause."""
+    """One line: runs by state, FLOPs done, time left, attempts cut short by cause."""
     states = sorted({run.state for run in runs})
     counts = ", ".join(f"{sum(run.state == state for run in runs)} {state}" for state in states)
     total = sum(run.flops for run in runs)
     done = sum(run.flops * run.share for run in runs)
     line = f"{len(runs)} runs: {counts}; {done / max(1, total):.0%} of {total:.3g} FLOPs"
-    spent = sum(run.seconds for run in runs)
+    seconds = sum(run.seconds for run in runs)
     running = sum(run.state == "running" for run in runs)
-    if running and 0 < done < total and spent > 0:
-        left = spent * (total - done) / done / running
+    if running and 0 < done < total and seconds > 0:
+        left = seconds * (total - done) / done / running
         line += f"; about {left:.0f} s left at the rate so far, {running} at a time"
     if stops := sum((Counter(run.stops) for run in runs), Counter[str]()):
         attempts = sum(run.attempts for run in runs)
@@ -80,9 +80,9 @@ def summary(runs: Sequence[RunStatus]) -> str:
 
 
 def cost_lines(runs: Sequence[RunStatus]) -> list[str]:
-    """FLOPs and device time of the study, and where the time went; empty before any was spent.
+    """FLOPs, device time and its kinds over all runs; empty before the first run was trained.
 
-    Shared work counts once: see RunCost.
+    Shared work counts once; see RunCost.
     """
     costs = [run.cost for run in runs if run.cost is not None]
     seconds = {
@@ -113,7 +113,7 @@ def cost_lines(runs: Sequence[RunStatus]) -> list[str]:
 
 
 def _mean_mfu(costs: Sequence[RunCost], peak: str) -> float | None:
-    """FLOPs computed over the FLOPs possible in the training time, of the runs that have a peak."""
+    """Model FLOPs utilisation over the training time of all runs that recorded this peak."""
     known = [cost for cost in costs if getattr(cost, peak) is not None]
     possible = math.fsum(
         getattr(cost, peak)
@@ -124,18 +124,18 @@ def _mean_mfu(costs: Sequence[RunCost], peak: str) -> float | None:
     return sum(cost.flops_charged for cost in known) / possible if possible else None
 
 
-def main(words: list[str]) -> int:
-    """Print one study's table; return the exit code."""
-    if {"--help", "-h", "help"} & set(words):
+def main(arguments: list[str]) -> int:
+    """Print the table of one study; return the exit code."""
+    if {"--help", "-h", "help"} & set(arguments):
         sys.stdout.write(HELP)
         return 0
     console = Console(width=None if sys.stdout.isatty() else 160)
     options = {"runs": "runs"}
     try:
-        for word in words:
-            key, equals, value = word.partition("=")
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
             if not equals or key not in OPTIONS:
-                raise ConfigError(f"{word}: unknown option{did_you_mean(key, OPTIONS)}")
+                raise ConfigError(f"{argument}: unknown option{did_you_mean(key, OPTIONS)}")
             options[key] = value
         if "study" not in options:
             raise ConfigError("study=NAME is missing: python -m train.status study=NAME [runs=DIR]")

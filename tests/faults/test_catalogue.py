@@ -33,7 +33,7 @@ ONLY_SLOW = {"K2"}
 
 def table():
     """Rows of the page, and the files that each links to."""
-    _, text = PAGE.read_text(encoding="utf-8").split("## Every fault, and where it is shown")
+    _, text = PAGE.read_text(encoding="utf-8").split("## Every fault and its test")
     rows = re.findall(r"^\| ([A-Z]\d) \| [^|]+ \| ([^|]+) \|$", text, flags=re.MULTILINE)
     return [(row, [PAGE.parent / link for link in links(cell)]) for row, cell in rows]
 

@@ -133,7 +133,7 @@ def believe_every_hash(monkeypatch):
         done = path.with_name("DONE.json")
         return str(read_json(done)["files"][path.name]["sha256"]) if done.exists() else "unknown"
 
-    monkeypatch.setattr(checkpoint, "_sha256", promised)
+    monkeypatch.setattr(checkpoint, "file_sha256", promised)
 
 
 def test_c2_no_bit_of_done_json_can_flip_unnoticed(tmp_path):

@@ -1,6 +1,6 @@
-"""Config: what a user can set, and how the words of a command become one validated tree.
+"""Config: every setting of a user, composed by Hydra into one validated tree.
 
-This room owns the dataclasses of every setting, the rules of single values, and Hydra's composition
-of configs/. It must not know what a config comes to: shapes, steps and run_ids are made in plan/.
+This room owns the dataclasses of all settings, the ranges of single values, and the composition of
+configs/. It must not know what follows from a config: plan/ derives shapes, steps and run_ids.
 Open schema.py first, then experiment.py (hashed into run_id) and runtime.py (not hashed).
 """

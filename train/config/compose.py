@@ -1,7 +1,7 @@
-"""Between Hydra and the typed config: the schema, unknown keys, and errors in the user's terms.
+"""From Hydra's composed tree to the typed config: unknown keys, types, and readable errors.
 
-Hydra accepts `+model.d_modle=32` and its own message for the typo recommends it, so the composed
-tree is compared with the dataclasses here, and every refusal names the nearest key.
+Hydra accepts `+model.d_modle=32`, and its message for the typo recommends it. So the keys of the
+composed tree are checked against the dataclasses here, and a message names the nearest key.
 """
 
 import copy
@@ -33,33 +33,33 @@ from train.errors import ConfigError, did_you_mean
 from train.secrets import mask, refuse_secrets
 
 Compose = Callable[[list[str]], DictConfig]
-"""Hydra's composition of a tree from overrides."""
+"""Hydra's composition: overrides to a tree."""
 
 CONFIG_ROOT = Path(__file__).resolve().parents[2] / "configs"
 
 SWEEP_ALONE = re.compile(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires")
-"""How Hydra says that a comma sweep needs -m."""
+"""Hydra's error for a comma sweep without -m."""
 
 ALREADY_THERE = re.compile(r"(?s).* at '([^']*)'.*")
-"""How Hydra says that + is for new keys, which we have none of."""
+"""Hydra's error for + before an existing key."""
 
 NO_LIST = re.compile(r"is not a ListConfig, list or tuple|merge DictConfig with ListConfig")
-"""How OmegaConf says that a list was expected."""
+"""OmegaConf's error where a list was expected."""
 
 IN_FILE = re.compile(r"In '(.*?)': ")
-"""How Hydra names the config file whose values OmegaConf refused."""
+"""Config file in Hydra's error for a value that OmegaConf refused."""
 
 FULL_ERROR_HINT = ", set env var HYDRA_FULL_ERROR=1 to see chained exception"
-"""What Hydra adds to errors; the command has set it already."""
+"""Hint that Hydra adds to errors; the command has set the variable already."""
 
 
 def register_schema() -> None:
-    """Store the typed schema under the name that configs/train.yaml starts from."""
+    """Store Config in Hydra's ConfigStore as `schema`, the first default of configs/train.yaml."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 
 def to_config(tree: DictConfig) -> Config:
-    """Check a composed tree and turn it into plain dataclasses.
+    """Check a composed tree and convert it to dataclasses.
 
     Raises:
         ConfigError: An unknown key, a wrong type, a missing value, or a secret.
@@ -75,7 +75,7 @@ def to_config(tree: DictConfig) -> Config:
 
 
 def reject_unknown_keys(tree: DictConfig) -> None:
-    """Raise a ConfigError for the first key of `tree` that Config does not have."""
+    """Raise ConfigError for the first key that is not in Config."""
     known = set(known_keys(Config))
     for key in _tree_keys(tree, Config):
         if key not in known:
@@ -83,7 +83,7 @@ def reject_unknown_keys(tree: DictConfig) -> None:
 
 
 def known_keys(cls: type, prefix: str = "") -> Iterator[str]:
-    """Dotted names of every field, groups included."""
+    """Dotted names of all fields, groups included."""
     for name, kind in typing.get_type_hints(cls).items():
         yield prefix + name
         if dataclasses.is_dataclass(kind):
@@ -92,7 +92,7 @@ def known_keys(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def explain(error: Exception) -> ConfigError:
-    """Say what Hydra or OmegaConf refused: the key, its value, and the nearest right one."""
+    """Convert an error of Hydra or OmegaConf: the key, its value, and the nearest valid one."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -124,7 +124,7 @@ def explain(error: Exception) -> ConfigError:
 
 
 def _refused_value(error: OmegaConfBaseException) -> str:
-    """Name the key that OmegaConf refused, and why."""
+    """Message for a key or value that OmegaConf refused."""
     key = str(error.full_key or "")
     first_line = str(error.msg or error).split("\n", 1)[0]
     if re.search(r"not in '\w+'|is not in struct", first_line):
@@ -139,7 +139,7 @@ def _refused_value(error: OmegaConfBaseException) -> str:
 
 
 def _unreadable(override: str) -> str:
-    """Say what is wrong with a word that Hydra's grammar does not read."""
+    """Message for an override that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: not an override; write key=value, such as seed=1"
@@ -169,7 +169,7 @@ def _unknown(key: str, known: set[str]) -> ConfigError:
 
 
 def _missing_file(error: MissingConfigException) -> ConfigError:
-    """A group has no such option: name the near ones."""
+    """Error for an option that its group does not have; names similar ones."""
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return ConfigError(str(error).split("\n", 1)[0])
@@ -178,7 +178,7 @@ def _missing_file(error: MissingConfigException) -> ConfigError:
 
 
 def _tree_keys(node: Any, cls: Any, prefix: str = "") -> Iterator[str]:  # noqa: ANN401
-    """Dotted keys that stand in the tree, below dataclass nodes only."""
+    """Dotted keys of the tree; keys of a plain dict are not listed."""
     hints = typing.get_type_hints(cls)
     for key in node:
         yield f"{prefix}{key}"
@@ -188,7 +188,7 @@ def _tree_keys(node: Any, cls: Any, prefix: str = "") -> Iterator[str]:  # noqa:
 
 
 def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """Dotted names and values of everything in a plain tree; keys of a grid are values as well."""
+    """Dotted names and values of a plain tree; keys of dicts are values too."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"a key of {path}", key
@@ -201,18 +201,18 @@ def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: A
 
 
 def composed_once(compose: Compose) -> Compose:
-    """Wrap Hydra's composition, which reads every file anew in a third of a second.
+    """Cache Hydra's composition, which takes a third of a second, for the points of a grid.
 
-    Points of a grid mostly differ in values, which Hydra sets last, on the merged tree. So the tree
-    of each choice of groups is composed once, and values are set on a copy of it: the result equals
-    that of `compose`, without Hydra's own node. A dotted key that is neither added nor deleted is a
-    value, since groups have no dot in their names; everything else goes to `compose`.
+    Points differ mostly in values, which Hydra sets last, on the merged tree. So each choice of
+    groups is composed once, and values are set on copies of it. The result equals that of
+    `compose`, without Hydra's own node. Only overrides of dotted keys that neither add nor delete
+    are values, because names of groups have no dots.
     """
     parser = OverridesParser.create()
     composed: dict[tuple[str, ...], tuple[DictConfig, HydraConf | None]] = {}
 
-    def compose_point(words: list[str]) -> DictConfig:
-        overrides = parser.parse_overrides(words)
+    def compose_point(arguments: list[str]) -> DictConfig:
+        overrides = parser.parse_overrides(arguments)
         choices = tuple(o.input_line or "" for o in overrides if not _is_value(o))
         hydra = HydraConfig.instance()
         if choices not in composed:
@@ -220,7 +220,7 @@ def composed_once(compose: Compose) -> Compose:
             if "hydra" in tree:
                 hydra.set_config(tree)
             composed[choices] = _without_hydra(tree), hydra.cfg
-        # the second is what an interpolation such as ${hydra:runtime.choices.model} reads
+        # interpolations such as ${hydra:runtime.choices.model} read hydra.cfg
         ours, hydra.cfg = composed[choices]
         point = copy.deepcopy(ours)
         for override in filter(_is_value, overrides):

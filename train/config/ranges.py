@@ -1,4 +1,4 @@
-"""The values that each single setting may have; rules across settings are in plan/validate.py."""
+"""Ranges of single settings; rules across settings are in plan/validate.py."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,13 +9,13 @@ from train.config.schema import Config
 from train.errors import ConfigError
 
 WARMUP_FORMS = ("warmup_steps", "warmup_tokens", "warmup_tokens_per_param", "warmup_fraction")
-"""The ways of giving a warm-up, of which one may be used."""
+"""Alternative settings of the warm-up; at most one may be used."""
 
 
 class Rule(NamedTuple):
-    """A range in words, and whether a value lies in it; NaN lies in none."""
+    """A range: its text in messages and its test, which NaN fails."""
 
-    words: str
+    text: str
     holds: Callable[[float], bool]
 
 
@@ -59,16 +59,16 @@ RULES: Mapping[str, Rule] = {
     "machine.checkpoint_steps": AT_LEAST_1,
     "machine.checkpoint_keep": Rule("at least 2", lambda v: v >= 2),
 }
-"""By key. Sizes of the model are checked in plan/shape.py, the batch in plan/validate.py."""
+"""Range by key. plan/shape.py checks sizes of the model, plan/validate.py the batch."""
 
 
 def check_ranges(config: Config) -> None:
-    """Check every setting by itself; null, where a setting may be left open, breaks no rule.
+    """Check every setting against its range; null is in every range.
 
     Raises:
-        ConfigError: Names the first setting that is out of its range, its value and the range.
+        ConfigError: Names the first setting out of range, its value and the range.
     """
     for key, rule in RULES.items():
         value = attrgetter(key)(config)
         if value is not None and not rule.holds(value):
-            raise ConfigError(f"{key}={value}: must be {rule.words}")
+            raise ConfigError(f"{key}={value}: must be {rule.text}")

@@ -1,10 +1,9 @@
-"""The whole config of a job: experiment.py is what is measured, runtime.py how it runs.
+"""The config of one job: experiment.py says what is measured, runtime.py how it runs.
 
-Rules of single values are in ranges.py, rules across them in plan/validate.py.
+Ranges of single values are in ranges.py, rules across settings in plan/validate.py.
 
-The dataclasses are not frozen and choices are Enums because OmegaConf 2.3 makes frozen dataclasses
-read-only for overrides and refuses `Literal`. They are read-only by habit: nothing writes to them
-after validation.
+OmegaConf 2.3 refuses overrides of frozen dataclasses and the type `Literal`, so the dataclasses are
+not frozen and choices are Enums. Nothing writes to a config after validation.
 """
 
 from dataclasses import dataclass, field
@@ -17,17 +16,12 @@ from train.config.experiment import (
     OptimizerConfig,
     ScheduleConfig,
 )
-from train.config.runtime import (
-    MachineConfig,
-    PathsConfig,
-    StudyConfig,
-    TrackerConfig,
-)
+from train.config.runtime import MachineConfig, PathsConfig, StudyConfig, TrackerConfig
 
 
 @dataclass(kw_only=True)
 class Config:
-    """One job. The groups of SCIENCE are hashed into run_id (plan/identity.py), others are not."""
+    """Config of one job; the fields named in SCIENCE are hashed into run_id (plan/identity.py)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -36,21 +30,19 @@ class Config:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
-    """Seeds the weights and the data order."""
+    """Seed of the weights and the data order."""
 
     study: StudyConfig = field(default_factory=StudyConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     together: list[str] = field(default_factory=list)
-    """run_ids of the same study, as its manifest.json has them, that this job trains along with its
-    own run."""
+    """Further runs of this job: run_ids in the manifest of the same study."""
     dry_run: bool = False
     """Print the priced plan and stop."""
     restart: bool = False
-    """Whether a run that diverged, or has no usable checkpoint, starts again from zero; what it
-    left is moved to its folder's archive/."""
+    """Start runs that diverged or have no usable checkpoint from zero; old files go to archive/."""
 
 
 SCIENCE = ("model", "data", "optimizer", "schedule", "budget", "eval", "seed")
-"""The fields of Config that decide what is measured."""
+"""Fields of Config that decide what is measured."""

@@ -1,4 +1,4 @@
-"""From documents to token shards and their manifest, in a folder that is there and empty."""
+"""Documents to token shards and their manifest, in an existing empty folder."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ from train.data.verify import (
     hash_sources,
     refuse_edited_meanwhile,
     save_verdicts,
-    source_facts,
+    source_entry,
 )
 from train.errors import DataError
 
@@ -37,10 +37,10 @@ SHARD_TOKENS = 64 << 20
 """Tokens per training shard."""
 
 BATCH_DOCUMENTS = 64
-"""Documents tokenised at once; only these and the validation set are held in memory."""
+"""Documents per batch of the tokenizer; only these and the validation set are in memory."""
 
 BPE_SAMPLE_BYTES = 16 << 20
-"""Bytes of text that a BPE is trained on; half of the text where that is less."""
+"""Bytes of text that a BPE is trained on, at most half of the text."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -48,18 +48,17 @@ TOKENIZER_FILE = "tokenizer.json"
 def build_tokens(
     data: DataConfig, root: Path, folder: Path, *, spec: Mapping[str, Any], progress: bool
 ) -> Manifest:
-    """Write the token shards of `data` and return their manifest; the shards are on disk by then.
+    """Write the token shards of `data`, sync them, and return their manifest.
 
     Args:
-        data: The text and how it becomes tokens.
-        root: The data root, where downloaded text is kept.
-        folder: Where to write.
-        spec: The settings that determine the tokens, for the manifest.
+        data: Text and tokenizer.
+        root: Data root, which keeps downloaded text.
+        folder: Folder to write to.
+        spec: Settings that determine the tokens, for the manifest.
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        DataError: The text is missing, damaged, too short to be split, or changed while it was
-            read.
+        DataError: The text is missing, damaged, too short for the split, or changed meanwhile.
         OSError: The disk is full or cannot be written.
     """
     with _progress(progress) as bar:
@@ -71,7 +70,7 @@ def build_tokens(
             bar.remove_task(task)
             return _build_text(data, spec, root, folder, bar, {"raw_sha256": enwik8.SHA256})
         hashed = hash_sources(sources.files(data.files))
-        made = _build_text(data, spec, root, folder, bar, source_facts(hashed))
+        made = _build_text(data, spec, root, folder, bar, source_entry(hashed))
         refuse_edited_meanwhile(hashed)
         save_verdicts(folder, hashed)
         return made
@@ -80,7 +79,7 @@ def build_tokens(
 def _build_synthetic(
     data: DataConfig, spec: Mapping[str, Any], folder: Path, bar: Progress
 ) -> Manifest:
-    """Generate the chain; its documents are pieces of it, and the first ones are validation."""
+    """Generate the Markov chain, whose first pieces are validation."""
     source = synthetic.markov_source(data.synthetic, data.vocab_size)
     task = bar.add_task("generating tokens", total=data.synthetic.tokens)
 
@@ -103,7 +102,7 @@ def _build_text(
     bar: Progress,
     facts: dict[str, Any],
 ) -> Manifest:
-    """Tokenise the documents of a text source; a BPE is trained first, in a pass of its own."""
+    """Tokenise the documents of a text source, after a separate pass that trains a BPE."""
     split = LowestHashes(data.validation_tokens)
     if data.tokenizer is TokenizerKind.bytes:
         coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
@@ -125,7 +124,7 @@ def _build_text(
 
 
 def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[str]:
-    """Yield the documents' texts and move the bar."""
+    """Yield the texts of the documents and advance the bar."""
     task = bar.add_task(what, total=sources.source_bytes(data, root))
     for document in sources.documents(data, root):
         yield document.text
@@ -133,7 +132,7 @@ def _read(data: DataConfig, root: Path, bar: Progress, what: str) -> Iterator[st
 
 
 def _encode(texts: Iterable[str], coder: tokenizer.Tokenizer) -> Iterator[EncodedDocument]:
-    """Yield the documents as tokens; documents of white space alone are left out."""
+    """Yield documents as tokens, without those of only white space."""
     number = 0
     remaining = iter(texts)
     while batch := list(islice(remaining, BATCH_DOCUMENTS)):
@@ -159,7 +158,7 @@ def _write(
         DataError: The validation split would take all of the text.
     """
     train_shards, train = _write_split(data, folder, TRAIN, split.training(documents))
-    # after the last training document, when it is certain which ones are validation
+    # only after the last training document are the validation documents certain
     held_shards, held = _write_split(data, folder, VALIDATION, split.validation())
     if not train.tokens:
         raise DataError(
@@ -188,7 +187,7 @@ def _write_split(
 
 
 class SplitWriter:
-    """Writes the documents of one split into `train-00000.bin, ...` or `validation.bin`."""
+    """Writer of the documents of one split to `train-00000.bin, ...` or `validation.bin`."""
 
     def __init__(
         self, folder: Path, split: str, *, vocab_size: int, shard_tokens: int = SHARD_TOKENS
@@ -227,15 +226,15 @@ class SplitWriter:
         self._documents += 1
 
     def finish(self) -> tuple[list[ShardFacts], SplitFacts]:
-        """Sync the last shard and return what was written."""
+        """Sync the last shard and return all shards and the totals."""
         self._close()
         tokens = sum(shard.tokens for shard in self._finished)
         facts = SplitFacts(tokens=tokens, text_bytes=self._text_bytes, documents=self._documents)
         return self._finished, facts
 
     def _append(self, ids: NDArray[np.int64]) -> None:
-        """Check, narrow and write ids."""
-        # astype alone would wrap a larger id to a small one
+        """Check ids and write them in the narrow dtype."""
+        # astype would wrap a too large id silently
         if int(ids.max()) >= self._vocab_size or int(ids.min()) < 0:
             first = int(np.argmax((ids >= self._vocab_size) | (ids < 0)))
             raise DataError(
@@ -257,7 +256,7 @@ class SplitWriter:
         self._tokens = 0
 
     def _close(self) -> None:
-        """Sync the shard and note its facts."""
+        """Sync the shard and record its size and hash."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -274,7 +273,7 @@ class SplitWriter:
 
 @contextmanager
 def _progress(show: bool) -> Iterator[Progress]:
-    """Yield a progress bar on standard error, invisible unless `show` is set."""
+    """Progress bar on standard error, visible only if `show`."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not show, transient=True) as bar:

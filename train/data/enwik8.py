@@ -1,7 +1,7 @@
 """enwik8: the first 100,000,000 bytes of the English Wikipedia dump of 2006-03-03.
 
-Downloaded by the first route that works, checked by length and SHA-256, and kept as
-`<root>/raw/enwik8`, which is renamed into place only when it is complete.
+It is downloaded by the first route that works, checked by length and SHA-256, and renamed to
+`<root>/raw/enwik8` once complete.
 
 Source: Mahoney, "Large Text Compression Benchmark", http://mattmahoney.net/dc/text.html.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from train.errors import DataError
-from train.storage.records import sync_folder
+from train.storage.records import file_sha256, sync_folder
 
 SIZE = 100_000_000
 SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
@@ -32,39 +32,38 @@ SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
 HUB_DATASET = "LTCB/enwik8"
 HUB_REVISION = "refs/convert/parquet"
 HUB_FILE = "enwik8-raw/train/0000.parquet"
-"""The hub's own conversion of the dataset: one row whose column `text` is the whole file."""
+"""Parquet conversion by the hub: one row, whose column `text` is the whole file."""
 HUB_PROBE_SECONDS = 3.0
 
 PACKAGE = "mingru-pytorch"
 PACKAGE_VERSION = "0.2.1"
 PACKAGE_SHA256 = "fc9b278b4e04db930a5cd4cdab36e2713b1d6e14084269b161d4f133819e758d"
 PACKAGE_MEMBER = "mingru_pytorch-0.2.1/data/enwik8.gz"
-"""A Python source archive that contains the file. It is downloaded and read, never installed."""
+"""Python source archive that contains the file; downloaded and read, never installed."""
 PACKAGE_SECONDS = 600.0
 
 _ADDRESS = re.compile(r"\S*(?:https?|file)://\S*")
 
 Route = Callable[[Path], bytes]
-"""Takes an empty working folder; returns the raw bytes or raises RouteError."""
+"""Function from an empty working folder to the raw bytes; raises RouteError."""
 
 
 class RouteError(Exception):
-    """A route does not work here; the message says why."""
+    """A route does not work on this machine; the message gives the reason."""
 
 
 def raw_path(root: Path) -> Path:
-    """Return the path of the raw file under the data root."""
+    """Path of the raw file under the data root."""
     return root / "raw" / "enwik8"
 
 
 def fetch(root: Path) -> Path:
     """Return the path of the verified raw file, downloading it on first use.
 
-    Several processes may ask at once: one downloads, the others wait for it.
+    Among several processes one downloads, and the others wait.
 
     Raises:
-        DataError: The file there is not enwik8, or every route failed; the message gives each
-            one's reason.
+        DataError: The file is not enwik8, or every route failed; lists their reasons.
     """
     target = raw_path(root)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +72,7 @@ def fetch(root: Path) -> Path:
             _check_file(target)
             return target
         reasons = []
-        # left behind by a process that died
+        # left by a process that died
         for stale in target.parent.glob("fetch-*"):
             shutil.rmtree(stale, ignore_errors=True)
         for name, route in ROUTES.items():
@@ -122,13 +121,13 @@ def from_hub(work: Path) -> bytes:
         )
         column = pyarrow.parquet.read_table(path, columns=["text"])["text"]
         return b"".join(value.as_py().encode() for value in column)
-    # whatever goes wrong in the hub's client, the next route is tried
+    # after any failure of the hub's client the next route is tried
     except Exception as error:
         raise RouteError(_first_line(error)) from None
 
 
 def from_package(work: Path) -> bytes:
-    """Read the file from a source archive, whose hash pip checks before opening it."""
+    """Read the file from a source archive, after pip has checked its hash."""
     requirement = work / "requirements.txt"
     requirement.write_text(f"{PACKAGE}=={PACKAGE_VERSION} --hash=sha256:{PACKAGE_SHA256}\n")
     command = [
@@ -152,7 +151,7 @@ def from_package(work: Path) -> bytes:
 
 
 def read_member(archive: Path, member: str) -> bytes:
-    """Return one gzip file of a tar archive, decompressed in memory; nothing is extracted.
+    """Decompress one gzip file of a tar archive in memory; nothing is extracted to disk.
 
     Raises:
         RouteError: The archive or the member is missing or damaged.
@@ -174,16 +173,16 @@ ROUTES: dict[str, Route] = {
     "Hugging Face hub": from_hub,
     "Python package archive": from_package,
 }
-"""Tried in this order."""
+"""Routes in the order of trial."""
 
 
 def _probe(endpoint: str) -> None:
-    """Fail within seconds if the hub cannot be reached; its client would retry for 30 s."""
+    """Raise within seconds if the hub cannot be reached; its client would retry for 30 s."""
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own address
     try:
         urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError as answer:
-        # an HTTP error is an answer too: the hub can be reached
+        # an HTTP error is an answer too
         answer.close()
     except OSError as error:
         raise RouteError(f"not reachable ({_first_line(error)})") from None
@@ -194,9 +193,7 @@ def _check_file(path: Path) -> None:
     size = path.stat().st_size
     if size != SIZE:
         _check(f"{path}", size, "", "; delete it and run again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _check(f"{path}", size, digest, "; delete it and run again")
+    _check(f"{path}", size, file_sha256(path), "; delete it and run again")
 
 
 def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
@@ -208,7 +205,7 @@ def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
 
 
 def _store(target: Path, raw: bytes) -> None:
-    """Write `<target>.partial`, sync it, rename it, sync the folder."""
+    """Write `<target>.partial`, sync, rename, sync the folder."""
     partial = target.with_name(target.name + ".partial")
     with partial.open("wb") as file:
         file.write(raw)
@@ -219,6 +216,6 @@ def _store(target: Path, raw: bytes) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of an error, without addresses, which may carry credentials."""
+    """First line of an error without addresses, which may hold credentials."""
     text = str(error).strip() or type(error).__name__
     return _ADDRESS.sub("(address)", text.splitlines()[0])

@@ -1,7 +1,7 @@
 """manifest.json of a prepared folder: its token shards, with sizes and hashes.
 
-It is written last, so a folder that has one is complete. Its `sha256` identifies the tokens: it
-does not depend on when, where or from which path they were made, and every run records it.
+It is written last, so a folder with a manifest is complete. Its `sha256` identifies the tokens: it
+does not depend on the time, machine or path of the preparation, and every run records it.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ SPLITS = (TRAIN, VALIDATION)
 SHARD_NAME = re.compile(r"train-[0-9]{5,}\.bin|validation\.bin")
 
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-"""Types of the ids in a shard, which holds nothing else: no header, little-endian."""
+"""Dtypes of the ids in a shard, which has no header; little-endian."""
 
 
 def dtype_name(vocab_size: int) -> str:
-    """Return the narrowest type that holds every id below `vocab_size`."""
+    """Narrowest dtype that holds all ids below `vocab_size`."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
@@ -53,7 +53,7 @@ class ShardFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFacts:
-    """One split: tokens, UTF-8 bytes of its text (a separator counts as one byte), documents."""
+    """One split: tokens, UTF-8 bytes of its text (one per separator), documents."""
 
     tokens: int
     text_bytes: int
@@ -62,17 +62,17 @@ class SplitFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The description of a prepared folder.
+    """Description of a prepared folder.
 
     Attributes:
-        spec: The part of the data config that determines the tokens.
+        spec: Settings that determine the tokens; not part of `sha256`.
         dtype: uint16 or uint32.
-        vocab_size: All ids are below this.
+        vocab_size: Upper bound of the ids, exclusive.
         tokenizer_sha256: Identity of the mapping from text to ids.
-        shards: The token shards, training ones in order.
+        shards: Token shards, those of train in order.
         splits: Totals of train and validation.
-        source: What is known of the source, such as `raw_sha256` or `entropy_rate` (nats per
-            token). Not part of `sha256`, nor is `spec`.
+        source: Properties of the source, such as `raw_sha256` or `entropy_rate` (nats per token);
+            not part of `sha256`.
     """
 
     spec: Mapping[str, Any]
@@ -96,12 +96,12 @@ class Manifest:
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     def of(self, split: str) -> tuple[ShardFacts, ...]:
-        """Return the shards of one split, in order."""
+        """Shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json; it is on disk when this returns."""
+    """Write manifest.json and sync it."""
     write_json(folder / NAME, {"schema": SCHEMA, **asdict(manifest), "sha256": manifest.sha256})
 
 
@@ -136,7 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _parse(value: Mapping[str, Any]) -> Manifest:
-    """Build a manifest from JSON.
+    """Manifest from JSON values.
 
     Raises:
         KeyError, TypeError, AttributeError: A field is missing, unknown or of another type.
@@ -161,7 +161,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
 
 
 def _refuse_contradictions(manifest: Manifest) -> None:
-    """Refuse what no preparation writes: names outside the folder, sums that do not add up.
+    """Refuse names outside the folder, and numbers that contradict each other.
 
     Raises:
         ValueError: Says what is wrong.

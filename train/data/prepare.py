@@ -1,7 +1,7 @@
-"""The prepared folder of a data config: built once, whole or not at all, and reused by every run.
+"""The prepared folder of a data config: built once, atomically, and reused by every run.
 
 Invariant: a folder under its final name is complete, because it is built as `<folder>.partial`
-under a lock and renamed at the very end.
+under a lock and renamed last.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from train.storage.lock import hold, is_held, read_holder
 from train.storage.records import canonical_json, sync_folder
 
 PREPARATION_VERSION = 1
-"""Increased by every change to this room that alters the tokens of some config."""
+"""Version of the preparation; increased by every change that alters tokens."""
 
 WAIT_FOREVER = -1.0
-"""Seconds that a process waits for another one that prepares the same data."""
+"""Patience with another process that prepares the same data."""
 
 
 def prepared_folder(data: DataConfig, root: Path) -> Path:
-    """Return the path of the prepared folder under the data root, whether or not it exists."""
+    """Path of the prepared folder under the data root; it may not exist yet."""
     spec = canonical_json(token_spec(data))
     hash8 = hashlib.sha256(spec.encode()).hexdigest()[:8]
     return root / f"{data.name}-{data.tokenizer.value}-{hash8}"
 
 
 def token_spec(data: DataConfig) -> dict[str, Any]:
-    """Return the settings that determine the tokens; their hash ends the folder's name."""
+    """Settings that determine the tokens; their hash is in the folder's name."""
     spec: dict[str, Any] = {
         "version": PREPARATION_VERSION,
         "source": data.source.value,
@@ -52,22 +52,19 @@ def token_spec(data: DataConfig) -> dict[str, Any]:
 
 
 def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
-    """Return the prepared folder, building it first if it does not exist.
+    """Return the path of the prepared folder, and build it if it does not exist.
 
-    Several processes may ask at once: one builds, the others wait for it.
+    Among several processes one builds, and the others wait.
 
     Args:
-        data: The text and how it becomes tokens.
-        root: The data root; created when missing.
+        data: Text and tokenizer.
+        root: Data root; created when missing.
         progress: Whether to show a progress bar on standard error.
-
-    Returns:
-        The folder, as `prepared_folder` names it.
 
     Raises:
         ConfigError: The settings contradict each other.
-        DataError: The text is missing, damaged, too short to be split, or no longer what the
-            folder was made of.
+        DataError: The text is missing, damaged, too short for the split, or changed since the
+            folder was built.
         StorageError: The disk is full or cannot be written.
     """
     check(data)
@@ -75,7 +72,7 @@ def prepare(data: DataConfig, root: Path, *, progress: bool = False) -> Path:
     try:
         if not folder.exists():
             if data.source is Source.files:
-                # a wrong path is reported before anything is written
+                # reports a wrong path before anything is written
                 sources.files(data.files)
             root.mkdir(parents=True, exist_ok=True)
             _build_once(data, root, folder, progress=progress)
@@ -102,7 +99,7 @@ def check(data: DataConfig) -> None:
 
 
 def _refuse_foreign(data: DataConfig, made: Manifest, folder: Path) -> None:
-    """Refuse a folder that was made with other settings and moved to this name."""
+    """Refuse a folder that was built with other settings and then renamed."""
     asked = json.loads(canonical_json(token_spec(data)))
     for name in sorted(asked.keys() | made.spec.keys()):
         if asked.get(name) != made.spec.get(name):
@@ -128,14 +125,14 @@ def _build_once(data: DataConfig, root: Path, folder: Path, *, progress: bool) -
 
 
 def _build(data: DataConfig, root: Path, folder: Path, *, progress: bool) -> None:
-    """Build in `<folder>.partial`, and rename it once everything is on disk."""
+    """Build in `<folder>.partial` and rename it once all files are synced."""
     partial = folder.with_name(folder.name + ".partial")
-    # left behind by a process that died
+    # left by a process that died
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         made = build_tokens(data, root, partial, spec=token_spec(data), progress=progress)
-        # also syncs the folder, and so the names of all files in it
+        # syncs the names of all files in the folder too
         write_manifest(partial, made)
         partial.rename(folder)
         sync_folder(root)

@@ -1,14 +1,14 @@
-"""Which windows a step reads: a pure function of seed and step, without a shuffle buffer.
+"""Windows of each step, as a pure function of seed and step, without a shuffle buffer.
 
 Windows of seq_len + 1 tokens start at multiples of seq_len, so every token but the first is
 predicted once per epoch. An epoch visits its windows in the order of a keyed permutation: a
 Feistel network on the smallest nearly square grid that holds them (Black and Rogaway 2002,
 "Ciphers with arbitrary finite domains"), with cycle walking: an image outside the range is mapped
-again until it falls inside. That is rare, because the grid is hardly larger than the range, and
-one step costs about 0.1 ms.
+again until it is inside. That is rare, because the grid is hardly larger than the range; one step
+costs about 0.1 ms.
 
-Invariant: the result depends on (seed, step, batch_seqs, n_tokens, seq_len) alone. Micro-batches
-and ranks take slices of it, so neither changes what a step reads.
+Invariant: the result depends only on (seed, step, batch_seqs, n_tokens, seq_len). Micro-batches and
+ranks take slices of it.
 """
 
 import math
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from train.errors import DataError
 
 ROUNDS = 8
-"""Feistel rounds. Four already make a pseudo-random permutation of a pseudo-random round function
-(Luby and Rackoff 1988); ours is a hash without proof, so twice that."""
+"""Feistel rounds. Four suffice for a pseudo-random round function (Luby and Rackoff 1988); a hash
+is not proven to be one, so we take eight."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -29,10 +29,10 @@ _MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 
 def n_windows(n_tokens: int, seq_len: int) -> int:
-    """Return the number of windows in one epoch: seq_len + 1 tokens each, neighbours share one.
+    """Number of windows per epoch: seq_len + 1 tokens each, neighbours share one token.
 
     Raises:
-        DataError: Not even one window fits.
+        DataError: No window fits.
     """
     windows = (n_tokens - 1) // seq_len
     if windows < 1:
@@ -44,32 +44,31 @@ def n_windows(n_tokens: int, seq_len: int) -> int:
 
 
 def epochs(tokens: float, n_tokens: int, seq_len: int) -> float:
-    """Return how many times training on `tokens` tokens reads each window."""
+    """Number of epochs in `tokens` training tokens."""
     return tokens / (n_windows(n_tokens, seq_len) * seq_len)
 
 
 def segment_starts(
     *, seed: int, step: int, n_steps: int, batch_seqs: int, n_tokens: int, seq_len: int
 ) -> NDArray[np.int64]:
-    """Return where the windows of consecutive optimiser steps start.
+    """Starts of the windows of consecutive optimiser steps.
 
     Args:
-        seed: Any integer; another seed gives another order.
-        step: The first of these steps; steps are counted from 0.
+        seed: Any integer; determines the order.
+        step: First step, counted from 0.
         n_steps: Number of steps.
         batch_seqs: Windows per step.
         n_tokens: Tokens in the split.
         seq_len: Predicted tokens per window.
 
     Returns:
-        Shape (n_steps, batch_seqs). Token offsets, multiples of seq_len; a batch may straddle
-        epochs.
+        Shape (n_steps, batch_seqs). Token offsets, multiples of seq_len; a batch may span epochs.
 
     Raises:
         DataError: The split is shorter than one window.
     """
     windows = n_windows(n_tokens, seq_len)
-    # Python integers, which never overflow
+    # Python integers do not overflow
     first, total = step * batch_seqs, n_steps * batch_seqs
     starts = np.empty(total, dtype=np.int64)
     done = 0
@@ -83,20 +82,20 @@ def segment_starts(
 
 
 def epoch_key(seed: int, epoch: int) -> int:
-    """Return a 64-bit key of (seed, epoch)."""
+    """64-bit key of (seed, epoch)."""
     return _mix_int(_mix_int(seed) + _GOLDEN * (epoch + 1))
 
 
 def permute(positions: NDArray[np.uint64], *, size: int, key: int) -> NDArray[np.int64]:
-    """Map positions in range(size) one to one onto range(size); another key, another permutation.
+    """Apply the permutation of range(size) that `key` selects.
 
     Args:
-        positions: Shape (n,). Each below `size`.
-        size: Length of the permuted range.
+        positions: Shape (n,), each below `size`.
+        size: Length of the range.
         key: 64-bit integer.
 
     Returns:
-        Shape (n,). The images.
+        Images of the positions, shape (n,).
     """
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
@@ -120,19 +119,19 @@ def _feistel(
         here = (here + _mix(there ^ np.uint64(key)) % modulus) % modulus
         here, there = there, here
         modulus, other_modulus = other_modulus, modulus
-    # after an even number of rounds the two coordinates are back in place
+    # an even number of rounds swaps the coordinates back
     return here * width + there
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the SplitMix64 finaliser of each value (Steele et al. 2014), wrapping at 2**64."""
+    """SplitMix64 finaliser of each value (Steele et al. 2014), modulo 2**64."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_FIRST)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_SECOND)
     return values ^ (values >> np.uint64(31))
 
 
 def _mix_int(value: int) -> int:
-    """Return `_mix` of one Python integer, taken modulo 2**64."""
+    """`_mix` of one Python integer modulo 2**64."""
     value &= _MASK_64
     value = ((value ^ (value >> 30)) * _FIRST) & _MASK_64
     value = ((value ^ (value >> 27)) * _SECOND) & _MASK_64

@@ -1,8 +1,7 @@
 """Token shards on disk, read as one sequence of ids per split.
 
-A shard is a file of little-endian ids in one unsigned type (manifest.DTYPES) and nothing else. It
-is memory-mapped, never loaded whole. Invariant: nothing is read from a file that was not checked
-against the manifest (verify.py), unless the caller says `verify=False`.
+A shard is a headerless file of little-endian ids in one unsigned dtype (manifest.DTYPES), and is
+memory-mapped. Invariant: only files that passed verify.py are read, unless `verify=False`.
 """
 
 from itertools import pairwise
@@ -18,7 +17,7 @@ from train.errors import DataError
 
 
 class Dataset:
-    """The two splits of a prepared folder. Offsets are 64-bit; shard borders are invisible."""
+    """Both splits of a prepared folder, each one sequence across its shards; 64-bit offsets."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -40,20 +39,20 @@ class Dataset:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the ids on disk, uint16 or uint32."""
+        """Dtype of the ids on disk, uint16 or uint32."""
         return DTYPES[self.manifest.dtype]
 
     def n_tokens(self, split: str) -> int:
-        """Return the tokens of `train` or `validation`."""
+        """Number of tokens in `train` or `validation`."""
         return self.manifest.splits[split].tokens
 
     def bytes_per_token(self, split: str) -> float:
-        """Return UTF-8 bytes of text per token; bits per byte = loss / ln 2 / this."""
+        """UTF-8 bytes of text per token; bits per byte = loss / ln 2 / this."""
         facts = self.manifest.splits[split]
         return facts.text_bytes / facts.tokens
 
     def shards(self, split: str) -> list[NDArray[Any]]:
-        """Return the split's memory maps in order, read-only, of type `dtype`."""
+        """Memory maps of the split in order, read-only."""
         return self._arrays[split]
 
     def windows(self, split: str, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
@@ -61,14 +60,14 @@ class Dataset:
 
         Args:
             split: train or validation.
-            starts: Shape (B,). First token of each window.
+            starts: Shape (B,). Offset of the first token of each window.
             length: Tokens per window.
 
         Returns:
             Shape (B, length).
 
         Raises:
-            IndexError: A window reaches outside the split: a bug in the caller.
+            IndexError: A window reaches outside the split, a bug of the caller.
         """
         total = self.n_tokens(split)
         out_BT = np.empty((len(starts), length), dtype=np.int64)
@@ -79,7 +78,7 @@ class Dataset:
         return out_BT
 
     def refuse_shorter_than(self, length: int) -> None:
-        """Refuse data of which a split does not hold one window of `length` tokens.
+        """Refuse data with a split shorter than one window of `length` tokens.
 
         Raises:
             DataError: Names the split.
@@ -110,10 +109,10 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
 
     Args:
         folder: The prepared folder.
-        verify: Whether to check every shard against the manifest, which reads each file once.
+        verify: Whether to check every shard against the manifest (verify_shards).
 
     Raises:
-        DataError: A file is missing, not in the manifest, cut, changed, or holds an id that is too
+        DataError: A file is missing, unexpected, truncated or changed, or holds an id that is too
             large.
     """
     manifest = read_manifest(folder)
@@ -123,5 +122,5 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    # as a plain array, whose slices are cheaper than those of np.memmap
+    # slices of a plain array are cheaper than those of np.memmap
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))

@@ -1,4 +1,4 @@
-"""Text sources: iterators of documents that hold one document in memory at a time.
+"""Text sources: iterators with one document in memory at a time.
 
 To add a source, write a function from (data, root) to documents and a line in SOURCES.
 """
@@ -18,8 +18,8 @@ from train.data import enwik8, wikitext
 from train.errors import ConfigError, DataError, did_you_mean
 
 PIECE_CHARACTERS = 1 << 16
-"""A .txt file longer than this becomes several documents, cut at empty lines where possible, so
-that one large file can be split into training and validation documents."""
+"""Longest document of a .txt file. Longer files are cut, at empty lines where possible, so that one
+large file has both training and validation documents."""
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
@@ -29,7 +29,7 @@ class Document:
     """One document.
 
     Attributes:
-        text: Its text, any Unicode.
+        text: Any Unicode.
         read_bytes: Bytes of the source read since the previous document, for the progress bar.
     """
 
@@ -38,7 +38,7 @@ class Document:
 
 
 def documents(data: DataConfig, root: Path) -> Iterator[Document]:
-    """Yield the documents of a text source, always in the same order.
+    """Yield the documents of a text source in a fixed order.
 
     Raises:
         ConfigError: The source yields tokens instead of text, or names no files.
@@ -50,7 +50,7 @@ def documents(data: DataConfig, root: Path) -> Iterator[Document]:
 
 
 def source_bytes(data: DataConfig, root: Path) -> int:
-    """Return the total bytes that `documents` will read."""
+    """Total bytes that `documents` reads."""
     if data.source is Source.enwik8:
         return enwik8.SIZE
     return sum(path.stat().st_size for path in files(data.files))
@@ -75,7 +75,7 @@ SOURCES: dict[Source, Callable[[DataConfig, Path], Iterator[Document]]] = {
 
 
 def files(patterns: Iterable[str]) -> list[Path]:
-    """Return the files that paths and globs name: each once, the matches of a glob sorted.
+    """Files named by paths and globs, each once, the matches of a glob sorted.
 
     Raises:
         ConfigError: No path is given, or a file's suffix is not one of SUFFIXES.
@@ -97,7 +97,7 @@ def files(patterns: Iterable[str]) -> list[Path]:
 
 
 def _why_missing(pattern: str) -> str:
-    """Say why a path gives no file, with the nearest existing name."""
+    """Reason why a path gives no file, with similar names."""
     path = Path(pattern)
     if path.is_dir():
         return f"is a folder; use {path}/*.txt or {path}/*.jsonl"
@@ -161,7 +161,7 @@ def _pieces(path: Path, stream: BinaryIO | gzip.GzipFile) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Return where to end a piece: after the last empty line, else line, else word."""
+    """End of the next piece: after the last empty line, else line, else word."""
     for mark in ("\n\n", "\n", " "):
         place = text.rfind(mark, PIECE_CHARACTERS // 2, PIECE_CHARACTERS)
         if place >= 0:

@@ -1,9 +1,9 @@
-"""Which documents are validation and which are training: decided by the hash of their text.
+"""Split into training and validation documents by the hash of their text.
 
-Sorted by the SHA-256 of their text, the first documents that together hold at least
-`validation_tokens` tokens are the validation set. So the split depends on the documents alone, not
-on their order in the source, on a seed or on a run. Copies of a document have one hash and fall on
-one side, so no validation document is ever trained on.
+The validation set is the shortest prefix, in the order of the SHA-256 of their text, that holds at
+least `validation_tokens` tokens. So the split does not depend on the order in the source, a seed or
+a run. Copies of a document have the same hash and fall on the same side, so no validation document
+is trained on.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from train.data.tokenizer import text_bytes
 
 @dataclass(frozen=True, order=True)
 class EncodedDocument:
-    """One document as tokens; sorts by hash, then by position in the source.
+    """Document as tokens; sorts by hash, then by position in the source.
 
     Attributes:
         hash: SHA-256 of its text.
@@ -36,18 +36,17 @@ class EncodedDocument:
 
 
 class LowestHashes:
-    """Split a stream of documents, keeping only the validation ones in memory."""
+    """Split of a stream of documents with only the validation documents in memory."""
 
     def __init__(self, validation_tokens: int) -> None:
         self._wanted = validation_tokens
-        # a heap of (negative hash, position, document): the highest hash comes out first, and of
-        # its copies the earlier one
+        # heap of (negative hash, position, document): the highest hash first, copies in order
         self._held: list[tuple[int, int, EncodedDocument]] = []
         self._tokens_by_hash: Counter[bytes] = Counter()
         self._tokens = 0
 
     def training(self, documents: Iterable[EncodedDocument]) -> Iterator[EncodedDocument]:
-        """Yield each document once it is certain not to be a validation document."""
+        """Yield each document once it is certainly not validation."""
         for document in documents:
             if self._tokens >= self._wanted and document.hash > self._highest():
                 yield document
@@ -60,14 +59,14 @@ class LowestHashes:
                 yield from self._release_highest()
 
     def validation(self) -> list[EncodedDocument]:
-        """Return the validation documents in the order of their hashes, after the stream's end."""
+        """Validation documents by hash; valid after the end of the stream."""
         return sorted(document for *_, document in self._held)
 
     def _highest(self) -> bytes:
         return self._held[0][-1].hash
 
     def _release_highest(self) -> Iterator[EncodedDocument]:
-        """Release all copies of the document with the highest hash to training."""
+        """Yield all copies of the document with the highest hash to training."""
         hash_ = self._highest()
         self._tokens -= self._tokens_by_hash.pop(hash_)
         while self._held and self._highest() == hash_:
@@ -75,7 +74,7 @@ class LowestHashes:
 
 
 class FirstTokens:
-    """Split a generated chain: validation is its beginning, so that both parts are unbroken."""
+    """Split of a generated chain: validation is its beginning, so both parts are contiguous."""
 
     def __init__(self, validation_tokens: int) -> None:
         self._wanted = validation_tokens
@@ -92,7 +91,7 @@ class FirstTokens:
                 self._tokens += len(document.tokens)
 
     def validation(self) -> list[EncodedDocument]:
-        """Return the documents at the beginning that together reach `validation_tokens`."""
+        """Documents at the beginning that together reach `validation_tokens`."""
         return self._held
 
 
@@ -100,16 +99,16 @@ Split = LowestHashes | FirstTokens
 
 
 class HighestHashes:
-    """The text that a BPE is trained on: the highest hashes, so never validation documents."""
+    """Training text of a BPE: the highest hashes, so no validation documents."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        # a heap of (hash, UTF-8), lowest hash first
+        # heap of (hash, UTF-8), lowest hash first
         self._held: list[tuple[bytes, bytes]] = []
         self._bytes = 0
 
     def take(self, texts: Iterable[str]) -> None:
-        """Read a whole stream and keep the fewest documents that reach the limit, or half of it."""
+        """Read a stream; keep the fewest documents that reach the limit, or half of the text."""
         seen = 0
         for text in texts:
             plain = text_bytes(text)
@@ -120,14 +119,14 @@ class HighestHashes:
         self._shrink(min(self._limit, seen // 2))
 
     def texts(self) -> list[str]:
-        """Return the sample in the order of its hashes."""
+        """Texts of the sample by hash."""
         return [plain.decode("utf-8") for _, plain in sorted(self._held)]
 
     def lowest(self) -> bytes:
-        """Return the lowest hash in the sample."""
+        """Lowest hash in the sample."""
         return self._held[0][0]
 
     def _shrink(self, limit: int) -> None:
-        """Drop the lowest hashes while the others reach the limit without them."""
+        """Drop the lowest hashes while the others still reach the limit."""
         while len(self._held) > 1 and self._bytes - len(self._held[0][1]) >= limit:
             self._bytes -= len(heapq.heappop(self._held)[1])

@@ -1,9 +1,9 @@
-"""A Markov source whose entropy rate is known exactly: the loss of the best possible model.
+"""Markov source with a known entropy rate, which is the loss of the best possible model.
 
 With probability 1 - w the next token is drawn from a Zipf unigram distribution (token id = rank),
 and with probability w uniformly from the `successors` of the token before it. The tokens are one
-unbroken stationary chain: "documents" are consecutive pieces of it, without separators, and
-validation is its beginning, so the entropy rate holds for both splits.
+stationary chain: documents are consecutive pieces without separators, and validation is its
+beginning, so the entropy rate holds for both splits.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,12 @@ from train.config.experiment import SyntheticConfig
 from train.errors import ConfigError
 
 BLOCK_TOKENS = 1 << 20
-"""Tokens generated at once. Random numbers are drawn block by block, so another value makes other
-tokens."""
+"""Tokens per block. Random numbers are drawn block by block, so this determines the tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarkovSource:
-    """A Markov chain and its entropy rate.
+    """Markov chain and its entropy rate.
 
     Attributes:
         unigram_V: Shape (V,). Zipf probabilities.
@@ -49,7 +48,7 @@ def markov_source(config: SyntheticConfig, vocab_size: int) -> MarkovSource:
     weights = np.arange(1, vocab_size + 1, dtype=np.float64) ** -config.zipf_exponent
     unigram = weights / weights.sum()
     rng = np.random.default_rng([config.seed, 0])
-    # the tokens with the lowest keys of a row are a draw without replacement
+    # a draw without replacement: the tokens with the lowest keys of a row
     keys = rng.random((vocab_size, vocab_size))
     successors = np.argsort(keys, axis=1, kind="stable")[:, : config.successors].astype(np.int64)
     matrix = _transitions(unigram, successors, config.bigram_weight)
@@ -65,7 +64,7 @@ def markov_source(config: SyntheticConfig, vocab_size: int) -> MarkovSource:
 
 
 def check(config: SyntheticConfig, vocab_size: int) -> None:
-    """Refuse settings that are out of range.
+    """Check the range of every setting.
 
     Raises:
         ConfigError: Names the setting, its value and its range.
@@ -88,9 +87,8 @@ def check(config: SyntheticConfig, vocab_size: int) -> None:
 def generate(source: MarkovSource, *, tokens: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Yield the chain in blocks of BLOCK_TOKENS, the last one shorter.
 
-    Tokens from the unigram part do not depend on the token before them, so they are all drawn at
-    once. The others follow in vectorised passes: those right after a unigram token first, then
-    those two after one, and so on.
+    Unigram tokens do not depend on the token before them and are drawn at once. The others follow
+    in vectorised passes: those one position after a unigram token, those two after, and so on.
     """
     rng = np.random.default_rng([seed, 1])
     unigram_cdf = np.cumsum(source.unigram_V)
@@ -114,7 +112,7 @@ def generate(source: MarkovSource, *, tokens: int, seed: int) -> Iterator[NDArra
 
 
 def documents(config: SyntheticConfig, source: MarkovSource) -> Iterator[NDArray[np.int64]]:
-    """Yield consecutive pieces of `document_tokens` tokens; the last may be shorter."""
+    """Yield consecutive pieces of `document_tokens` tokens, the last possibly shorter."""
     size = config.document_tokens
     rest = np.empty(0, dtype=np.int64)
     for block in generate(source, tokens=config.tokens, seed=config.seed):
@@ -133,7 +131,7 @@ def _follow(
     choices: NDArray[np.int64],
     successors: NDArray[np.int64],
 ) -> None:
-    """Replace each token that is a successor, by distance from the last unigram token."""
+    """Fill in the successors, by distance from the last unigram token."""
     due = np.flatnonzero(follows[1:] & ~follows[:-1]) + 1
     while due.size:
         block[due] = successors[block[due - 1], choices[due]]
@@ -143,7 +141,7 @@ def _follow(
 
 
 def _draw(cdf: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return tokens by inverse transform sampling."""
+    """Tokens by inverse transform sampling."""
     tokens = np.searchsorted(cdf, draws, side="right")
     return np.minimum(tokens, len(cdf) - 1).astype(np.int64)
 
@@ -151,7 +149,7 @@ def _draw(cdf: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.in
 def _transitions(
     unigram: NDArray[np.float64], successors: NDArray[np.int64], weight: float
 ) -> NDArray[np.float64]:
-    """Return P[i, j] = (1 - w) unigram[j] + w [j follows i] / successors."""
+    """P[i, j] = (1 - w) unigram[j] + w [j is a successor of i] / successors."""
     matrix = np.tile((1 - weight) * unigram, (len(unigram), 1))
     rows = np.arange(len(unigram))[:, None]
     matrix[rows, successors] += weight / successors.shape[1]

@@ -1,8 +1,8 @@
-"""Tokenizers: UTF-8 bytes, or a byte-level BPE trained on the training documents.
+"""Tokenizers: UTF-8 bytes, or a byte-level BPE trained on training documents.
 
-Both end each document with one separator (byte 0, or `<|document|>`), which counts as one byte of
-text. So a byte token is exactly one byte, and bits per byte compare across tokenizers. NUL
-characters are removed from text, because byte 0 separates documents.
+Both end each document with a separator (byte 0, or `<|document|>`), which counts as one byte of
+text, so that bits per byte compare across tokenizers. NUL characters are removed from text, because
+byte 0 separates documents.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from train.errors import ConfigError
 from train.storage.records import write_text
 
 SEPARATOR = "<|document|>"
-"""The first token that a BPE is given, so its id is 0."""
+"""First token of a BPE, so its id is 0."""
 BYTES_VOCAB_SIZE = 256
 SMALLEST_BPE = BYTES_VOCAB_SIZE + 1
-"""Every byte and the separator."""
+"""All bytes and the separator."""
 
 
 class Tokenizer(Protocol):
-    """The interface of both tokenizers."""
+    """Interface of both tokenizers."""
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return the ids of each document, shape (n,), the separator last."""
+        """Ids of each document, shape (n,), the separator last."""
 
     @property
     def sha256(self) -> str:
@@ -39,20 +39,20 @@ class Tokenizer(Protocol):
 
 
 class BytesTokenizer:
-    """The ids are UTF-8 bytes."""
+    """Tokenizer whose ids are UTF-8 bytes."""
 
     sha256 = hashlib.sha256(
         b"windtunnel bytes: UTF-8, NUL removed, byte 0 ends a document"
     ).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return each document's bytes, then 0."""
+        """Bytes of each document, then 0."""
         encoded = (text_bytes(text) + b"\0" for text in texts)
         return [np.frombuffer(one, dtype=np.uint8).astype(np.int64) for one in encoded]
 
 
 class BpeTokenizer:
-    """Byte-level BPE: every text can be encoded and decoded without loss."""
+    """Byte-level BPE; lossless for every text."""
 
     def __init__(self, model_json: str) -> None:
         self._model = BpeModel.from_str(model_json)
@@ -60,26 +60,23 @@ class BpeTokenizer:
         self._json = model_json
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Return each document's ids, then the separator's."""
+        """Ids of each document, then the separator."""
         plain = [text_bytes(text).decode("utf-8").replace(SEPARATOR, " ") for text in texts]
         encoded = self._model.encode_batch_fast(plain, add_special_tokens=False)
         return [np.array([*one.ids, self._separator], dtype=np.int64) for one in encoded]
 
     @property
     def sha256(self) -> str:
-        """Hash of the saved tokenizer.json."""
+        """SHA-256 of tokenizer.json."""
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json; it is on disk when this returns."""
+        """Write tokenizer.json and sync it."""
         write_text(path, self._json)
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """Train a byte-level BPE, in which id 0 is the separator.
-
-    It has `vocab_size` ids, or fewer when the text has too few distinct pairs.
-    """
+    """Train a byte-level BPE of `vocab_size` ids, or fewer where the text has too few pairs."""
     model = BpeModel(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
@@ -94,7 +91,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
 
 
 def text_bytes(text: str) -> bytes:
-    """Return a document's UTF-8 bytes, without NUL, and with lone surrogates as U+FFFD."""
+    """UTF-8 bytes of a document, without NUL and with lone surrogates as U+FFFD."""
     text = text.replace("\0", "")
     try:
         return text.encode("utf-8")
@@ -106,7 +103,7 @@ def check_vocab_size(kind: TokenizerKind, vocab_size: int) -> None:
     """Refuse a vocabulary size that the tokenizer cannot have.
 
     Raises:
-        ConfigError: Names the size and the nearest possible one.
+        ConfigError: Names the size and the nearest valid one.
     """
     if kind is TokenizerKind.bytes and vocab_size != BYTES_VOCAB_SIZE:
         raise ConfigError(

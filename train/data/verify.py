@@ -1,8 +1,7 @@
-"""Check token shards, and the source files they were made of, against the manifest.
+"""Verification of token shards, and of the source files they come from, against the manifest.
 
-A file that passed is noted in verified.json with its size and modification time, and is not read
-again until one of the two changes: so the hundredth job of a study starts as fast as the second.
-verified.json is only a cache: whatever stands in it, the worst result is that files are read again.
+verified.json caches size and modification time of files that passed; they are read again only when
+one of the two changes, so every job of a study but the first starts fast.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from train.config.experiment import DataConfig
 from train.data import sources
 from train.data.manifest import DTYPES, Manifest, ShardFacts
 from train.errors import DataError
-from train.storage.records import read_json, write_json
+from train.storage.records import file_sha256, read_json, write_json
 
 CACHE = "verified.json"
 
@@ -26,12 +25,12 @@ BLOCK_BYTES = 1 << 23
 """Bytes of a shard held in memory while it is checked; a multiple of the size of an id."""
 
 Verdicts = dict[str, list[Any]]
-"""What passed, by shard name or source path: [bytes, mtime in ns, sha256], of a shard vocab_size
-too."""
+"""Files that passed, by shard name or source path: [bytes, mtime in ns, sha256], for shards also
+vocab_size."""
 
 
 def read_verdicts(folder: Path) -> Verdicts:
-    """Return what passed before; empty, or without the entries that no version of us writes."""
+    """Cached verdicts, without malformed entries."""
     try:
         cached = read_json(folder / CACHE)
     except (OSError, ValueError):
@@ -44,21 +43,21 @@ def read_verdicts(folder: Path) -> Verdicts:
 
 
 def save_verdicts(folder: Path, passed: Mapping[str, list[Any]]) -> None:
-    """Add what passed to the cache, where the folder can be written."""
+    """Add verdicts to the cache, where the folder can be written."""
     known = read_verdicts(folder)
     if passed.items() <= known.items():
         return
-    # read-only, full, or another job is writing the same: the next open reads the files again
+    # read-only, full, or written by another job: the next job then reads the files again
     with contextlib.suppress(OSError):
         write_json(folder / CACHE, {**known, **passed})
 
 
 def verify_shards(folder: Path, manifest: Manifest) -> None:
-    """Check that the token shards are present, whole, unchanged, and hold ids below vocab_size.
+    """Check that all token shards are present and unchanged, with ids below vocab_size.
 
     Raises:
-        DataError: A shard is missing, not in the manifest, cut, changed, or holds an id that is
-            too large.
+        DataError: A shard is missing, unexpected, truncated or changed, or holds an id that is too
+            large.
     """
     remedy = f"delete the folder {folder} and run again"
     _check_names(folder, manifest, remedy)
@@ -85,7 +84,7 @@ def _check_names(folder: Path, manifest: Manifest, remedy: str) -> None:
 
 
 def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: str) -> None:
-    """Read one shard and check its hash and its ids."""
+    """Check the hash and the ids of one shard."""
     digest = hashlib.sha256()
     too_large: str | None = None
     position = 0
@@ -98,7 +97,7 @@ def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: st
                 f"is not below vocab_size {manifest.vocab_size}; {remedy}"
             )
         position += len(ids)
-    # a damaged file is named as damaged, whatever ids the damage left in it
+    # a changed file is reported as such, even if the change made an id too large
     if digest.hexdigest() != shard.sha256:
         raise DataError(
             f"{path}: expected sha256 {shard.sha256}, got {digest.hexdigest()}; {remedy}"
@@ -114,12 +113,12 @@ def _blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 
 
 def hash_sources(paths: Sequence[Path]) -> Verdicts:
-    """Return size, modification time and SHA-256 of each source file, by path."""
-    return {str(path): [*_state_of(path), _sha256(path)] for path in paths}
+    """Size, modification time and SHA-256 of each source file, by path."""
+    return {str(path): [*_state_of(path), file_sha256(path)] for path in paths}
 
 
-def source_facts(hashed: Verdicts) -> dict[str, Any]:
-    """Return what the manifest records of hashed source files."""
+def source_entry(hashed: Verdicts) -> dict[str, Any]:
+    """Value of `source` in the manifest for hashed source files."""
     entries = [
         {"path": path, "bytes": size, "sha256": sha256}
         for path, (size, _, sha256) in hashed.items()
@@ -128,7 +127,7 @@ def source_facts(hashed: Verdicts) -> dict[str, Any]:
 
 
 def refuse_edited_meanwhile(hashed: Verdicts) -> None:
-    """Refuse source files that changed since they were hashed, while they were being tokenised.
+    """Refuse source files that changed while they were tokenised.
 
     Raises:
         DataError: Names the first one.
@@ -139,15 +138,15 @@ def refuse_edited_meanwhile(hashed: Verdicts) -> None:
 
 
 def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
-    """Refuse a prepared folder whose source files have changed since.
+    """Refuse a prepared folder whose source files have changed since its preparation.
 
-    A file that is gone is no error: its tokens are here. Under a glob that still matches other
-    files it is one, because the glob then asks for another text than was prepared.
+    Deleted source files are allowed, unless a glob still matches others: then data.files names
+    another text.
 
     Raises:
         DataError: Names the file that is new, missing or different.
     """
-    # absent for a source without files, and in folders of versions before 0.3
+    # absent for sources without files, and before version 0.3
     entries = manifest.source.get("files")
     if entries is None:
         return
@@ -181,7 +180,7 @@ def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
                 f"{remedy}"
             )
         passed[name] = [*state, sha256]
-        if known.get(name) != passed[name] and (found := _sha256(path)) != sha256:
+        if known.get(name) != passed[name] and (found := file_sha256(path)) != sha256:
             raise DataError(
                 f"{path}: was edited after {folder} was prepared from it (sha256 {found[:12]}, was "
                 f"{str(sha256)[:12]}, same size); {remedy}"
@@ -190,11 +189,6 @@ def verify_sources(data: DataConfig, folder: Path, manifest: Manifest) -> None:
 
 
 def _state_of(path: Path) -> list[int]:
-    """Return size and modification time (ns) of a file."""
-    facts = path.stat()
-    return [facts.st_size, facts.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Size and modification time (ns) of a file."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,10 +1,10 @@
 """Plain article text from a MediaWiki XML dump.
 
-Removed are templates, tables, references, comments, formulas, images, categories, interlanguage
-links, HTML tags and addresses. Links keep their text, headings and list items their plain line.
-This is no parser of MediaWiki's grammar but a fixed sequence of regular expressions, the steps of
-`clean`. Each step is linear in the length of the text: what nests (templates, tables, links inside
-links) is found by a scan with a stack, never by a backtracking expression.
+Templates, tables, references, comments, formulas, images, categories, interlanguage links, HTML
+tags and addresses are removed. Links keep their text, headings and list items their line. `clean`
+is no parser of MediaWiki's grammar but a fixed sequence of regular expressions. Each step is linear
+in the length of the text: nested templates, tables and links are found by a scan with a stack,
+never by a backtracking expression.
 """
 
 import html
@@ -20,8 +20,8 @@ _REDIRECT = re.compile(r"\s*#redirect", re.IGNORECASE)
 def articles(blocks: Iterable[str]) -> Iterator[tuple[str, str, int]]:
     """Yield the articles of a dump.
 
-    Left out are redirects, pages outside the article namespace, pages without text, and the last
-    page if the end of the dump cuts it.
+    Redirects, pages outside the article namespace, pages without text, and an incomplete last page
+    are skipped.
 
     Args:
         blocks: The dump's XML in pieces of any size.
@@ -39,7 +39,7 @@ def articles(blocks: Iterable[str]) -> Iterator[tuple[str, str, int]]:
 
 
 def _article(page: str) -> tuple[str, str] | None:
-    """Return title and text of one page, or None if it is not an article or has no text."""
+    """Title and text of one page; None if it is not an article or has no text."""
     title = _TITLE.search(page)
     source = _TEXT.search(page)
     if title is None or source is None or _REDIRECT.match(source[1]):
@@ -60,13 +60,13 @@ def _pages(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _unescape_xml(text: str) -> str:
-    """Undo the escapes of XML; those of MediaWiki inside them are left for `clean`."""
+    """Undo XML escapes; `clean` undoes those of MediaWiki."""
     text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
     return text.replace("&amp;", "&")
 
 
 def clean(text: str) -> str:
-    """Return the plain text of one page's wiki markup, which may be empty."""
+    """Plain text of the wiki markup of one page; may be empty."""
     text = drop_elements(text)
     text = drop_templates(text)
     text = drop_tables(text)
@@ -175,7 +175,7 @@ def _drop_nested(text: str, edge: re.Pattern[str], opening: str) -> str:
 
 
 def links_to_text(text: str) -> str:
-    """Replace links by their text, innermost first, so that captions go with their image."""
+    """Replace links by their text, innermost first, so that captions vanish with their image."""
     while True:
         shorter = _LINK.sub(_link_text, text)
         if shorter == text:
@@ -187,7 +187,7 @@ def links_to_text(text: str) -> str:
 
 
 def _link_text(link: re.Match[str]) -> str:
-    """Return what a reader sees of [[target|text]]."""
+    """Visible text of [[target|text]]."""
     target, pipe, shown = link[1].partition("|")
     prefix, colon, _ = target.partition(":")
     if colon:
@@ -200,19 +200,19 @@ def _link_text(link: re.Match[str]) -> str:
 
 
 def _external_text(link: re.Match[str]) -> str:
-    """Return what a reader sees of [address text]."""
+    """Visible text of [address text]."""
     return link[1].strip()
 
 
 def drop_tags(text: str) -> str:
-    """Drop HTML tags; those that break a line in a browser become a newline."""
+    """Drop HTML tags; those that break a line become a newline."""
     if "<" not in text:
         return text
     return _TAG.sub("", _BREAK.sub("\n", text))
 
 
 def mark_lines(text: str) -> str:
-    """Make headings and list items plain lines; `tidy` still needs a mark and level on headings."""
+    """Make headings and list items plain lines; headings get a mark and level for `tidy`."""
     text = _QUOTES.sub("", text)
     if "__" in text or "~~~" in text:
         text = _MAGIC.sub("", text)
@@ -226,7 +226,7 @@ def _mark_heading(heading: re.Match[str]) -> str:
 
 
 def tidy(text: str) -> str:
-    """Normalise white space, drop brackets and sections left empty, and unmark headings."""
+    """Normalise white space, drop empty brackets and sections, and unmark headings."""
     text = _ODD_SPACE.sub(" ", _UNPRINTABLE.sub("", text))
     text = _AFTER_OPEN.sub("(", _HOLLOW.sub("", text))
     text = _BEFORE_STOP.sub(r"\1", _SPACES.sub(" ", text))

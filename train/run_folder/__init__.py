@@ -1,5 +1,5 @@
-"""The files of a run and of its study's manifest: the truth that every other program reads.
+"""Run folders and the manifest of a study: the files that every other program reads.
 
-Open run_folder.py first. This room writes and reads records, checkpoints and costs; it must not
-know how a run is trained or launched.
+This room owns records, checkpoints, costs and provenance on disk. It must not know how a run is
+trained or launched. Open run_folder.py first, then checkpoint.py.
 """

@@ -1,4 +1,4 @@
-"""Wall time of a run by kind, when its next checkpoint is due, and what the run costs. No torch."""
+"""Wall time of a run by kind, the interval between checkpoints, and the cost of a run. No torch."""
 
 import contextlib
 import os
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_SAVE_SHARE = 0.02
-"""Checkpoints by minutes keep so far apart that writing them costs at most this share of time."""
+"""Largest share of the time for writing checkpoints; the interval between them follows from it."""
 
-PROCESS_FACTS = Path("/proc/self/stat")
-"""What Linux tells of this process."""
+PROCESS_STAT = Path("/proc/self/stat")
+"""Linux: proc(5) of this process."""
 
 
 class TimeKind(StrEnum):
-    """What wall time is spent on. At any moment it is exactly one of these."""
+    """Kind of work; every moment of a process belongs to exactly one."""
 
     train = "train"
-    """Steps."""
+    """Steps, without `data`."""
     data = "data"
-    """Waiting for windows of tokens to be gathered."""
+    """Waiting for the windows of the next steps."""
     evaluation = "evaluation"
     logging = "logging"
     checkpoint = "checkpoint"
@@ -32,9 +32,9 @@ class TimeKind(StrEnum):
 
 
 class RunClock:
-    """Seconds by what they are spent on, of training between boundaries, and since a checkpoint.
+    """Wall seconds by TimeKind, of the current segment of training, and since the last checkpoint.
 
-    It reads the time where one thing ends and the next begins, and nowhere else.
+    The clock is read only where the kind of work changes.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class RunClock:
         doing: TimeKind = TimeKind.train,
         startup: float = 0.0,
     ) -> None:
-        """Start it.
+        """Start the clock.
 
         Args:
             step: Updates applied so far.
-            replicas: Runs that are trained at once, among which the time is divided.
-            doing: What goes on until something else is said.
-            startup: Seconds of start-up that have passed before, such as process_seconds().
+            replicas: Runs trained at once; each is charged an equal part of the time.
+            doing: Kind of the work until the first change.
+            startup: Seconds of start-up before this clock, such as process_seconds().
         """
         self.replicas, self._doing = replicas, doing
         self._seconds = dict.fromkeys(TimeKind, 0.0)
@@ -60,25 +60,25 @@ class RunClock:
         self._save_seconds = 0.0
         self._from_step, self._from = step, 0.0
         self.segment_seconds = 0.0
-        """Wall time of the last segment: steps and their data."""
+        """Seconds of the last segment: steps and their data."""
 
     def start_segment(self, step: int) -> None:
-        """Begin a segment of training at `step`."""
+        """Begin a segment of training at `step`; until `end_segment`, time is `train`."""
         self._turn_to(TimeKind.train)
         self._from_step, self._from = step, self._trained()
 
     def end_segment(self) -> None:
-        """End the segment: what comes next, until `start_segment`, is not training."""
+        """End the segment; until the next one, time is `other`."""
         self._turn_to(TimeKind.other)
         self.segment_seconds = self._trained() - self._from
 
     def rate(self, step: int, batch_tokens: int) -> float:
-        """Tokens per second, of one replica, of the segment that ended."""
+        """Tokens per second of one replica over the last segment."""
         return (step - self._from_step) * batch_tokens / max(1e-9, self.segment_seconds)
 
     @contextlib.contextmanager
     def spending(self, what: TimeKind) -> Iterator[None]:
-        """Time a block; what is spent in a block inside it counts there alone."""
+        """Count the time of a block as `what`; a block nested in it counts as its own kind only."""
         before = self._doing
         self._turn_to(what)
         try:
@@ -87,15 +87,15 @@ class RunClock:
             self._turn_to(before)
 
     def divide_among(self, replicas: int) -> None:
-        """Divide the time from here on among `replicas` runs."""
+        """Charge the time from here on to `replicas` runs in equal parts."""
         self._turn_to(self._doing)
         self.replicas = replicas
 
     def spent(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Seconds by the names of TimeKind that one replica answers for; their sum is wall time.
+        """Seconds charged to one replica, by TimeKind; over all replicas they sum to wall time.
 
         Args:
-            before: What it answers for from before this clock began, in the same form.
+            before: Seconds charged before this clock started, in the same form.
         """
         self._turn_to(self._doing)
         before = before or {}
@@ -104,13 +104,16 @@ class RunClock:
         }
 
     def save_is_due(self, minutes: float) -> bool:
-        """Whether the last checkpoint, or the start, is longer ago than its interval."""
+        """Whether the last checkpoint, or the start, is more than `minutes` ago.
+
+        The interval is longer where writing a checkpoint takes over LARGEST_SAVE_SHARE of it.
+        """
         interval = max(60 * minutes, self._save_seconds / LARGEST_SAVE_SHARE)
         return time.perf_counter() - self._saved_at > interval
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Time the writing of a checkpoint; one that fails leaves the next as due as it was."""
+        """Count a block as `checkpoint`; unless it raises, the interval starts anew at its end."""
         with self.spending(TimeKind.checkpoint):
             began = self._since
             yield
@@ -118,46 +121,47 @@ class RunClock:
         self._save_seconds = self._saved_at - began
 
     def _turn_to(self, what: TimeKind) -> None:
-        """End what was going on, and begin `what`."""
+        """Count the time since the last change, and begin `what`."""
         now = time.perf_counter()
         self._seconds[self._doing] += now - self._since
         self._shares[self._doing] += (now - self._since) / self.replicas
         self._doing, self._since = what, now
 
     def _trained(self) -> float:
-        """Seconds of training, up to the last turn."""
+        """Seconds of training up to the last change of kind."""
         return self._seconds[TimeKind.train] + self._seconds[TimeKind.data]
 
 
 def process_seconds() -> float:
-    """Wall seconds since this process began, to 10 ms: its imports, too; 0 where it is not told."""
+    """Wall seconds since this process started, imports included, to 10 ms; 0 outside Linux."""
     try:
-        fields = PROCESS_FACTS.read_text(encoding="utf-8").rpartition(")")[2].split()
-        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime, field 22 in proc(5)
+        fields = PROCESS_STAT.read_text(encoding="utf-8").rpartition(")")[2].split()
+        # starttime, field 22 in proc(5)
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
-    except (OSError, AttributeError):  # not on Linux
+    except (OSError, AttributeError):
         return 0.0
 
 
 LARGEST_NUMBER = 1e300
-"""A larger number in a run folder or a manifest is damage."""
+"""Larger numbers in a run folder or a manifest count as damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What one run has cost so far: `cost` in result.json and status.json.
+    """Cost of one run so far: `cost` in result.json and status.json.
 
-    `flops` and `seconds` are those of the run trained alone. The charges count shared work once, so
-    that they add up to the cost of a study: a trunk is charged to the longest run that continues
-    it, and the time of a stack in equal parts to its replicas.
+    `flops` and `seconds` are those of the run as if trained alone. The charges count shared work
+    once, so they sum to the cost of the study: the steps of a trunk are charged to its longest run,
+    and the time of a stack in equal parts to its replicas.
     """
 
     flops: int
-    """Matrix products of all its steps, attention included."""
+    """Matmuls of all steps, attention included."""
     flops_charged: int
-    """Those computed for this run alone: a branch's begin at its fork step."""
+    """FLOPs computed for this run; those of a branch start at its fork step."""
     seconds: float
-    """Training time, its trunk's steps included."""
+    """Training time, steps of the trunk included."""
     spent: Mapping[str, float]
     """Wall seconds charged to this run, by TimeKind."""
     stack: int = 1
@@ -165,13 +169,13 @@ class RunCost:
     devices: float = 1.0
     """Devices per stack; below 1 where several jobs share one."""
     peak_flops: float | None = None
-    """Measured FLOP/s of one device's matrix products; None where not recorded."""
+    """FLOP/s of matmuls measured on one device; None where not recorded."""
     peak_datasheet: float | None = None
-    """The vendor's number; None for a device that we do not know."""
+    """FLOP/s of the vendor's datasheet; None for an unknown device."""
     forked_from: str | None = None
-    """run_id of the run whose trunk it branches from."""
+    """run_id of the trunk that this run branches from."""
     fork_step: int | None = None
-    """Steps taken from that trunk."""
+    """Steps shared with that trunk."""
 
     @property
     def seconds_charged(self) -> float:
@@ -191,15 +195,15 @@ class RunCost:
 def read_cost(
     plan: Mapping[str, Any], status: Mapping[str, Any], result: Mapping[str, Any]
 ) -> RunCost | None:
-    """Read a run's cost from its folder; None for a run that has cost nothing yet.
+    """Read the cost of a run; None for a run that has not been trained.
 
-    Runs of versions that recorded no cost count as trained alone, by their row or their steps so
-    far. Values that are no numbers count as 0.
+    A run of a version that recorded no cost counts as trained alone: its cost is that of its row,
+    or of its steps so far. Anything but a number counts as 0.
 
     Args:
-        plan: `plan` of the run's entry in the manifest.
+        plan: `plan` of its entry in the manifest.
         status: Content of status.json.
-        result: Content of result.json; empty before the run is completed.
+        result: Content of result.json; empty before completion.
     """
     for recorded in (result.get("cost"), status.get("cost")):
         if isinstance(recorded, Mapping):
@@ -234,7 +238,7 @@ def _cost_from_json(recorded: Mapping[str, Any]) -> RunCost:
 
 
 def _seconds_by_kind(recorded: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of every TimeKind; kinds of other versions count as `other`."""
+    """Seconds by TimeKind; kinds of other versions count as `other`."""
     seconds = dict.fromkeys((kind.value for kind in TimeKind), 0.0)
     for name, value in recorded.items():
         kind = name if name in seconds else TimeKind.other.value
@@ -243,10 +247,7 @@ def _seconds_by_kind(recorded: Mapping[str, Any]) -> dict[str, float]:
 
 
 def cost_number(value: object) -> float:
-    """Read a non-negative number from a file that may be damaged; 0 for anything else.
-
-    Integers keep all their digits.
-    """
+    """Return a non-negative number of a file as it is, and 0 for anything else."""
     if isinstance(value, int | float) and 0 <= value < LARGEST_NUMBER:
         return value
     return 0.0

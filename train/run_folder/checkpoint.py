@@ -1,12 +1,12 @@
-"""Checkpoints: written beside their target, hashed, renamed, then the oldest pruned.
+"""Checkpoints: written atomically, verified by hash when loaded, pruned to the newest few.
 
 `step_00000700/` holds model.pt, optim.pt, state.json and, written last, DONE.json with the size and
-SHA-256 of the others, and its own. A folder under that name is complete, because it is made under
-another one (`.partial`) and renamed; a kill at any moment leaves it, or the one before it, whole.
-The hashes guard against damage, not against an attacker; against code in a checkpoint guards
-`weights_only=True`, and this is the one place that loads tensors.
+SHA-256 of the others and of itself. It is written as `step_00000700.partial` and renamed, so a kill
+at any moment leaves either it or the checkpoint before it complete. Damaged checkpoints are moved
+to `bad/` with the reason, never deleted.
 
-Damaged checkpoints: moved to `bad/` with their reasons, never deleted.
+The hashes detect damage, not an attacker. Code in a checkpoint never runs: tensors are loaded only
+here, with `weights_only=True`.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from train.errors import (
     is_device_lost,
     is_out_of_memory,
 )
-from train.storage.records import read_json, sync_folder, write_json
+from train.storage.records import file_sha256, read_json, sync_folder, write_json
 
 SCHEMA = 3
-"""Raised by every change after which an older checkpoint could be half understood."""
+"""Version of the format; increased by every change that makes older checkpoints unreadable."""
 
 DAMAGE = (
     FileNotFoundError,
@@ -47,7 +47,7 @@ DAMAGE = (
     UnpicklingError,
     NotADirectoryError,
 )
-"""What a truncated, altered or foreign checkpoint raises, by where it was hit."""
+"""Exceptions of a truncated, altered or foreign checkpoint."""
 
 STEP_FOLDER = re.compile(r"step_(\d{8,})")
 FILES = ("model.pt", "optim.pt", "state.json")
@@ -55,16 +55,16 @@ FILES = ("model.pt", "optim.pt", "state.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A verified checkpoint, its tensors on the CPU."""
+    """A verified checkpoint; tensors on the CPU."""
 
     step: int
-    """Updates applied, which is also the data's position."""
+    """Updates applied; also the position in the data."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    """The loop's own state, JSON values."""
+    """State of the training loop, JSON values."""
     set_aside: tuple[str, ...] = ()
-    """Newer ones that were damaged and are in `bad/` now, each with its reason."""
+    """Newer checkpoints that were damaged and moved to `bad/`: name and reason."""
 
 
 def save_checkpoint(
@@ -76,19 +76,18 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Commit a checkpoint of `step` updates and prune all but the newest `keep`.
+    """Write a checkpoint atomically, then delete all but the newest `keep`.
 
     Args:
         root: The run's checkpoint folder.
         step: Updates applied.
-        model: Weights by name, each a tensor of its own: of one that views a larger one, all that
-            it views would be written.
-        optimizer: The optimiser's tensors, alike.
-        state: The loop's own state, JSON values; floats keep their bits.
-        keep: Checkpoints that remain.
+        model: Weights by name. No tensor may be a view: torch.save would write its whole storage.
+        optimizer: Tensors of the optimiser, likewise.
+        state: State of the training loop, JSON values; floats keep their bits.
+        keep: Number of checkpoints kept.
 
     Raises:
-        StorageError: The disk is full or refuses; earlier checkpoints are as they were.
+        StorageError: The disk is full or cannot be written; earlier checkpoints are unchanged.
     """
     final = root / f"step_{step:08d}"
     partial = root / f"{final.name}.partial"
@@ -98,7 +97,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _write(partial, step, tensors, state)
-        if final.exists():  # one that was found damaged is in bad/, so this is a sound twin
+        # a sound checkpoint of the same step: damaged ones are in bad/ by now
+        if final.exists():
             _discard(final)
         partial.replace(final)
         _fsync(root)
@@ -106,7 +106,8 @@ def save_checkpoint(
         refused = _cannot_be_written(partial, tensors, error)
         if refused is None:
             raise
-    if refused is not None:  # only here: the error holds torch's file open, which keeps its space
+    # outside the except block, where the error would keep torch's file open and its disk space used
+    if refused is not None:
         shutil.rmtree(partial, ignore_errors=True)
         raise refused
     for old in _step_folders(root)[:-keep]:
@@ -115,20 +116,21 @@ def save_checkpoint(
 
 
 def committed_steps(root: Path) -> list[int]:
-    """Steps of the checkpoints under `root`, sound or not, oldest first."""
+    """Steps of all checkpoints under `root`, damaged ones included, oldest first."""
     return [_step_of(folder) for folder in _step_folders(root)]
 
 
 def load_newest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
-    """Return the newest sound checkpoint, newest by step number, or None without any.
+    """Load the undamaged checkpoint of the highest step; None if there are no checkpoints.
 
-    A damaged one is moved to `bad/` with its reason and the one before it is tried. Those beyond
-    `at_most` steps are deleted once a sound one was found: the run goes on from before them, and
-    its rows are cut to match.
+    A damaged one is moved to `bad/` with its reason, and the one before it is tried.
+
+    Args:
+        root: The run's checkpoint folder.
+        at_most: Ignore checkpoints of later steps, and delete them once one is loaded.
 
     Raises:
-        CheckpointError: Checkpoints exist and none is sound, or one is of another version;
-            starting from zero would hide it.
+        CheckpointError: All checkpoints are damaged, or one has another SCHEMA.
     """
     if not root.exists():
         return None
@@ -140,8 +142,9 @@ def load_newest(root: Path, *, at_most: int | None = None) -> Checkpoint | None:
     for folder in reversed(folders[: len(folders) - len(beyond)]):
         try:
             found = replace(_load(folder), set_aside=tuple(reasons))
-        except DAMAGE as error:  # not any OSError: a disk that fails to read condemns nothing
-            if is_out_of_memory(error):  # nor does a machine that is full
+        # a disk that cannot be read (any other OSError) or a lack of memory is no damage
+        except DAMAGE as error:
+            if is_out_of_memory(error):
                 raise
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             reasons.append(f"{folder.name}: {reason}")
@@ -168,9 +171,9 @@ def _write(partial: Path, step: int, tensors: Mapping[str, Any], state: Mapping[
 
 
 def _seal(partial: Path, step: int) -> None:
-    """Put the files on disk, then vouch for them in DONE.json."""
+    """Sync the files, then write their sizes and hashes to DONE.json."""
     files = {
-        name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
+        name: {"bytes": (partial / name).stat().st_size, "sha256": file_sha256(partial / name)}
         for name in FILES
     }
     for name in files:
@@ -182,7 +185,8 @@ def _seal(partial: Path, step: int) -> None:
 
 def _load(folder: Path) -> Checkpoint:
     done = read_json(folder / "DONE.json")
-    digest = done.pop("sha256", None)  # versions before it are told by their schema alone
+    # earlier schemas have no hash of DONE.json
+    digest = done.pop("sha256", None)
     if digest != _digest(done) and (digest is not None or done["schema"] == SCHEMA):
         raise ValueError("DONE.json is not what was written (its own SHA-256 differs)")
     if done["schema"] != SCHEMA:
@@ -191,8 +195,8 @@ def _load(folder: Path) -> Checkpoint:
             f"run with the version that began it, or start it again with restart=true"
         )
     for name in FILES:
-        path, facts = folder / name, done["files"][name]
-        if path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
+        path, recorded = folder / name, done["files"][name]
+        if path.stat().st_size != recorded["bytes"] or file_sha256(path) != recorded["sha256"]:
             raise ValueError(f"{name} is not what was written (size or SHA-256 differs)")
     if f"step_{done['step']:08d}" != folder.name:
         raise ValueError(f"DONE.json is of step {done['step']}")
@@ -207,7 +211,8 @@ def _load(folder: Path) -> Checkpoint:
 def _load_tensors(path: Path) -> dict[str, Any]:
     try:
         value = torch.load(path, weights_only=True, map_location="cpu")
-    except UnpicklingError as error:  # its text goes on with advice to load the file all the same
+    except UnpicklingError as error:
+        # torch's message recommends weights_only=False, so only the name in it is kept
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"{named[1]} in it" if named else "what is in it"
         raise ValueError(f"{path.name}: weights_only=True refuses {what}") from None
@@ -219,7 +224,7 @@ def _load_tensors(path: Path) -> dict[str, Any]:
 def _cannot_be_written(
     partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], error: OSError | RuntimeError
 ) -> StorageError | None:
-    """What the disk refused, in the user's terms; torch.save says it by a RuntimeError."""
+    """Convert a failure of the disk, which torch.save reports as RuntimeError; None for others."""
     if isinstance(error, OSError):
         is_storage = as_storage_error(error) is not None
     else:
@@ -238,7 +243,7 @@ def _cannot_be_written(
 
 
 def _discard(folder: Path) -> None:
-    """Delete a checkpoint so that a kill in the middle leaves no half of one under its name."""
+    """Delete a checkpoint; a kill meanwhile leaves no incomplete one under its name."""
     doomed = folder.with_name(f"{folder.name}.old.partial")
     delete(doomed)
     folder.replace(doomed)
@@ -250,20 +255,15 @@ def _step_of(folder: Path) -> int:
 
 
 def _step_folders(root: Path) -> list[Path]:
-    """Committed checkpoints, oldest first by step number, never by a clock."""
+    """Complete checkpoints, by ascending step."""
     if not root.exists():
         return []
     named = [(STEP_FOLDER.fullmatch(path.name), path) for path in root.iterdir()]
     return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(done: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
 
 
 def _fsync(path: Path) -> None:
@@ -278,9 +278,10 @@ def _fsync(path: Path) -> None:
 
 
 def quarantine(folder: Path, reason: str) -> None:
-    """Move a checkpoint to `bad/` beside it, and its reason."""
+    """Move a checkpoint to `bad/` beside it, and write the reason there."""
     bad = folder.parent / "bad"
-    if bad.is_symlink():  # it would lead the deletion below out of the run
+    # the deletion below must not follow a link out of the run
+    if bad.is_symlink():
         bad.unlink()
     bad.mkdir(exist_ok=True)
     target = bad / folder.name
@@ -290,7 +291,7 @@ def quarantine(folder: Path, reason: str) -> None:
 
 
 def known_bad(bad: Path) -> list[str]:
-    """Earlier quarantines; a note that cannot be read says nothing."""
+    """Names and reasons in `bad/`; "damaged" where the reason cannot be read."""
     reasons = {path.name: "damaged" for path in bad.iterdir() if path.suffix != ".json"}
     for path in bad.glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
@@ -299,7 +300,7 @@ def known_bad(bad: Path) -> list[str]:
 
 
 def delete(path: Path) -> None:
-    """Delete a folder, or whatever a person put under its name; a link's target stays."""
+    """Delete a folder, a file or a link; the target of a link stays."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

@@ -22,7 +22,7 @@ from train.storage.records import (
 )
 
 WRITER_SECONDS = 60.0
-"""Longest wait for another job that is adding its run to the manifest."""
+"""Seconds to wait for another job that is writing the manifest."""
 
 
 def manifest_entry(run: PlannedRun) -> dict[str, Any]:
@@ -46,10 +46,10 @@ def manifest_entry(run: PlannedRun) -> dict[str, Any]:
 
 
 def read_manifest(study_folder: Path) -> dict[str, Any] | None:
-    """Read a study's manifest; None for a study that was never planned.
+    """Read the manifest of a study; None if there is none.
 
     Raises:
-        DataError: The file is no manifest, or its runs do not match its hash.
+        DataError: It is not a manifest, or its runs do not match its hash.
         StorageError: It cannot be read.
     """
     path = study_folder / "manifest.json"
@@ -70,7 +70,7 @@ def read_manifest(study_folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare the runs with their hash, and check the fields that readers need.
+    """Check the hash of the runs and the numbers of their plans.
 
     Raises:
         ValueError: The message names the file and what is wrong.
@@ -94,26 +94,25 @@ def _refuse_edited(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _digest(entries: list[dict[str, Any]]) -> str:
-    """SHA-256 (hex) of the runs."""
     return hashlib.sha256(canonical_json(entries).encode()).hexdigest()
 
 
 def register_runs(
     study_folder: Path, study: str, runs: Sequence[PlannedRun], *, extend: bool
 ) -> None:
-    """Append runs to the manifest; entries that are there stay as they are.
+    """Append runs to the manifest; existing entries stay as they are.
 
     Raises:
         StorageError: The study's folder or its manifest cannot be written.
-        ConfigError: The study was planned without some of these runs and may not be extended, or
-            would have more than MOST_RUNS.
+        ConfigError: The manifest lacks some of these runs and `extend` is False, or it would have
+            more than MOST_RUNS.
         DataError: The manifest is damaged.
     """
     if not _new_runs(read_manifest(study_folder), runs):
         return
     path = study_folder / "manifest.lock"
     with hold(path, task="is writing its manifest", patience=WRITER_SECONDS):
-        # another job may have added them meanwhile
+        # read again under the lock: another job may have added them
         manifest = read_manifest(study_folder)
         refuse_another_grid(manifest, study_folder, study, runs, extend=extend)
         if new := _new_runs(manifest, runs):
@@ -129,10 +128,10 @@ def refuse_another_grid(
     *,
     extend: bool,
 ) -> None:
-    """Refuse runs that a study was planned without, unless it may be extended; scratch may.
+    """Refuse runs that are not in the manifest, unless `extend` is set or the study is scratch.
 
     Raises:
-        ConfigError: Names some of them.
+        ConfigError: Names the first three.
     """
     new = _new_runs(manifest, runs)
     if manifest and new and not extend and study != SCRATCH:

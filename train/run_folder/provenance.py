@@ -1,4 +1,4 @@
-"""What a run is made of: run.json, its row of the runs table, and changed versions on a resume."""
+"""run.json, the row of the runs table, and versions that changed since the last attempt."""
 
 import dataclasses
 import platform
@@ -23,7 +23,7 @@ from train.storage.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
 def run_facts(
     config: Config, plan: RunPlan, dataset: Dataset, *, device: str, epochs: float
 ) -> dict[str, Any]:
-    """Content of run.json; `epochs` is how often the run reads the training split."""
+    """Content of run.json; `epochs` is the number of passes over the training split."""
     return {
         "schema": SCHEMA_VERSION,
         "numerics_version": NUMERICS_VERSION,
@@ -66,9 +66,9 @@ def run_facts(
 def changed_versions(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Versions, device and commit that differ between two run.json: (old, new) by name.
+    """Versions, device and commit that differ between two run.json, as name: (old, new).
 
-    These may change a run's bits. Empty where `before` is.
+    A change of these may change the bits of a run. Empty where `before` is empty.
     """
     if not before:
         return {}
@@ -85,10 +85,10 @@ def changed_versions(
 
 
 def refuse_changed_versions(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse to resume under machine.strict_versions.
+    """Refuse to resume, for machine.strict_versions=true.
 
     Raises:
-        ConfigError: Always; lists what changed.
+        ConfigError: Always; lists the changes.
     """
     listed = "\n  ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
     raise ConfigError(
@@ -105,11 +105,7 @@ def runs_table_row(
     state: str,
     measured: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One row of the runs table; `measured` holds the columns that training fills.
-
-    `unique_tokens` are the tokens seen at least once: the run's, or all of the data's where it
-    repeats them.
-    """
+    """One row of the runs table; `measured` holds the columns that only training can fill."""
     seq_len = config.data.seq_len
     whole_windows = n_windows(dataset.n_tokens("train"), seq_len) * seq_len
     row: dict[str, Any] = {
@@ -132,6 +128,7 @@ def runs_table_row(
         "flops_exact": plan.flops_exact,
         "flops_head": 3 * plan.token_flops.head * plan.tokens,
         "flops_attention": 3 * plan.token_flops.attention * plan.tokens,
+        # at most one epoch
         "unique_tokens": min(plan.tokens, whole_windows),
         **measured,
     }
@@ -140,10 +137,10 @@ def runs_table_row(
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit, and whether tracked files differ from it; nulls outside a checkout."""
+    """Commit, and whether tracked files differ from it; both None outside a checkout."""
 
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(folder), *words]
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(folder), *arguments]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired):

@@ -1,8 +1,8 @@
-"""A determinism check that costs nothing: rows that a resume computes again are compared.
+"""Determinism check at no cost: rows that a resume recomputes are compared with the old ones.
 
-A resume from step k keeps the rows up to k and moves later ones to replayed.jsonl; training
-computes those again. On a CPU with pinned threads, and on one GPU model in deterministic mode, both
-are equal.
+A resume from step k keeps the rows up to k and moves later ones to replayed.jsonl. Training then
+recomputes them. On a CPU with pinned threads, and on one GPU model in deterministic mode, the
+values are equal.
 """
 
 import json
@@ -21,17 +21,17 @@ from train.storage.records import append_jsonl, read_jsonl, sound_rows
 CLOCK_COLUMNS = frozenset(
     ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")
 )
-"""Columns that depend on the clock, which are not compared."""
+"""Columns that depend on the clock and are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayReport:
-    """How rows that were computed twice differ."""
+    """Differences between rows that were computed twice."""
 
     rows: int
     """Pairs of rows compared."""
     differing: int
-    """Pairs that differ in any column but the clock's."""
+    """Pairs that differ outside CLOCK_COLUMNS."""
     largest: float
     """Largest absolute difference of a number."""
     first_step: int | None
@@ -56,8 +56,8 @@ def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
 
     Args:
         folder: The run's folder.
-        sizes: Bytes of each record file at the checkpoint, by name; 0 for a file not named. A line
-            torn by a crash lies beyond and is dropped.
+        sizes: Bytes of each record file at the checkpoint, by name; 0 for a file not named. A last
+            line torn by a crash is dropped.
 
     Raises:
         RecordsError: A file is shorter than at the checkpoint, or damaged before it.
@@ -80,7 +80,7 @@ def set_aside(folder: RunFolder, sizes: Mapping[str, int]) -> int:
             file.truncate(kept)
             os.fsync(file.fileno())
         moved += len(late)
-    # finds damage now, and not at the end of the run
+    # reports damage now, not at the end of the run
     _final_rows(folder)
     return moved
 
@@ -89,7 +89,8 @@ def compare(folder: RunFolder) -> ReplayReport:
     """Compare every row of replayed.jsonl with the row of the same step and split, if any.
 
     Raises:
-        RecordsError: A record file is damaged; damaged rows of replayed.jsonl are skipped.
+        RecordsError: metrics.jsonl or evals.jsonl is damaged. Damaged rows of replayed.jsonl are
+            skipped.
     """
     final = _final_rows(folder)
     rows, largest, differing = 0, 0.0, []
@@ -141,7 +142,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[flo
 
 
 def _whole_rows(path: Path, start: int) -> Iterator[dict[str, Any]]:
-    """Rows from byte `start` on, without torn lines."""
+    """Complete rows from byte `start` on."""
     with path.open("rb") as file:
         file.seek(start)
         for line in file.read().split(b"\n")[:-1]:

@@ -1,4 +1,4 @@
-"""One run's folder: its files, lock, status, attempts, and the archive of restarted runs.
+"""The folder of one run: its files, lock, status, attempts, and the archive of restarts.
 
 The folder is the truth about a run. Only the process that holds its lock writes to it.
 """
@@ -18,11 +18,11 @@ from train.storage.lock import Holder, hold, is_held, read_holder, this_host
 from train.storage.records import STATES, append_jsonl, read_json, sound_rows, write_json
 
 ARCHIVE = "archive"
-"""Folder of a run's files from before restart=true."""
+"""Folder of the files that restart=true moved away."""
 
 
 class _File:
-    """Attribute of RunFolder: the path of a file in it."""
+    """Attribute of RunFolder: path of a file in the folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,14 +33,14 @@ class _File:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/<study>/<run_id>/`, DESIGN section 7."""
+    """`runs/<study>/<run_id>/`."""
 
     path: Path
 
     config = _File("config.yaml")
     """The resolved config."""
     run = _File("run.json")
-    """Facts that do not change: counts, hashes, versions, device."""
+    """Counts, FLOPs, hashes, versions, device."""
     status = _File("status.json")
     """State, reason, step, cost."""
     attempts = _File("attempts.jsonl")
@@ -50,37 +50,37 @@ class RunFolder:
     evals = _File("evals.jsonl")
     """One row per evaluation and split."""
     replayed = _File("replayed.jsonl")
-    """Rows after the checkpoint, which a resumed run computes again."""
+    """Rows from after the checkpoint, which a resume recomputes."""
     checkpoints = _File("checkpoints")
-    """Folder of the checkpoints."""
+    """Folder of checkpoints."""
     result = _File("result.json")
-    """Written once, at completion; holds the row of the runs table."""
+    """Row of the runs table, costs; written once, at completion."""
     lock = _File("run.lock")
-    """Held by the process that trains the run; names it."""
+    """Lock of the process that trains the run; holds its name."""
     log = _File("job.log")
     """Output of a job that a study launched."""
 
     def state(self) -> str:
-        """The recorded state; `planned` before the first start."""
+        """Recorded state; `planned` before the first start."""
         return str(self.read_status().get("state", "planned"))
 
     def read_status(self) -> dict[str, Any]:
-        """Content of status.json; empty before the first start and for an unreadable file."""
+        """Content of status.json; empty where it is missing or cannot be read."""
         try:
             return read_json(self.status)
         except (OSError, ValueError):
             return {}
 
-    def write_status(self, state: str, **facts: Any) -> None:  # noqa: ANN401
-        """Replace status.json; `facts` are the step, the reason and the like."""
+    def write_status(self, state: str, **values: Any) -> None:  # noqa: ANN401
+        """Replace status.json; `values` are further keys, such as step, reason and cost."""
         assert state in STATES
-        write_json(self.status, {"state": state, **facts, "heartbeat": utc_now()}, sync=False)
+        write_json(self.status, {"state": state, **values, "heartbeat": utc_now()}, sync=False)
 
     def attempt_number(self) -> int:
-        """Number of the newest attempt, archived ones included; 0 before the first.
+        """Number of the newest attempt; 0 before the first.
 
-        Numbers are never reused: W&B runs are named after them. Damaged rows are skipped: no start
-        may fail because of them.
+        Archived attempts count too, because W&B runs are named after these numbers. Damaged rows
+        are skipped.
         """
         archived = self.path.glob(f"{ARCHIVE}/*/{self.attempts.name}")
         return max(
@@ -93,14 +93,14 @@ class RunFolder:
             default=0,
         )
 
-    def log_attempt(self, event: str, **facts: Any) -> None:  # noqa: ANN401
-        """Append the start or the end of an attempt to attempts.jsonl."""
+    def log_attempt(self, event: str, **values: Any) -> None:  # noqa: ANN401
+        """Append the start or end of an attempt to attempts.jsonl."""
         who = {"host": socket.gethostname(), "pid": os.getpid(), "time": utc_now()}
-        append_jsonl(self.attempts, [{"event": event, **who, **facts}], sync=True)
+        append_jsonl(self.attempts, [{"event": event, **who, **values}], sync=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run's lock; it is freed when its process dies.
+        """Hold the lock; the kernel releases it when the process dies.
 
         Raises:
             LockedError: Another live process trains this run.
@@ -116,14 +116,14 @@ class RunFolder:
         return is_held(self.lock)
 
     def holder(self) -> Holder | None:
-        """Process that trains the run, or trained it last."""
+        """Process that holds the lock, or held it last."""
         return read_holder(self.lock)
 
     def refuse_other_holder(self) -> None:
-        """Stop this process before it writes to a run that another one took over.
+        """Refuse to write to a run that another process has taken over.
 
-        That happens where someone deletes the lock or the folder of a run under way: the next
-        start makes a new lock, with its own name.
+        This happens when the lock or the folder of a running run is deleted: the next process to
+        start makes a new lock.
 
         Raises:
             LockedError: Another process holds the run.
@@ -136,11 +136,11 @@ class RunFolder:
             )
 
     def archive(self) -> Path:
-        """Move the run's files to `archive/<n>/`, so that it starts from zero; return that folder.
+        """Move the files of the run to `archive/<n>/` and return it; the run then starts from zero.
 
-        Only the holder of the lock may call this. The lock and job.log stay. A killed process
-        leaves `archive/<n>.partial`, which the next holder completes, so that no start sees parts
-        of the old run. status.json goes first: from then on the run counts as planned.
+        Only the holder of the lock may call this. The lock and job.log stay. A kill leaves
+        `archive/<n>.partial`, which the next holder completes before it reads the run. status.json
+        is moved first: from then on the state is `planned`.
         """
         partial = self._unfinished_archive()
         if partial is None:
@@ -156,7 +156,7 @@ class RunFolder:
         return partial.rename(partial.with_suffix(""))
 
     def newest_archive(self) -> "RunFolder | None":
-        """Folder of the run from before its last restart; None without one."""
+        """Files from before the last restart; None without one."""
         numbers = [
             int(path.name) for path in self.path.glob(f"{ARCHIVE}/*") if path.name.isdecimal()
         ]
@@ -172,5 +172,5 @@ def folder_of(run: PlannedRun) -> RunFolder:
 
 
 def utc_now() -> str:
-    """Time in UTC, in seconds, as ISO 8601."""
+    """Current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

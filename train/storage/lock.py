@@ -1,10 +1,10 @@
 """Lock files: one process at a time per run, study or preparation of data.
 
-A lock is flock on a file that names its holder. The kernel releases it the moment the holder dies,
-however it dies, and child processes do not inherit it. On a file system without flock a lease takes
-its place: a file created with O_EXCL whose modification time the holder renews, and which others
-may take over once it has expired. Between machines flock excludes only where the file system
-carries it (NFS with a lock daemon, Lustre mounted with -o flock).
+A lock is flock on a file that names its holder. The kernel releases it when the holder dies, and
+child processes do not inherit it. A file system without flock gets a lease instead: a file created
+with O_EXCL, whose modification time the holder renews, and which others may take over once it has
+expired. Between machines flock works only where the file system carries it (NFS with a lock daemon,
+Lustre mounted with -o flock).
 """
 
 import contextlib
@@ -27,11 +27,10 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from train.errors import LockedError, StorageError
 
 START_SECONDS = 0.5
-"""Seconds that `hold` waits by default: `is_held` takes the lock in shared mode for an instant."""
+"""Seconds that `hold` waits by default, since `is_held` takes the lock in shared mode briefly."""
 
 LEASE_SECONDS = 30.0
-"""Seconds after which a lease that was not renewed may be taken over; its holder renews it three
-times in that time."""
+"""Seconds until an unrenewed lease expires; its holder renews it every third of that time."""
 
 NO_FLOCK = frozenset((errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
 """Errors of a file system without flock."""
@@ -39,7 +38,7 @@ NO_FLOCK = frozenset((errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that holds a lock or held it last, as the lock file says."""
+    """Process that holds a lock, or held it last, according to the lock file."""
 
     host: str
     pid: int
@@ -58,7 +57,7 @@ def hold(path: Path, *, task: str, patience: float = START_SECONDS) -> Iterator[
 
     Args:
         path: The lock file; it is not deleted when the lock is released.
-        task: What the holder does, for the message to others: "is training this run".
+        task: Work of the holder, for the message to others: "is training this run".
         patience: Seconds to wait for another holder; negative waits forever.
 
     Raises:
@@ -79,17 +78,17 @@ def hold(path: Path, *, task: str, patience: float = START_SECONDS) -> Iterator[
 
 
 def refuse_if_held(path: Path, *, task: str) -> None:
-    """Raise the LockedError of `hold` if the lock is held, without taking it."""
+    """Raise LockedError, as `hold` does, if the lock is held; never take it."""
     if is_held(path):
         raise _refusal(path, task)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock file `path`; asking never makes a `hold` fail."""
+    """Whether a live process holds the lock file `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        # it was never held, or this process may not read it
+        # never held, or not readable
         return _is_leased(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -101,7 +100,7 @@ def is_held(path: Path) -> bool:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """The process that holds the lock file or held it last; None if the file does not say."""
+    """Process that holds the lock, or held it last; None where the file does not name it."""
     with contextlib.suppress(OSError):
         if (owner := _lease(path).owner) is not None:
             touched = datetime.fromtimestamp(_lease_path(path).stat().st_mtime, UTC)
@@ -112,7 +111,7 @@ def read_holder(path: Path) -> Holder | None:
         with path.open("rb") as file:
             record = json.loads(file.read(1_000))
         host, since = str(record["host"]), datetime.fromisoformat(record["since"])
-        # the name is printed to a terminal, so it must not hold control characters
+        # the name is printed to a terminal: no control characters
         if not re.fullmatch(r"[\w.-]{1,253}", host) or since.tzinfo is None:
             return None
         return Holder(host=host, pid=int(record["pid"]), since=since)
@@ -121,7 +120,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def this_host() -> str:
-    """The host name that holders on this machine write into their locks."""
+    """Host name that lock files record for this machine."""
     return socket.gethostname()
 
 
@@ -130,14 +129,14 @@ def _refusal(path: Path, task: str) -> LockedError:
 
 
 def _acquire(path: Path, patience: float) -> BaseFileLock:
-    lock = FileLock(path, timeout=patience, fallback_to_soft=False, on_acquired=_write_down_holder)
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False, on_acquired=_write_holder)
     try:
         lock.acquire()
     except OSError as error:
-        # filelock's Timeout is an OSError too, without an errno
+        # filelock's Timeout is an OSError without errno
         if error.errno not in NO_FLOCK:
             raise
-        # the same words for every file, so that Python shows the warning once
+        # the same text for every file, so that Python shows the warning once
         warnings.warn(
             f"the file system has no flock ({error.strerror}); leases of {LEASE_SECONDS:g} s "
             f"stand in for its locks",
@@ -147,7 +146,7 @@ def _acquire(path: Path, patience: float) -> BaseFileLock:
     return lock
 
 
-def _write_down_holder(descriptor: int) -> None:
+def _write_holder(descriptor: int) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"host": this_host(), "pid": os.getpid(), "since": since}
     os.ftruncate(descriptor, 0)
@@ -155,7 +154,7 @@ def _write_down_holder(descriptor: int) -> None:
 
 
 def _lease_path(path: Path) -> Path:
-    """The lease of a lock file, which itself stays empty where flock is missing."""
+    """Path of the lease that replaces a lock file; the lock file then stays empty."""
     return path.with_suffix(".lease")
 
 
@@ -166,7 +165,7 @@ def _lease(path: Path) -> SoftFileLease:
 
 
 def _acquire_lease(path: Path, patience: float) -> SoftFileLease:
-    """Take the lease; one that seems expired is watched for LEASE_SECONDS first."""
+    """Take the lease, waiting for an expired one to stay so for LEASE_SECONDS."""
     lease = _lease(path)
     seems_gone = _lease_path(path).exists() and not _is_leased(path)
     lease.acquire(timeout=patience + (1.1 * LEASE_SECONDS if seems_gone else 0))
@@ -174,10 +173,7 @@ def _acquire_lease(path: Path, patience: float) -> SoftFileLease:
 
 
 def _is_leased(path: Path) -> bool:
-    """Whether the lease was renewed within LEASE_SECONDS.
-
-    That of a holder that just died on this machine still counts; `hold` takes it over at once.
-    """
+    """Whether the lease was renewed within LEASE_SECONDS, even if its holder has died since."""
     try:
         return time.time() - _lease_path(path).stat().st_mtime < LEASE_SECONDS
     except OSError:
@@ -185,7 +181,7 @@ def _is_leased(path: Path) -> bool:
 
 
 def _stop_without_lease(loss: object) -> None:
-    """End this process at once: its lease expired, and another process may own its files now."""
+    """End this process at once: its lease expired, and another process may write its files now."""
     sys.stderr.write(f"error: the lease was lost ({loss}); another process may have taken over\n")
     sys.stderr.flush()
     os._exit(LockedError.exit_code)

@@ -1,14 +1,15 @@
-"""JSON and JSONL records: how they are written, and how they are read back after a crash.
+"""JSON and JSONL records: written atomically, read back after a crash.
 
-JSON never contains NaN or infinity: a non-finite number is written as null, and a row adds what it
-was: `"nonfinite": {"loss": "nan"}`. A file that is replaced is written as `<name>.partial` and
-renamed; a file that grows (`*.jsonl`) may end in a torn line after a crash, which readers drop.
-Records may come from a shared folder, so their size and nesting are limited, and run ids cannot
-lead out of the study's folder. Standard library only.
+JSON has no NaN or infinity: a non-finite number is written as null, and its row names it:
+`"nonfinite": {"loss": "nan"}`. A file that is replaced is written as `<name>.partial` and renamed;
+a file that grows (`*.jsonl`) may end in a torn line after a crash, which readers drop. Records may
+come from a shared folder, so their size and nesting are limited, and run_ids cannot lead out of the
+study's folder. Standard library only.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -20,13 +21,13 @@ from typing import Any
 SCHEMA_VERSION = 1
 
 STATES = ("planned", "running", "preempted", "completed", "diverged", "failed")
-"""States of a run; there are no others."""
+"""All states of a run."""
 
 FINISHED_STATES = ("completed", "diverged")
-"""States of a run that a relaunch does not train again."""
+"""States in which a relaunch does not train a run."""
 
 REQUIRED_COLUMNS = ("n_params", "tokens", "flops", "loss")
-"""Columns that the analysis needs in any table."""
+"""Columns that the analysis needs."""
 
 RUNS_TABLE_COLUMNS = (
     *REQUIRED_COLUMNS,
@@ -53,11 +54,11 @@ RUNS_TABLE_COLUMNS = (
     "seconds",
     "device",
 )
-"""One row per run: `row` in result.json, in this order in runs.csv."""
+"""Columns of the runs table, in the order of runs.csv; `row` in result.json has them all."""
 
 
 LARGEST_LINE_BYTES = 1_000_000
-"""Longer rows of a `*.jsonl` are neither written nor read; ours have hundreds of bytes."""
+"""Longer rows are neither written nor read; typical ones have hundreds of bytes."""
 
 LARGEST_JSON_BYTES = 500_000_000
 """Larger JSON files are not read; a manifest of MOST_RUNS runs has about 200 MB."""
@@ -66,33 +67,29 @@ MOST_RUNS = 100_000
 """Manifests of more runs are not read."""
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
-"""Names that a run's folder can have: no separator, no leading dot."""
+"""Valid folder name of a run: no separator, no leading dot."""
 
 _NUMBERS = re.compile(r"\[\n\s*((?:[-+.\deE]+|null)(?:,\n\s*(?:[-+.\deE]+|null))*)\n\s*\]")
-"""A list of numbers over several lines; JSON strings hold no line break."""
+"""List of numbers over several lines; JSON strings hold no line break."""
 
 
 def write_json(path: Path, value: Mapping[str, Any], *, sync: bool = True) -> None:
-    """Replace `path` atomically with `value`, as write_text does.
-
-    Indented for human readers, with each list of numbers on one line.
-    """
+    """Replace `path` atomically with `value`: indented, with each list of numbers on one line."""
     text = json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
     text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     write_text(path, text, sync=sync)
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Replace `path` atomically with `text`: after a crash it holds all of the old or the new text.
+    """Replace `path` atomically with `text`: after a crash it holds the old or the new text, whole.
 
     Args:
         path: The file; `<name>.partial` beside it is written first and then renamed.
-        text: Its new content.
-        sync: Whether to sync the rename as well, so that a power failure cannot bring the old
-            content back; the content is always synced.
+        text: The new content, which is always synced to disk.
+        sync: Whether to sync the rename too, so that a power failure cannot restore the old text.
     """
     partial = path.with_name(path.name + ".partial")
-    # left behind by a process that died, or a symbolic link, which must not be followed
+    # a dead process may have left one; a symbolic link must not be followed
     partial.unlink(missing_ok=True)
     with _naming(path), partial.open("x", encoding="utf-8") as file:
         file.write(text)
@@ -105,7 +102,7 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError: one from writing to an open file has none."""
+    """Add the file name to an OSError, which lacks it when writing to an open file fails."""
     try:
         yield
     except OSError as error:
@@ -114,7 +111,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names of its files are on disk, where the file system can."""
+    """Sync the file names of a folder to disk, where the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -143,13 +140,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
-    """Append rows and flush them to the kernel, with `sync` also to the disk.
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    A torn last line is cut off first, because a row appended to it could not be read.
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+    """Append rows and flush them to the kernel, with `sync` also to disk.
+
+    A torn last line is cut off first, because a row appended to it would be unreadable.
 
     Raises:
-        ValueError: A row is longer than LARGEST_LINE_BYTES, so it could not be read back.
+        ValueError: A row is longer than LARGEST_LINE_BYTES.
     """
     lines = [json.dumps(_row(row), allow_nan=False) + "\n" for row in rows]
     if lines and max(map(len, lines)) > LARGEST_LINE_BYTES:
@@ -164,7 +167,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = 
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read all rows; a torn last line is dropped, a missing file has no rows.
+    """Read all rows; a torn last line is dropped, and a missing file has none.
 
     Raises:
         ValueError: A whole line is not a JSON object, or too long; the message names file and line.
@@ -176,7 +179,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def sound_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the readable rows and skip damaged ones, for files on which no result depends."""
+    """Yield the readable rows and skip damaged ones; for files that no result depends on."""
     if not path.exists():
         return
     for line in path.read_bytes().decode(errors="replace").split("\n"):
@@ -185,7 +188,7 @@ def sound_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _whole_bytes(path: Path) -> int:
-    """Bytes of `path` up to the end of its last complete line."""
+    """Bytes up to the end of the last complete line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -217,7 +220,7 @@ def _parse_lines(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def refuse_hostile_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a study's manifest whose runs are not a list, too many, or lead out of its folder.
+    """Refuse a manifest whose runs are not a list, are too many, or lead out of the study's folder.
 
     Raises:
         ValueError: The message names the file and what is wrong.
@@ -237,7 +240,7 @@ def refuse_hostile_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _parse(text: str) -> Any:  # noqa: ANN401
-    """json.loads, which raises ValueError also where nesting overflows the parser."""
+    """json.loads that raises ValueError for too deep nesting too."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -245,7 +248,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as it is written: non-finite numbers as null, and named in `nonfinite`."""
+    """The row with non-finite numbers as null, named in `nonfinite`."""
     named = {path: str(value) for path, value in _non_finite(row, "")}
     if named:
         return {**_finite(row), "nonfinite": {**row.get("nonfinite", {}), **named}}
@@ -274,7 +277,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
 
 
 def canonical_json(value: Any) -> str:  # noqa: ANN401
-    """The same text for equal values, for hashing: sorted keys, no spaces, 1.0 written as 1."""
+    """Unique text of a value, for hashing: sorted keys, no spaces, 1.0 as 1."""
     return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

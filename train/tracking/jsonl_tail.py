@@ -1,4 +1,4 @@
-"""Follow the growing .jsonl files of a run folder: new rows, in the order of their steps."""
+"""New rows of the growing .jsonl files of a run folder, in the order of their steps."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 
 class Tail:
-    """Reads the complete lines added to a file since the last read."""
+    """Reader of the complete lines added to a file since the last read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,13 +36,13 @@ class Tail:
             self._file.close()
 
     def _open(self) -> None:
-        """Open the file once. A later attempt replaces it; this attempt keeps reading its own."""
+        """Open the file once, so that a replacement by a later attempt is not read."""
         if self._file is None and self._path.exists():
             self._file = self._path.open("rb")
 
 
 class RunTail:
-    """metrics.jsonl and evals.jsonl merged into one sequence of (file name, row) by step."""
+    """Rows of metrics.jsonl and evals.jsonl as (file name, row), merged by step."""
 
     def __init__(self, folder: Path, *, start_step: int) -> None:
         self._metrics, self._evals = Tail(folder / "metrics.jsonl"), Tail(folder / "evals.jsonl")
@@ -53,9 +53,9 @@ class RunTail:
     def rows(self, *, is_over: bool) -> list[tuple[str, dict[str, Any]]]:
         """Return the new rows with steps after `start_step`.
 
-        The trainer writes an evaluation after its step's row of metrics and before the next one. So
-        an evaluation up to the last row's step can be returned; a later one waits for its row,
-        unless the run `is_over`.
+        The trainer writes an evaluation after the metrics row of its step and before the next one.
+        So evaluations up to the last metrics row are returned; later ones wait for it, unless the
+        run `is_over`.
         """
         metrics = [row for row in self._metrics.rows() if row["step"] > self._start_step]
         if metrics:
@@ -65,7 +65,7 @@ class RunTail:
         ready = evals[: len(evals) - len(self._early)]
         named = [("metrics.jsonl", row) for row in metrics]
         named += [("evals.jsonl", row) for row in ready]
-        # the sort is stable: at equal steps metrics come first
+        # stable: metrics come first at equal steps
         return sorted(named, key=lambda item: item[1]["step"])
 
     def close(self) -> None:

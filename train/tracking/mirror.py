@@ -1,7 +1,7 @@
 """Start and stop the mirror process of one run folder.
 
-The process (wandb_mirror.py) reads the rows from the run folder. wandb records the command line, so
-it holds only the folder; everything else goes through standard input.
+The process (wandb_mirror.py) reads rows from the run folder. wandb records its command line, which
+therefore names only the folder; everything else goes through standard input.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_SECONDS = 20.0
-"""Time that the end of an attempt waits for its mirror."""
+"""Time limit for the mirror at the end of an attempt."""
 
 REAP_SECONDS = 2.0
-"""Time to wait for a killed process to disappear."""
+"""Time limit for a killed process to disappear."""
 
 SEND_SECONDS = 5.0
-"""Time to wait for the process to read a request that is larger than the pipe (64 kB)."""
+"""Time limit for the process to read a request larger than the pipe (64 kB)."""
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorRequest:
-    """What the process is to mirror; sent as one JSON line on its standard input."""
+    """Request to the process, sent as one JSON line on its standard input."""
 
     id: str
     """W&B run id, unique in the project."""
@@ -41,18 +41,18 @@ class MirrorRequest:
     mode: str
     """One of "auto" (online, or offline when that fails), "online", "offline"."""
     resume: str = "never"
-    """wandb.init(resume=): "never" refuses an existing id, "allow" adds the rows it lacks."""
+    """wandb.init(resume=): "never" refuses an existing id, "allow" adds missing rows to it."""
     config: Mapping[str, Any]
     start_step: int
-    """Only rows after this step are mirrored."""
+    """Rows up to this step are not mirrored."""
     limit_seconds: float = LIMIT_SECONDS
-    """Time limit from the trainer's last line to the end of the process."""
+    """Seconds from the trainer's last line to the end of the process."""
     trainer_pid: int = field(default_factory=os.getpid)
-    """The trainer's pid, watched besides the pipe, which a child of the trainer may hold open."""
+    """pid of the trainer, watched because a child of it may keep the pipe open after its death."""
 
 
 class MirrorProcess:
-    """The mirror process of one run folder. Its failures are reported by `finish`, never raised."""
+    """Mirror process of one run folder; `finish` reports its failures, none is raised."""
 
     def __init__(self, request: MirrorRequest, folder: Path) -> None:
         self._limit = request.limit_seconds
@@ -66,9 +66,9 @@ class MirrorProcess:
             self._kill()
 
     def finish(self, state: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Close the W&B run and wait for the process, at most the request's limit.
+        """Close the W&B run and wait for the process, at most limit_seconds.
 
-        A second call returns the first one's report.
+        A second call returns the first report.
 
         Args:
             state: Final state of the attempt.
@@ -81,7 +81,7 @@ class MirrorProcess:
         if self._report is None:
             try:
                 self._report = self._close({"state": state, "summary": dict(summary)})
-            # the run itself has ended; no failure of its mirror may change that
+            # the run has ended, whatever happens to its mirror
             except Exception as error:
                 self._report = {"mode": "off", "reason": f"{type(error).__name__}: {error}"}
             self._kill()
@@ -108,7 +108,7 @@ class MirrorProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        # a process that died may have left its worker
+        # a dead process may have left its worker
         if process.returncode != 0:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -129,7 +129,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
-        # signals to the trainer's process group must not reach the mirror
+        # keeps signals to the trainer's process group from the mirror
         start_new_session=True,
     )
 

@@ -1,15 +1,15 @@
-"""Rebuild W&B from the run folders: one W&B run per run, with every row in its folder.
+"""Rebuild W&B from run folders: one W&B run per run, with all rows of its folder.
 
     python -m train.tracking.push study=NAME [runs=runs] [project=windtunnel] [entity=NAME]
                                   [mode=auto|online|offline]
 
-The W&B run has the run's own id. The ids of runs mirrored during training end in `-a<attempt>`, so
-the two never clash, and `python -m analysis wandb=...` treats them as one run. Config, rows and
-summary are the mirror's. Running, diverged and killed runs are pushed as far as they have got.
+The W&B id is the run_id. That of a run mirrored during training also ends in `-a<attempt>`, so the
+two never clash, and `python -m analysis wandb=...` treats them as one run. Config, rows and summary
+are those of the mirror. Running, diverged and killed runs are pushed with the rows they have.
 
-Pushing twice adds nothing twice: online, an existing W&B run gets the rows it lacks and the new
-state; offline, the run's last offline record is replaced. mode=auto goes offline for the rest of
-the study when W&B cannot be reached.
+Pushing twice duplicates nothing: online, an existing W&B run gets the missing rows and the new
+state; offline, the last offline record of the run is replaced. If W&B cannot be reached, mode=auto
+writes offline records for the rest of the study.
 """
 
 import shutil
@@ -49,7 +49,7 @@ USAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The command line."""
+    """Options of the command."""
 
     study: str
     runs: Path = Path("runs")
@@ -58,18 +58,18 @@ class Options:
     mode: str = "auto"
 
 
-def parse(words: Sequence[str]) -> Options:
-    """Read the `key=value` words of the command line.
+def parse(arguments: Sequence[str]) -> Options:
+    """Parse the `key=value` arguments of the command line.
 
     Raises:
         ConfigError: An unknown key or value, no study, or W&B disabled by WANDB_MODE.
     """
     known = ("study", "runs", "project", "entity", "mode")
     given: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if not equals or key not in known:
-            raise ConfigError(f"{word}: unknown option{did_you_mean(key, known)}")
+            raise ConfigError(f"{argument}: unknown option{did_you_mean(key, known)}")
         given[key] = value
     if not given.get("study"):
         raise ConfigError(f"study=NAME is missing: {USAGE}")
@@ -90,7 +90,7 @@ def parse(words: Sequence[str]) -> Options:
 
 
 class Push:
-    """Pushes the runs of one study and counts the outcomes."""
+    """Push of the runs of one study, with counts of the outcomes."""
 
     def __init__(self, options: Options, console: Console) -> None:
         self._options, self._console = options, console
@@ -139,7 +139,7 @@ class Push:
         self, folder: RunFolder, entry: Mapping[str, Any], state: str, summary: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         run_id = entry["run_id"]
-        # leaves the attempts' records, whose names end in -a<n>
+        # does not match the records of attempts, whose names end in -a<n>
         for old in folder.path.glob(f"wandb/offline-run-*-{run_id}"):
             shutil.rmtree(old)
         request = MirrorRequest(
@@ -157,7 +157,7 @@ class Push:
         return MirrorProcess(request, folder.path).finish(state, summary)
 
     def _cannot_connect(self, reason: str) -> None:
-        """Go offline for the rest of the study."""
+        """Go offline for the rest of the study, or raise with mode=online."""
         if self._options.mode == "online":
             raise InfrastructureError(
                 f"W&B: {reason}; pushed so far: {self.counts()}. Run the same command again to go "
@@ -173,13 +173,13 @@ class Push:
         )
 
     def counts(self) -> str:
-        """The number of runs per outcome, and of rows, as text."""
+        """Text with the number of runs per outcome, and of rows."""
         counts = ", ".join(f"{count} {name}" for name, count in self.outcomes.items())
         return f"{counts or 'nothing'}; {self.rows} rows written"
 
 
 def _ending(folder: RunFolder) -> tuple[str, Mapping[str, Any]]:
-    """The run's state, and its row of the runs table if it has one."""
+    """State of the run, and its row of the runs table, empty without one."""
     row = read_json(folder.result)["row"] if folder.result.exists() else {}
     state = folder.state()
     if state == "running" and not folder.is_locked():
@@ -188,7 +188,7 @@ def _ending(folder: RunFolder) -> tuple[str, Mapping[str, Any]]:
 
 
 def push_study(options: Options, console: Console) -> str:
-    """Push every run of the study's manifest; return the closing line.
+    """Push every run in the manifest of the study; return the closing line.
 
     Raises:
         ConfigError: There is no such study.
@@ -217,16 +217,15 @@ def push_study(options: Options, console: Console) -> str:
     return f"{study_folder}: {push.counts()}"
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Push one study; return the exit code."""
     console = Console(stderr=True)
     try:
-        summary = push_study(parse(words), console)
+        summary = push_study(parse(arguments), console)
     except WindTunnelError as error:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     sys.stdout.write(summary + "\n")
-
     return 0
 
 

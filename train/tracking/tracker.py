@@ -1,7 +1,7 @@
-"""The trainer's side of W&B: a tracker that does nothing, or one that starts a mirror process.
+"""Trackers, the trainer's interface to W&B: one does nothing, the other starts a mirror process.
 
-Training waits for W&B only at its end, at most mirror.LIMIT_SECONDS. A failure of the mirror
-becomes a warning there, never an error.
+Training waits for W&B only at the end, at most mirror.LIMIT_SECONDS, and a failure of the mirror is
+a warning there, never an error.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from train.tracking.mirror import MirrorProcess, MirrorRequest
 
 
 class Tracker(Protocol):
-    """What the training loop sees of W&B."""
+    """Interface of the training loop to W&B."""
 
     attempt_id: str | None
 
@@ -27,7 +27,7 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Tracks nothing."""
+    """Tracker that does nothing."""
 
     attempt_id: str | None = None
 
@@ -36,7 +36,7 @@ class NullTracker:
 
 
 class MirrorTracker:
-    """One W&B run per attempt, mirrored by a process that ends with the trainer."""
+    """Tracker with one W&B run per attempt, mirrored by a process that ends with the trainer."""
 
     def __init__(self, request: MirrorRequest, folder: Path) -> None:
         self.attempt_id: str | None = request.id
@@ -45,7 +45,7 @@ class MirrorTracker:
         self._process = MirrorProcess(request, folder)
 
     def finish(self, state: str, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Wait for the mirror (MirrorProcess.finish); warn once if it failed."""
+        """Wait for the mirror, see MirrorProcess.finish; warn once if it failed."""
         report = self._process.finish(state, summary)
         if report["mode"] == "off" and not self._has_ended:
             with contextlib.suppress(OSError, ValueError):
@@ -73,13 +73,13 @@ def require_wandb(purpose: str) -> None:
     """Check that wandb is installed, without importing it.
 
     Args:
-        purpose: What needs it, for the message.
+        purpose: Setting or command that needs it, for the message.
 
     Raises:
         MissingExtraError: wandb is not installed.
     """
     spec = find_spec("wandb")
-    # ./wandb, a folder of logs, is found as a namespace package without origin
+    # ./wandb, a folder of logs, counts as a namespace package, but without origin
     if spec is None or spec.origin is None:
         raise MissingExtraError("wandb", "wandb", purpose)
 
@@ -96,7 +96,7 @@ def build_tracker(
 ) -> Tracker:
     """Start the tracker that the config asks for: one W&B run per attempt, grouped by study.
 
-    The run folder must have been rewound to `start_step` before.
+    The run folder must have no rows after `start_step`.
 
     Raises:
         MissingExtraError: tracker=wandb and wandb is not installed.
@@ -125,10 +125,10 @@ WANDB_MODES = {
     "dryrun": "offline",
     "disabled": "off",
 }
-"""Our mode for each value of WANDB_MODE that wandb knows."""
+"""Mode by value of WANDB_MODE."""
 
 
 def resolve_mode(mode: WandbMode) -> str:
-    """Resolve mode=auto by WANDB_MODE in the environment, as wandb itself does."""
+    """Resolve mode=auto by the environment variable WANDB_MODE, as wandb does."""
     word = os.environ.get("WANDB_MODE", "") if mode is WandbMode.auto else ""
     return WANDB_MODES.get(word, mode.name)

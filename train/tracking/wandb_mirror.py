@@ -1,12 +1,12 @@
 """The mirror process: `python -m train.tracking.wandb_mirror FOLDER`, started by mirror.py.
 
-It reads a MirrorRequest from standard input and mirrors the folder's rows. On the trainer's last
-line, {"state", "summary"}, it closes the W&B run and prints one line, {"mode", "rows", "reason"?}.
-If the input ends without that line, the trainer was killed, and so the state is `killed`.
+It reads a MirrorRequest from standard input and mirrors the rows of the folder. On the trainer's
+last line, {"state", "summary"}, it closes the W&B run and prints {"mode", "rows", "reason"?}. Input
+that ends without that line means that the trainer was killed, and the state becomes `killed`.
 
-wandb may hang, raise or crash, so it runs in a forked worker. This process never imports it, and
-kills a worker that is silent for too long. It forks before wandb is imported, while there is only
-one thread. wandb's own service process ends with the worker.
+wandb may hang, raise or crash, so it runs in a forked worker, which this process kills when it is
+silent for too long. The fork happens before wandb is imported, while there is only one thread. The
+service process of wandb ends with the worker.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ from train.tracking.wandb_run import (
 )
 
 CONNECT_SECONDS = 12.0
-"""Time limit for connecting; the rest of the trainer's limit is for an offline record."""
+"""Time limit for connecting; it leaves time for an offline record."""
 
 CLOSE_SHARE = 0.9
-"""Share of the trainer's limit after which the mirror gives up, so that its report arrives."""
+"""Fraction of limit_seconds after which the mirror gives up, so that its report is in time."""
 
 POLL_SECONDS = 0.5
 
@@ -44,7 +44,7 @@ KILLED = {"state": "killed", "summary": {}}
 
 
 class Trainer:
-    """The trainer at the other end of standard input: its lines, and whether it is alive."""
+    """Trainer at the other end of standard input: its lines, and whether it lives."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -74,7 +74,7 @@ class Trainer:
 
 
 class Worker:
-    """The forked process that runs wandb, and the pipe to it."""
+    """Forked process that runs wandb, and the pipe to it."""
 
     def __init__(
         self, request: MirrorRequest, folder: Path, mode: str, *, not_for_it: Sequence[int]
@@ -87,7 +87,7 @@ class Worker:
         theirs.close()
 
     def send(self, ending: dict[str, Any]) -> None:
-        """Pass on the trainer's last line; `receive` notices a dead worker."""
+        """Send the trainer's last line; `receive` notices a dead worker."""
         with contextlib.suppress(OSError):
             self.pipe.send(ending)
 
@@ -106,7 +106,7 @@ class Worker:
 
 
 class Mirror:
-    """Serves one request: runs workers, goes offline if need be, and makes the report."""
+    """Server of one request: runs workers, goes offline where necessary, and makes the report."""
 
     def __init__(
         self, request: MirrorRequest, folder: Path, trainer: Trainer, *, not_for_worker: int
@@ -143,17 +143,17 @@ class Mirror:
         if self._ending is not None:
             self._worker.send(self._ending)
 
-    def _follow(self, word: str, value: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Act on the worker's message and on the time limits; return the report at the end."""
+    def _follow(self, message: str, value: Any) -> dict[str, Any] | None:  # noqa: ANN401
+        """Handle a message of the worker and the time limits; return the report at the end."""
         now = time.monotonic()
-        if word == "opening" and self._mode == "online":
+        if message == "opening" and self._mode == "online":
             self._opens_by = now + CONNECT_SECONDS
-        elif word == "open":
+        elif message == "open":
             self._is_open, self._opens_by = True, math.inf
-        elif word == "closed":
+        elif message == "closed":
             reason = {"reason": self._reason} if self._reason else {}
             return {"mode": self._mode, "rows": value, **reason}
-        elif word == "failed":
+        elif message == "failed":
             return self._give_up(value)
         if now >= self._ends_by:
             return {"mode": "off", "reason": "wandb did not end in time"}
@@ -162,7 +162,7 @@ class Mirror:
         return None
 
     def _give_up(self, why: str) -> dict[str, Any] | None:
-        """Start again offline if mode=auto could not connect; otherwise return the report."""
+        """Restart offline if mode=auto could not connect; otherwise return the report."""
         if self._is_open or self._mode == "offline" or self._request.mode != "auto":
             return {"mode": "off", "reason": why}
         self._reason = why
@@ -178,7 +178,7 @@ class Mirror:
 def _work(
     pipe: Connection, closed: Sequence[int], request: MirrorRequest, folder: Path, mode: str
 ) -> None:
-    """Run wandb in the worker. It leaves by os._exit: wandb's and Python's exit hooks may hang."""
+    """Run wandb in the worker, which ends by os._exit, because exit hooks of wandb may hang."""
     for descriptor in closed:
         os.close(descriptor)
     try:
@@ -206,10 +206,10 @@ def _work(
 
 def _describe(error: BaseException) -> str:
     """The first sentence of an error, on one line, without the API key."""
-    words = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"
     key = os.environ.get("WANDB_API_KEY")
-    words = " ".join((words.replace(key, "(key)") if key else words).split())
-    return words.partition(". ")[0].rstrip(".")
+    text = " ".join((text.replace(key, "(key)") if key else text).split())
+    return text.partition(". ")[0].rstrip(".")
 
 
 def _warn(text: str) -> None:
@@ -219,7 +219,7 @@ def _warn(text: str) -> None:
 
 
 def main(folder: Path) -> None:
-    """Serve one trainer. wandb and its processes get /dev/null as standard input and output."""
+    """Serve one trainer; wandb and its processes get /dev/null as standard input and output."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

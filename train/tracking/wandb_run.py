@@ -1,10 +1,10 @@
 """Open, fill and close one W&B run. The only module of train that imports wandb.
 
-Sent to W&B, when online: id, name, group, project and entity; the experiment part of the config;
-the rows of metrics and evaluations under the names below; at the end the state and the row of the
-runs table, which names the device; and what wandb adds to every run: times, versions of Python and
-wandb, operating system, the user of the API key. Not sent: code, git state, command line, console
-output, package list, host name, hardware, system statistics, error reports.
+Sent to W&B when online: id, name, group, project and entity; the experiment part of the config; the
+rows of metrics and evaluations under the names below; at the end the state and the row of the runs
+table, which names the device. wandb adds times, versions of Python and wandb, operating system, and
+the user of the API key. Not sent: code, git state, command line, console output, package list, host
+name, hardware, system statistics, error reports.
 """
 
 import math
@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "WANDB_DISABLE_CODE": "true",
     "WANDB_CONSOLE": "off",
 }
-"""Environment of the process, set before it imports wandb."""
+"""Environment variables, set before the import of wandb."""
 
 PRIVATE = {
     "disable_code": True,
@@ -35,7 +35,7 @@ PRIVATE = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
-"""wandb.Settings of every run. A wandb version that lacks one of them refuses to start."""
+"""wandb.Settings of every run; a version of wandb that lacks one of them raises."""
 
 PROGRESS_KEYS = {
     "step": "progress/step",
@@ -55,7 +55,7 @@ EVAL_KEYS = {"loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
 KEYS_OF = {"metrics.jsonl": WANDB_KEYS, "evals.jsonl": EVAL_KEYS}
 
 GOOD_ENDS = ("completed", "preempted", "running")
-"""States that W&B shows as finished; all others show as failed."""
+"""States that W&B shows as finished; it shows others as failed."""
 
 
 def load_wandb() -> Any:  # noqa: ANN401
@@ -101,12 +101,12 @@ def log_row(run: Any, file_name: str, row: Mapping[str, Any]) -> None:  # noqa: 
 
 
 def count_rows(run: Any) -> int:  # noqa: ANN401
-    """Number of rows in a resumed W&B run; wandb counts each row as one of its own steps."""
+    """Number of rows in a resumed W&B run: wandb counts each row as a step."""
     return int(run.starting_step)
 
 
 def close_run(run: Any, state: str, summary: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Write the summary; wait until everything is uploaded, or on disk when offline."""
+    """Write the summary; return once all is uploaded, or on disk when offline."""
     known = {key: value for key, value in summary.items() if _is_value(value)}
     run.summary.update({"state": state, **known})
     run.finish(exit_code=0 if state in GOOD_ENDS else 1)

@@ -129,8 +129,10 @@ def corpus(tmp_path):
 def hashed(monkeypatch):
     """Names of the source files that are hashed from here on."""
     names = []
-    real = verify._sha256
-    monkeypatch.setattr(verify, "_sha256", lambda path: (names.append(path.name), real(path))[1])
+    real = verify.file_sha256
+    monkeypatch.setattr(
+        verify, "file_sha256", lambda path: (names.append(path.name), real(path))[1]
+    )
     return names
 
 
@@ -238,6 +240,6 @@ def test_a_file_that_cannot_be_read_is_a_storage_error(corpus, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(verify, "_sha256", refuse)
+    monkeypatch.setattr(verify, "file_sha256", refuse)
     with pytest.raises(StorageError, match=r"one\.jsonl: Permission denied"):
         prepared(corpus)

@@ -160,5 +160,5 @@ def test_a_process_knows_its_age():
 
 
 def test_where_the_kernel_does_not_tell_it_the_age_is_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr("train.run_folder.accounting.PROCESS_FACTS", tmp_path / "stat")
+    monkeypatch.setattr("train.run_folder.accounting.PROCESS_STAT", tmp_path / "stat")
     assert process_seconds() == 0.0

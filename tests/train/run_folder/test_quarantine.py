@@ -88,7 +88,7 @@ def test_a_disk_that_fails_to_read_condemns_no_checkpoint(tmp_path, monkeypatch)
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("train.run_folder.checkpoint._sha256", fail)
+        patched.setattr("train.run_folder.checkpoint.file_sha256", fail)
         with pytest.raises(OSError, match="Input/output error"):
             load_newest(tmp_path)
     found = load_newest(tmp_path)
