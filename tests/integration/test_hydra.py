@@ -153,6 +153,27 @@ def read_config(work):
     return OmegaConf.load(path)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resolve"], "--resolve flag can only be used in conjunction with --cfg or --help"),
+        (["model=3"], "Config group override must be a string or a list. Got int"),
+        (["--config-dir", "nowhere"], "nowhere' not found"),
+        (["-m", "hydra.launcher._target_=os.system"], "Invalid plugin 'os.system'"),
+        (["-m", "hydra/sweeper=basic", "seed=interval(0,1)"], "INTERVAL_SWEEP"),
+    ],
+)
+def test_what_hydra_itself_refuses_ends_with_its_message_and_exit_code_2(
+    train, work, words, message
+):
+    code, _, error = train(*words, *TINY)
+    assert code == 2, error
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (work / "runs").exists()
+
+
 # options that print
 
 
