@@ -62,9 +62,8 @@ def measure(width: int, rounds: int, block_seconds: float, folder: Path) -> Meas
     from train.plan.planning import PlannedRun
     from train.plan.validate import validate
     from train.run_folder.accounting import RunClock
-    from train.training.opening import load_engine
+    from train.training.opening import load_engine, open_run
     from train.training.recording import describe, open_records, save
-    from train.training.resume import open_run
 
     config = make_config(width, folder)
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))

@@ -95,6 +95,10 @@ def _sweep_job(tree: DictConfig, node: HydraConf) -> float | None:
     except (InterruptedByUserError, PreemptedError) as error:
         # a launcher takes an Exception for the failure of this job alone and starts the next one
         raise SystemExit(_fail(error)) from None
+    except Exception as error:
+        # the launcher keeps it, and its frames would keep the engine's memory
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def _note_other_plugins(node: HydraConf) -> None:
@@ -193,7 +197,7 @@ def command() -> int:
     except BrokenPipeError:
         # such as `--help | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _fail(_errors[0]) if _errors else 0
     except Exception as error:
         storage = as_storage_error(error) if isinstance(error, OSError) else None
         if storage is not None:

@@ -4,6 +4,10 @@ Data parallel: every rank holds the whole model, computes the gradient of its pa
 and updates with the mean over all ranks. All ranks run the same training code; rank 0 alone reads
 the config, the checkpoints and the run folders, and writes to them (`World.on_rank_0`). A process
 that was started alone is a world of one, in which no collective is called.
+
+The protocol: at any time rank 0 works inside `on_rank_0` while the others wait there for its value,
+or all ranks are in the same collective. An error anywhere else marks the world as broken
+(`is_broken`): its process ends at once, and the others learn the reason from the store.
 """
 
 import contextlib
@@ -60,6 +64,8 @@ class World:
     """torchrun's key-value store, which outlives this process."""
     is_broken: bool = False
     """Whether other ranks may be waiting in a collective that this one never reaches."""
+    is_awaited: bool = True
+    """Whether the other ranks wait for rank 0's next value, and for nothing else."""
     _nccl: distributed.ProcessGroup | None = None
 
     def split(self, batch_seqs: int) -> int:
@@ -119,8 +125,10 @@ class World:
             return work()
         if self.rank > 0:
             return self._receive()["value"]  # type: ignore[no-any-return]
+        self.is_awaited = True
         value = work()
         self._send({"value": value})
+        self.is_awaited = False
         return value
 
     @contextlib.contextmanager

@@ -213,6 +213,10 @@ def composed_once(compose: Compose) -> Compose:
 
     def compose_point(arguments: list[str]) -> DictConfig:
         overrides = parser.parse_overrides(arguments)
+        keys = [override.key_or_group for override in overrides]
+        if len(set(keys)) < len(keys):
+            # their order decides, which only Hydra's own composition keeps
+            return _without_hydra(compose(arguments))
         choices = tuple(o.input_line or "" for o in overrides if not _is_value(o))
         hydra = HydraConfig.instance()
         if choices not in composed:

@@ -35,6 +35,7 @@ def build_engine(
             None before that.
     """
     world = world or World()
+    world.use(compute.device)
     config, plan = runs[0].config, runs[0].plan
     batches = Batches(
         dataset,
@@ -63,7 +64,6 @@ def build_engine(
     # rank 0 chooses: timings, on which the policy may rest, differ between ranks
     chosen = ComputePolicy.from_json(world.on_rank_0(lambda: policy().to_json()))
     assert chosen is not None
-    world.use(compute.device)
     batches.load_validation(config.eval.tokens, max_seqs=chosen.eval_seqs)
     replicas = [
         Replica(

@@ -284,10 +284,11 @@ class Engine:
                 yield
             except (RuntimeError, MemoryError) as error:
                 if self.world.size > 1 and is_out_of_memory(error):
-                    raise self._too_little_memory() from None
+                    raise self.too_little_memory() from None
                 raise
 
-    def _too_little_memory(self) -> DeviceMemoryError:
+    def too_little_memory(self) -> DeviceMemoryError:
+        """The error of several ranks that cannot halve the micro-batch by themselves."""
         now = self.policy.micro_batch_seqs
         half = half_micro_batch(now, batch_seqs=self.batches.batch_seqs)
         remedy = (

@@ -282,6 +282,8 @@ def _hydra_words(config: DictConfig) -> list[str]:
         words += ["--config-name", name]
     overrides = config.hydra.overrides.hydra
     words += [word for word in overrides if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
+    # a config that is a sweep by itself would launch sweeps without end
+    words.append("hydra.mode=RUN")
     if config.hydra.run.dir != ".":
         # of a single job; the paths of a study start from the command's folder
         words.append("hydra.run.dir=.")

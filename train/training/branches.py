@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from train.data.sampler import epochs
 from train.engine.engine import Engine
-from train.errors import DivergedError
+from train.errors import DivergedError, RecordsError, as_storage_error
 from train.plan.grouping import trunk_of
 from train.plan.planning import PlannedRun
 from train.run_folder.accounting import RunClock
 from train.run_folder.checkpoint import Checkpoint, committed_steps
+from train.run_folder.replay_check import set_aside
 from train.run_folder.run_folder import folder_of
 from train.storage.records import append_jsonl, read_jsonl
 from train.training.completion import record_end, refuse_diverged_end
@@ -72,9 +73,8 @@ def fork(trunk: RunState, branch: Branch, engine: Engine, clock: RunClock) -> No
     not finite gets none: trained from its start, it diverges there as it does alone.
 
     Raises:
-        DivergedError: A weight or moment is not finite.
         LockedError: Another process took the branch over.
-        StorageError: The disk is full or refuses.
+        StorageError: The disk is full or refuses, or rows of the trunk are damaged.
     """
     due = [step for step in evaluation_steps_of(branch.planned) if step <= trunk.step]
     if [row["step"] for row in branch.evals] != due:
@@ -89,7 +89,11 @@ def fork(trunk: RunState, branch: Branch, engine: Engine, clock: RunClock) -> No
         except DivergedError as error:
             _record_diverged(run, error, engine, clock)
             return
-    commit(run, engine, spent=run.spent)
+    try:
+        commit(run, engine, spent=run.spent)
+    except DivergedError as error:
+        _record_diverged(run, error, engine, clock)
+        return
     write_status(
         run,
         "preempted",
@@ -117,6 +121,7 @@ def _copy_rows(trunk: RunState, branch: Branch) -> RunState:
 
     Raises:
         LockedError: Another process took the branch over.
+        StorageError: The disk is full or refuses, or rows of the trunk are damaged.
     """
     planned, last = branch.planned, branch.evals[-1] if branch.evals else {}
     folder_of(planned).refuse_other_holder()
@@ -138,12 +143,17 @@ def _copy_rows(trunk: RunState, branch: Branch) -> RunState:
         forked_from=trunk.run_id,
         fork_step=trunk.step,
     )
-    rows = read_jsonl(trunk.folder.metrics) if trunk.folder.metrics.exists() else []
-    for row in rows:
-        row.update(progress_columns(run.plan, row["step"]))
-    for path, copied in ((run.folder.metrics, rows), (run.folder.evals, branch.evals)):
-        # a fork that was killed is repeated
-        path.unlink(missing_ok=True)
-        if copied:
-            append_jsonl(path, copied)
+    try:
+        rows = read_jsonl(trunk.folder.metrics) if trunk.folder.metrics.exists() else []
+        for row in rows:
+            row.update(progress_columns(run.plan, row["step"]))
+        # rows of a fork that was killed, or of a start alone that came to no checkpoint
+        set_aside(run.folder, {})
+        for path, copied in ((run.folder.metrics, rows), (run.folder.evals, branch.evals)):
+            if copied:
+                append_jsonl(path, copied)
+    except ValueError as error:
+        raise RecordsError(str(error)) from None
+    except OSError as error:
+        raise as_storage_error(error) or error from None
     return run

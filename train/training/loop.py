@@ -221,7 +221,8 @@ def _for_branch(branch: Branch, write: Callable[[], None]) -> None:
     try:
         write()
     except LockedError as error:
-        branch.error = error
+        # without its frames, which would keep the engine's memory
+        branch.error = error.with_traceback(None)
 
 
 def _save(run: RunState, engine: Engine, clock: RunClock) -> None:

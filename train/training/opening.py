@@ -15,7 +15,14 @@ from train.training.branches import find_branches
 from train.training.completion import record_end, record_interruption
 from train.training.divergence import LossWatch
 from train.training.recording import describe
-from train.training.resume import align, open_data, open_run, recorded_policy
+from train.training.resume import (
+    align,
+    find_checkpoint,
+    new_run,
+    open_data,
+    recorded_policy,
+    restore,
+)
 from train.training.run_state import Branch, RunState
 
 
@@ -54,6 +61,22 @@ def open_stacks(
     return stacks
 
 
+def open_run(planned: PlannedRun) -> RunState:
+    """The run at its newest checkpoint, or at its start; its records are cut back to that step.
+
+    Raises:
+        ConfigError: The device is not there, the data has too few tokens, or versions changed and
+            machine.strict_versions is set; nothing was written.
+        DataError: The data is missing or damaged.
+        CheckpointError: Its checkpoints are all damaged, or another run's.
+        RecordsError: Rows that its checkpoint vouches for are gone or damaged.
+    """
+    run = new_run(planned)
+    describe(run, select_device(planned.config.machine).name)
+    restore(run, find_checkpoint(run))
+    return run
+
+
 def _open_run(planned: PlannedRun, errors: list[WindTunnelError]) -> RunState | None:
     """Open a run; None, with the error noted, when its own files are damaged."""
     try:
@@ -63,9 +86,7 @@ def _open_run(planned: PlannedRun, errors: list[WindTunnelError]) -> RunState | 
         return None
     while True:
         try:
-            run = open_run(planned)
-            describe(run, select_device(planned.config.machine).name)
-            return run
+            return open_run(planned)
         except (CheckpointError, RecordsError) as error:
             if planned.config.restart and folder_of(planned).checkpoints.exists():
                 folder_of(planned).archive()
@@ -111,5 +132,7 @@ def load_engine(
     engine.step = first.step
     for tensor in engine.state():
         world.broadcast(tensor)
+    # measured now: a full memory or a lost device would hide the cause that a record gives
+    world.on_rank_0(lambda: engine.peak.measured)
     engine.waiting_for_data = lambda: clock.spending(TimeKind.data)
     return engine

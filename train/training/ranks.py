@@ -1,7 +1,8 @@
 """The other ranks of a job: they train what rank 0 plans, and end as it ends."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -17,6 +18,7 @@ from train.errors import (
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.secrets import mask
+from train.signals import stop_requests
 
 SAME_ON_ALL_RANKS = (DivergedError, PreemptedError, InterruptedByUserError)
 """Errors that every rank raises at the same point, and rank 0 reports."""
@@ -29,12 +31,12 @@ def follow_rank_0(world: World, train: Callable[[], None]) -> int:
     """
     code = 0
     try:
-        train()
-        world.wait_for_release()
+        with stop_requests():
+            with contextlib.suppress(*SAME_ON_ALL_RANKS):
+                train()
+            world.wait_for_release()
     except ReleasedError:
         pass
-    except SAME_ON_ALL_RANKS:
-        world.wait_for_release()
     except BaseException as error:
         is_first = not world.has_failed()
         world.is_broken = True
@@ -46,6 +48,19 @@ def follow_rank_0(world: World, train: Callable[[], None]) -> int:
             sys.stderr.write(mask(f"error: rank {world.rank}: {error}\n"))
     world.shutdown(code)
     return code
+
+
+@contextlib.contextmanager
+def break_world_on_error(world: World) -> Iterator[None]:
+    """Mark the world as broken by an error of rank 0 that finds the others in a collective."""
+    try:
+        yield
+    except SAME_ON_ALL_RANKS:
+        raise
+    except BaseException:
+        if world.size > 1 and world.rank == 0 and not world.is_awaited:
+            world.is_broken = True
+        raise
 
 
 def same_on_all_ranks(world: World, planned: Sequence[PlannedRun]) -> list[PlannedRun]:

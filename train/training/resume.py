@@ -1,4 +1,4 @@
-"""Opening a run: its data, its newest sound checkpoint, and its records cut back to it.
+"""Back to a checkpoint: verified, of this very run, and its records cut back to it.
 
 Runs are stacked when they resume from one step. A kill between the checkpoints of two runs leaves
 one of them a checkpoint ahead; it goes back to the newest one that all of them have.
@@ -27,17 +27,15 @@ from train.training.divergence import LossWatch
 from train.training.run_state import RunState
 
 
-def open_run(planned: PlannedRun) -> RunState:
-    """The run at its newest checkpoint, or at its start; its records are cut back to that step.
+def new_run(planned: PlannedRun) -> RunState:
+    """The run at its start, whatever its folder holds; nothing is written.
 
     Raises:
         ConfigError: The data has too few tokens.
         DataError: The data is missing or damaged.
-        CheckpointError: Its checkpoints are all damaged, or another run's.
-        RecordsError: Rows that its checkpoint vouches for are gone or damaged.
     """
     dataset = open_data(planned)
-    run = RunState(
+    return RunState(
         planned=planned,
         dataset=dataset,
         attempt=folder_of(planned).attempt_number() + 1,
@@ -50,8 +48,6 @@ def open_run(planned: PlannedRun) -> RunState:
         ),
         losses=LossWatch(total_steps=planned.plan.steps),
     )
-    restore(run, find_checkpoint(run))
-    return run
 
 
 def open_data(planned: PlannedRun) -> Dataset:

@@ -31,7 +31,7 @@ from train.storage.records import FINISHED_STATES
 from train.training.completion import record_interruption
 from train.training.loop import train_to_last_step
 from train.training.opening import load_engine, open_stacks
-from train.training.ranks import same_on_all_ranks, select_runs
+from train.training.ranks import break_world_on_error, same_on_all_ranks, select_runs
 from train.training.recording import cost_of, open_records, write_status
 from train.training.run_state import RunState, active
 
@@ -65,9 +65,9 @@ def train_runs(planned: Sequence[PlannedRun], *, startup: float = 0.0) -> None:
         DivergedError: The loss stopped being finite, or ended above its start; recorded as such.
     """
     world = this_world()
-    runs = same_on_all_ranks(world, planned)
     errors: list[WindTunnelError] = []
-    with stop_requests() as stop, contextlib.ExitStack() as locks:
+    with break_world_on_error(world), stop_requests() as stop, contextlib.ExitStack() as locks:
+        runs = same_on_all_ranks(world, planned)
 
         def lock() -> None:
             for run in runs:
@@ -178,6 +178,9 @@ def _train_stack(
     except BaseException as error:
         if world.rank > 0:
             raise
+        if engine is not None and world.size > 1 and is_out_of_memory(error):
+            # of a record, not of a step: the other ranks cannot halve the micro-batch with this one
+            error = engine.too_little_memory()
         half = _smaller_micro_batch(runs, engine, error)
         cost = partial(cost_of, engine=engine, clock=clock) if engine is not None else None
         if half is None:

@@ -32,7 +32,7 @@ from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.branches import find_branches
-from train.training.resume import open_run
+from train.training.opening import open_run
 
 HORIZONS = (40, 24, 17)
 SLOW = pytest.mark.slow

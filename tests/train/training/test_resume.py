@@ -16,7 +16,7 @@ from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
-from train.training.opening import load_engine
+from train.training.opening import load_engine, open_run
 from train.training.recording import (
     describe,
     log_evaluation,
@@ -25,7 +25,7 @@ from train.training.recording import (
     save,
     write_running,
 )
-from train.training.resume import checkpoint_state, find_checkpoint, identity_facts, open_run
+from train.training.resume import checkpoint_state, find_checkpoint, identity_facts
 from train.training.run_state import RunState
 
 
