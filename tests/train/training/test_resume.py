@@ -18,7 +18,6 @@ from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
 from train.training.opening import load_engine, open_run
 from train.training.recording import (
-    describe,
     log_evaluation,
     log_metrics,
     open_records,
@@ -75,7 +74,6 @@ def opened(config):
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     folder_of(planned).path.mkdir(parents=True, exist_ok=True)
     run = open_run(planned)
-    describe(run, "cpu")
     clock = RunClock(run.step)
     return Opened(run, load_engine([run], clock, None), clock)
 
