@@ -50,6 +50,7 @@ class ModelConfig:
     d_ff: int | None = None
     """Hidden width of the feed-forward layer; null is 4 d_model (GELU) or 8/3 d_model (SwiGLU)."""
     activation: Activation = Activation.gelu
+    """Non-linearity of the feed-forward layer."""
     norm: Norm = Norm.rms
     """RMSNorm or LayerNorm before each sub-layer and the head."""
     qk_norm: bool = True
@@ -102,9 +103,11 @@ class DataConfig:
     name: str = "enwik8"
     """Prefix of the prepared folder: letters, digits, dots, dashes, underscores."""
     source: Source = Source.enwik8
+    """Source of the documents."""
     files: list[str] = field(default_factory=list)
     """Paths or globs for source=files: .txt (cut where long), .jsonl (field `text`), or .gz."""
     tokenizer: TokenizerKind = TokenizerKind.bytes
+    """Tokenizer of the text."""
     vocab_size: int = 256
     """Number of token ids; 256 for bytes."""
     seq_len: int = 256
@@ -114,6 +117,7 @@ class DataConfig:
     allow_repeat: bool = False
     """Whether a run may train on more tokens than the data has; its epochs are recorded."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    """Settings of source=synthetic."""
 
 
 @dataclass(kw_only=True)
@@ -146,6 +150,7 @@ class OptimizerConfig:
     lr_multiplier: float = 1.0
     """Factor on the learning rate: the axis of a learning-rate sweep over several sizes."""
     lr_rule: LearningRateRule = field(default_factory=LearningRateRule)
+    """Default learning rate as a function of size."""
     batch_tokens: int = 16_384
     """Tokens per optimiser step, a multiple of data.seq_len."""
     beta1: float = 0.9
@@ -197,6 +202,7 @@ class ScheduleConfig:
     final_lr_ratio: float = 0.1
     """Multiplier at the end of cosine, linear, wsd and kaplan, 0..1."""
     cooldown: Cooldown = Cooldown.linear
+    """Shape of the WSD cooldown."""
     cooldown_fraction: float = 0.2
     """Length of the WSD cooldown as a fraction of the steps, 0..1."""
     horizon_tokens: float | None = None

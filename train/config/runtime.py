@@ -128,8 +128,11 @@ class TrackerConfig:
     """Mirror of the run folder, which is written in any case."""
 
     kind: TrackerKind = TrackerKind.none
+    """none or wandb."""
     mode: WandbMode = WandbMode.auto
+    """Connection to W&B."""
     project: str = "windtunnel"
+    """W&B project."""
     entity: str | None = None
     """W&B entity; null is the default of the API key."""
 
