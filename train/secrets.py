@@ -50,8 +50,8 @@ def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
         for secret, source in secrets.items():
             if secret in value:
                 raise ConfigError(
-                    f"{name}: holds the secret of {source}; what stands in a config is written to "
-                    f"run folders, so leave it in the environment, where it is found"
+                    f"{name}: holds the secret of {source}; run folders record the config, so "
+                    f"leave it in the environment, where it is found"
                 )
         if CREDENTIALS_URL.search(value):
             raise ConfigError(

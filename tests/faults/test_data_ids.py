@@ -12,7 +12,7 @@ from token_folders import build, read_ids, rewrite_ids, rewrite_manifest
 from faults.data_runs import TRAIN, folder_of, launch, on_a_chain, on_text, refused, unprotected
 from train.config.runtime import Device, MachineConfig
 from train.data.build import SplitWriter
-from train.data.manifest import ShardFacts, SplitFacts
+from train.data.manifest import ShardEntry, SplitTotals
 from train.data.sampler import segment_starts
 from train.data.shards import open_dataset
 from train.data.tokenizer import BytesTokenizer, text_bytes
@@ -96,11 +96,11 @@ def sparse(tmp_path):
         name = f"train-{number:05d}.bin"
         with (folder / name).open("wb") as file:
             file.truncate(2 * tokens)
-        shards.append(ShardFacts(name=name, tokens=tokens, bytes=2 * tokens, **known))
-    held = ShardFacts(name="validation.bin", split="validation", tokens=1, bytes=2, sha256="")
+        shards.append(ShardEntry(name=name, tokens=tokens, bytes=2 * tokens, **known))
+    held = ShardEntry(name="validation.bin", split="validation", tokens=1, bytes=2, sha256="")
     splits = {
-        "train": SplitFacts(tokens=BEYOND, text_bytes=BEYOND, documents=1),
-        "validation": SplitFacts(tokens=1, text_bytes=1, documents=1),
+        "train": SplitTotals(tokens=BEYOND, text_bytes=BEYOND, documents=1),
+        "validation": SplitTotals(tokens=1, text_bytes=1, documents=1),
     }
     rewrite_manifest(folder, shards=(*shards, held), splits=splits)
     compute = select_device(MachineConfig(device=Device.cpu))

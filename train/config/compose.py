@@ -152,7 +152,7 @@ def is_config_failure(error: BaseException) -> bool:
     """Whether an exception is how Hydra, OmegaConf or PyYAML refuses a user's input."""
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
         return True
-    # what Hydra raises itself for options, such as --resolve alone, and for plugins
+    # errors of Hydra itself, for options (such as --resolve without --cfg) and plugins
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     in_hydra = frame.f_globals.get("__name__", "").startswith("hydra.")
     return in_hydra and isinstance(error, ValueError | RuntimeError)

@@ -20,8 +20,8 @@ from train.data.manifest import (
     TRAIN,
     VALIDATION,
     Manifest,
-    ShardFacts,
-    SplitFacts,
+    ShardEntry,
+    SplitTotals,
     dtype_name,
 )
 from train.data.split import EncodedDocument, FirstTokens, HighestHashes, LowestHashes, Split
@@ -89,9 +89,9 @@ def _build_synthetic(
             yield EncodedDocument(b"", number, tokens, len(tokens))
 
     identity = hashlib.sha256(b"windtunnel synthetic: ids are drawn, one byte each").hexdigest()
-    facts = {"entropy_rate": source.entropy_rate}
+    source_info = {"entropy_rate": source.entropy_rate}
     split = FirstTokens(data.validation_tokens)
-    return _write(data, spec, folder, pieces(), split, identity, facts)
+    return _write(data, spec, folder, pieces(), split, identity, source_info)
 
 
 def _build_text(
@@ -100,20 +100,20 @@ def _build_text(
     root: Path,
     folder: Path,
     bar: Progress,
-    facts: dict[str, Any],
+    source_info: dict[str, Any],
 ) -> Manifest:
     """Tokenise the documents of a text source, after a separate pass that trains a BPE."""
     split = LowestHashes(data.validation_tokens)
     if data.tokenizer is TokenizerKind.bytes:
         coder: tokenizer.Tokenizer = tokenizer.BytesTokenizer()
         documents = _encode(_read(data, root, bar, "tokenising"), coder)
-        return _write(data, spec, folder, documents, split, coder.sha256, facts)
+        return _write(data, spec, folder, documents, split, coder.sha256, source_info)
     sample = HighestHashes(BPE_SAMPLE_BYTES)
     sample.take(_read(data, root, bar, "choosing text for the tokenizer"))
     trained = tokenizer.train_bpe(sample.texts(), data.vocab_size)
     trained.save(folder / TOKENIZER_FILE)
     documents = _encode(_read(data, root, bar, "tokenising"), trained)
-    written = _write(data, spec, folder, documents, split, trained.sha256, facts)
+    written = _write(data, spec, folder, documents, split, trained.sha256, source_info)
     if split.validation()[-1].hash >= sample.lowest():
         raise DataError(
             f"data.validation_tokens={data.validation_tokens} is too much of this text: documents "
@@ -150,7 +150,7 @@ def _write(
     documents: Iterable[EncodedDocument],
     split: Split,
     tokenizer_sha256: str,
-    facts: dict[str, Any],
+    source_info: dict[str, Any],
 ) -> Manifest:
     """Write both splits and return the manifest.
 
@@ -173,13 +173,13 @@ def _write(
         tokenizer_sha256=tokenizer_sha256,
         shards=(*train_shards, *held_shards),
         splits={TRAIN: train, VALIDATION: held},
-        source=facts,
+        source=source_info,
     )
 
 
 def _write_split(
     data: DataConfig, folder: Path, split: str, documents: Iterable[EncodedDocument]
-) -> tuple[list[ShardFacts], SplitFacts]:
+) -> tuple[list[ShardEntry], SplitTotals]:
     with SplitWriter(folder, split, vocab_size=data.vocab_size) as writer:
         for document in documents:
             writer.write(document)
@@ -197,7 +197,7 @@ class SplitWriter:
         self._vocab_size = vocab_size
         self._shard_tokens = shard_tokens if split == TRAIN else None
         self._dtype: np.dtype[Any] = DTYPES[dtype_name(vocab_size)]
-        self._finished: list[ShardFacts] = []
+        self._finished: list[ShardEntry] = []
         self._text_bytes = 0
         self._documents = 0
         self._open()
@@ -225,12 +225,12 @@ class SplitWriter:
         self._text_bytes += document.text_bytes
         self._documents += 1
 
-    def finish(self) -> tuple[list[ShardFacts], SplitFacts]:
+    def finish(self) -> tuple[list[ShardEntry], SplitTotals]:
         """Sync the last shard and return all shards and the totals."""
         self._close()
         tokens = sum(shard.tokens for shard in self._finished)
-        facts = SplitFacts(tokens=tokens, text_bytes=self._text_bytes, documents=self._documents)
-        return self._finished, facts
+        totals = SplitTotals(tokens=tokens, text_bytes=self._text_bytes, documents=self._documents)
+        return self._finished, totals
 
     def _append(self, ids: NDArray[np.int64]) -> None:
         """Check ids and write them in the narrow dtype."""
@@ -261,7 +261,7 @@ class SplitWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._finished.append(
-            ShardFacts(
+            ShardEntry(
                 name=self._name,
                 split=self._split,
                 tokens=self._tokens,

@@ -69,7 +69,8 @@ def fetch(root: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name("enwik8.lock")):
         if target.exists():
-            _check_file(target)
+            remedy = "; delete it and run again"
+            _check(f"{target}", target.stat().st_size, file_sha256(target), remedy)
             return target
         reasons = []
         # left by a process that died
@@ -188,16 +189,8 @@ def _probe(endpoint: str) -> None:
         raise RouteError(f"not reachable ({_first_line(error)})") from None
 
 
-def _check_file(path: Path) -> None:
-    """Refuse a cached file that is not enwik8."""
-    size = path.stat().st_size
-    if size != SIZE:
-        _check(f"{path}", size, "", "; delete it and run again")
-    _check(f"{path}", size, file_sha256(path), "; delete it and run again")
-
-
 def _check(name: str, size: int, sha256: str, remedy: str = "") -> None:
-    """Refuse anything but the known bytes."""
+    """Refuse anything but enwik8."""
     if size != SIZE:
         raise DataError(f"{name}: expected {SIZE:,} bytes, got {size:,}{remedy}")
     if sha256 != SHA256:

@@ -33,7 +33,7 @@ def dtype_name(vocab_size: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFacts:
+class ShardEntry:
     """One token shard.
 
     Attributes:
@@ -52,7 +52,7 @@ class ShardFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitFacts:
+class SplitTotals:
     """One split: tokens, UTF-8 bytes of its text (one per separator), documents."""
 
     tokens: int
@@ -79,8 +79,8 @@ class Manifest:
     dtype: str
     vocab_size: int
     tokenizer_sha256: str
-    shards: tuple[ShardFacts, ...]
-    splits: Mapping[str, SplitFacts]
+    shards: tuple[ShardEntry, ...]
+    splits: Mapping[str, SplitTotals]
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,11 +91,11 @@ class Manifest:
             "vocab_size": self.vocab_size,
             "tokenizer_sha256": self.tokenizer_sha256,
             "shards": [asdict(shard) for shard in self.shards],
-            "splits": {name: asdict(facts) for name, facts in self.splits.items()},
+            "splits": {name: asdict(totals) for name, totals in self.splits.items()},
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
-    def of(self, split: str) -> tuple[ShardFacts, ...]:
+    def of(self, split: str) -> tuple[ShardEntry, ...]:
         """Shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
@@ -146,8 +146,8 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         dtype=value["dtype"],
         vocab_size=value["vocab_size"],
         tokenizer_sha256=value["tokenizer_sha256"],
-        shards=tuple(ShardFacts(**shard) for shard in value["shards"]),
-        splits={name: SplitFacts(**value["splits"][name]) for name in SPLITS},
+        shards=tuple(ShardEntry(**shard) for shard in value["shards"]),
+        splits={name: SplitTotals(**value["splits"][name]) for name in SPLITS},
         source=value["source"],
     )
     for record in (manifest, *manifest.shards, *manifest.splits.values()):
@@ -178,9 +178,9 @@ def _refuse_contradictions(manifest: Manifest) -> None:
             raise ValueError(f"{shard.name} has {shard.tokens} tokens in {shard.bytes} bytes")
     if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
         raise ValueError("a token file is named twice")
-    for name, facts in manifest.splits.items():
+    for name, totals in manifest.splits.items():
         found = sum(shard.tokens for shard in manifest.of(name))
-        if found != facts.tokens:
-            raise ValueError(f"{name} has {facts.tokens} tokens, and its files have {found}")
-        if found == 0 or facts.text_bytes < 1:
-            raise ValueError(f"{name} is empty ({found} tokens of {facts.text_bytes} bytes)")
+        if found != totals.tokens:
+            raise ValueError(f"{name} has {totals.tokens} tokens, and its files have {found}")
+        if found == 0 or totals.text_bytes < 1:
+            raise ValueError(f"{name} is empty ({found} tokens of {totals.text_bytes} bytes)")

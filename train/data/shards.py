@@ -48,8 +48,8 @@ class Dataset:
 
     def bytes_per_token(self, split: str) -> float:
         """UTF-8 bytes of text per token; bits per byte = loss / ln 2 / this."""
-        facts = self.manifest.splits[split]
-        return facts.text_bytes / facts.tokens
+        totals = self.manifest.splits[split]
+        return totals.text_bytes / totals.tokens
 
     def shards(self, split: str) -> list[NDArray[Any]]:
         """Memory maps of the split in order, read-only."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from train.config.experiment import DataConfig
 from train.data import sources
-from train.data.manifest import DTYPES, Manifest, ShardFacts
+from train.data.manifest import DTYPES, Manifest, ShardEntry
 from train.errors import DataError
 from train.storage.records import file_sha256, read_json, write_json
 
@@ -83,7 +83,7 @@ def _check_names(folder: Path, manifest: Manifest, remedy: str) -> None:
         raise DataError(f"{folder / extra[0]} is not in the manifest; {remedy}")
 
 
-def _check_content(path: Path, shard: ShardFacts, manifest: Manifest, remedy: str) -> None:
+def _check_content(path: Path, shard: ShardEntry, manifest: Manifest, remedy: str) -> None:
     """Check the hash and the ids of one shard."""
     digest = hashlib.sha256()
     too_large: str | None = None

@@ -182,7 +182,8 @@ def links_to_text(text: str) -> str:
             break
         text = shorter
     text = _BROKEN_LINK.sub("", text)
-    text = _EXTERNAL.sub(_external_text, text)
+    # the visible part of [address text]
+    text = _EXTERNAL.sub(lambda link: link[1].strip(), text)
     return _ADDRESS.sub("", text) if "://" in text else text
 
 
@@ -197,11 +198,6 @@ def _link_text(link: re.Match[str]) -> str:
     if pipe:
         return shown.rpartition("|")[2] or target.lstrip(":").partition("#")[0]
     return target.lstrip(":").replace("#", " ") if "#" in target else target.lstrip(":")
-
-
-def _external_text(link: re.Match[str]) -> str:
-    """Visible text of [address text]."""
-    return link[1].strip()
 
 
 def drop_tags(text: str) -> str:

@@ -20,7 +20,7 @@ from train.plan.planning import RunPlan
 from train.storage.records import RUNS_TABLE_COLUMNS, SCHEMA_VERSION
 
 
-def run_facts(
+def run_record(
     config: Config, plan: RunPlan, dataset: Dataset, *, device: str, epochs: float
 ) -> dict[str, Any]:
     """Content of run.json; `epochs` is the number of passes over the training split."""

@@ -113,11 +113,6 @@ class Push:
             InfrastructureError: W&B cannot be reached, with mode=online.
             StorageError: The offline record cannot be written.
         """
-        outcome = self._push(folder, entry)
-        self.outcomes[outcome] += 1
-        return outcome
-
-    def _push(self, folder: RunFolder, entry: Mapping[str, Any]) -> str:
         try:
             n_rows = len(read_jsonl(folder.metrics)) + len(read_jsonl(folder.evals))
             state, summary = _ending(folder)
@@ -210,6 +205,7 @@ def push_study(options: Options, console: Console) -> str:
             run_id = entry["run_id"]
             bar.update(task, description=run_id)
             outcome = push.run(RunFolder(study_folder / run_id), entry)
+            push.outcomes[outcome] += 1
             console.print(f"{run_id}: {outcome}", markup=False, highlight=False, soft_wrap=True)
             bar.advance(task)
     if push.damaged:

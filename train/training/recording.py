@@ -19,7 +19,7 @@ from train.plan.identity import science
 from train.plan.planning import PlannedRun, RunPlan
 from train.run_folder.accounting import RunClock, RunCost
 from train.run_folder.checkpoint import save_checkpoint
-from train.run_folder.provenance import changed_versions, refuse_changed_versions, run_facts
+from train.run_folder.provenance import changed_versions, refuse_changed_versions, run_record
 from train.run_folder.run_folder import folder_of
 from train.storage.records import (
     append_jsonl,
@@ -40,7 +40,7 @@ def describe(run: RunState, device: str) -> None:
         ConfigError: Versions changed since the last attempt, and machine.strict_versions is set.
     """
     folder, config = run.folder, run.config
-    run.facts = run_facts(config, run.plan, run.dataset, device=device, epochs=run.epochs)
+    run.facts = run_record(config, run.plan, run.dataset, device=device, epochs=run.epochs)
     if run.attempt == 1:
         return
     run.changed = changed_versions(_last_facts(folder.run), run.facts)
