@@ -22,6 +22,16 @@ REPO = Path(__file__).resolve().parents[2]
 # Acts: What each start of a run does, by the run's seed; see fake_job.py.
 
 
+def hydra_node(*sources):
+    """What a launcher reads of Hydra's own node in a sweep."""
+    return {
+        "runtime": {"config_sources": list(sources)},
+        "job": {"config_name": "train"},
+        "overrides": {"hydra": ["hydra.mode=MULTIRUN"]},
+        "run": {"dir": "."},
+    }
+
+
 def use_fake_jobs(put=setattr):
     """Point the launcher at fake jobs, and let it look often."""
     put(launch, "JOB_COMMAND", (sys.executable, str(Path(fake_job.__file__))))
@@ -63,7 +73,7 @@ def _fake_run(run, acts):
 
 def _hydra_config(config):
     groups = {"machine": config.machine, "paths": config.paths, "study": config.study}
-    runtime = {"hydra": {"runtime": {"config_sources": []}}}
+    runtime = {"hydra": hydra_node()}
     return OmegaConf.create({**groups, **runtime})
 
 

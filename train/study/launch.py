@@ -282,8 +282,9 @@ def _hydra_words(config: DictConfig) -> list[str]:
         words += ["--config-name", name]
     overrides = config.hydra.overrides.hydra
     words += [word for word in overrides if not word.lstrip("+~").startswith(OF_THE_SWEEP)]
-    # a config that is a sweep by itself would launch sweeps without end
-    words.append("hydra.mode=RUN")
+    if "hydra.mode=MULTIRUN" not in overrides:
+        # a config file made this a sweep, and would make one of each job
+        words.append("hydra.mode=RUN")
     if config.hydra.run.dir != ".":
         # of a single job; the paths of a study start from the command's folder
         words.append("hydra.run.dir=.")

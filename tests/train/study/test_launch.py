@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from faults.fake_job import STARTED
-from faults.fake_study import REPO, use_fake_jobs
+from faults.fake_study import REPO, hydra_node, use_fake_jobs
 from omegaconf import OmegaConf
 
 from train.config.runtime import Device, MachineConfig
@@ -52,7 +52,7 @@ def config(root, *, workers=2, sources=()):
             "machine": OmegaConf.structured(machine),
             "paths": {"runs": str(root)},
             "study": {"name": "s"},
-            "hydra": {"runtime": {"config_sources": list(sources)}},
+            "hydra": hydra_node(*sources),
         }
     )
 
