@@ -72,7 +72,6 @@ def refused(config, message):
 
 
 def losses(config):
-    """The losses of a run that completes."""
     train_run(config, validate(config))
     rows = read_jsonl(run_folder(config).metrics)
     assert len(rows) == STEPS
@@ -85,5 +84,4 @@ def launch(config):
 
 
 def unprotected(monkeypatch):
-    """Open folders without verification."""
     monkeypatch.setattr(shards, "verify_shards", lambda *_: None)

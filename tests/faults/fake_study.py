@@ -6,10 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from faults import fake_job
-from faults.overrides import changed
+from tests.builders import changed
 from train.errors import WindTunnelError
 from train.plan.validate import validate
 from train.run_folder.run_folder import RunFolder
@@ -39,9 +39,7 @@ def run_fake_study(config, acts, *, words=(), workers=2):
     base = OmegaConf.structured(config)
 
     def compose(overrides):
-        tree = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
-        assert isinstance(tree, DictConfig)
-        return tree
+        return OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
 
     def launch_fakes(jobs):
         return launch.launch_local([_fake(job, acts) for job in jobs], _hydra_config(config))
@@ -63,8 +61,13 @@ def _fake_run(run, acts):
 
 def _hydra_config(config):
     groups = {"machine": config.machine, "paths": config.paths, "study": config.study}
-    runtime = {"hydra": {"runtime": {"config_sources": []}}}
-    return OmegaConf.create({**groups, **runtime})
+    hydra = {
+        "runtime": {"config_sources": []},
+        "job": {"config_name": launch.CONFIG_NAME},
+        "overrides": {"hydra": []},
+        "run": {"dir": "."},
+    }
+    return OmegaConf.create({**groups, "hydra": hydra})
 
 
 def start_launcher(config, acts, errors, *patches):
@@ -83,7 +86,6 @@ def _launcher(config, acts, errors, patches):
     os.environ["PYTHONPATH"] = str(REPO)
     use_fake_jobs()
     for patch in patches:
-        assert callable(patch)
         patch()
     try:
         run_fake_study(config, acts)
@@ -93,13 +95,11 @@ def _launcher(config, acts, errors, patches):
 
 
 def folder_of(config, seed):
-    """The run of one seed."""
     config = changed(config, {"seed": seed})
     return RunFolder(study_folder(config) / validate(config).run_id)
 
 
 def study_folder(config):
-    """Where the study's runs lie."""
     return Path(config.paths.runs) / config.study.name
 
 

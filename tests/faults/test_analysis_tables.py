@@ -26,12 +26,10 @@ from tests.analysis.study_folders import TRUTH, isoflop_table
 
 @pytest.fixture
 def saved(tmp_path):
-    """Return a writer of a table, which answers with the command's words for it."""
     return functools.partial(save, tmp_path)
 
 
 def use_every_row(frame, where):
-    """What is left of `screen` without its checks."""
     return frame.assign(run_id=[f"row {k}" for k in range(1, len(frame) + 1)]), []
 
 

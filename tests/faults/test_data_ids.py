@@ -128,7 +128,6 @@ def mark(sparse, step):
 
 
 def windows_of(sparse, step):
-    """What a step reads: (B, T + 1)."""
     windows_RBT = sparse.empty()
     sparse.gather(sparse.starts(step, 1)[0], windows_RBT)
     return windows_RBT[0]

@@ -95,7 +95,6 @@ def test_l5_control_without_the_lock_they_ruin_each_other(config, monkeypatch):
 
 
 def build_in_place(data, root, folder, *, progress):
-    """A preparation that writes under the final name from the start."""
     folder.mkdir()
     made = build_tokens(data, root, folder, spec=token_spec(data), progress=progress)
     write_manifest(folder, made)
@@ -123,7 +122,6 @@ def test_l5_control_built_in_place_half_a_folder_has_the_name(config):
 
 @contextlib.contextmanager
 def full_disk(largest_file):
-    """No file of this process grows beyond that many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
     try:

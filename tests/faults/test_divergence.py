@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from analysis.intake.study import load_study
-from faults.damage import contents, names, step_name, tensors
+from faults.damage import contents, names, step_name
 from faults.runner import run_child, run_folder, run_here
-from faults.same_run import assert_equal_state
+from faults.same_run import assert_equal_state, tensors
 from faults.spoil import INFINITY, NAN, SpoiltStep, gradient_times, loss_times, replace_step
 from train.engine.evaluate import evaluate
 from train.engine.optimizer import AdamW

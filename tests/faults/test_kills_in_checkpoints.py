@@ -17,7 +17,6 @@ PARTIAL = f"step_{SECOND:08d}.partial"
 
 
 def steps_on_disk(folder):
-    """Steps of the checkpoints under their final names."""
     return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step_????????"))
 
 
@@ -113,7 +112,6 @@ def test_k5_a_kill_during_pruning_leaves_two_and_the_rest_is_pruned_later(
 
 
 def prune_before_saving(root, step, **parts):
-    """The order that must not be: the old ones go before the new one is in place."""
     for old in root.glob("step_*"):
         checkpoint._discard(old)
     if step == SECOND:

@@ -70,7 +70,6 @@ def test_k4_a_torn_row_is_written_again(tiny, reference_run, name):
 
 
 def append_blindly(path, rows, *, sync=False):
-    """Append without a look at what is there."""
     del sync
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from faults.fake_study import folder_of, run_fake_study, start_launcher, starts, states
-from faults.overrides import changed
 from faults.patches import Replace
+from tests.builders import changed
 from train.errors import LockedError
 from train.storage.records import read_jsonl
 from train.study import launch, study
@@ -17,7 +17,6 @@ from train.study import launch, study
 
 @pytest.fixture
 def gate(tmp_path):
-    """Jobs that wait for it train until it is removed."""
     path = tmp_path / "gate"
     path.touch()
     return path

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.patches import EVERY, At, Fail, Hold, Replace
+from faults.patches import EVERY, At, Fail, Hold, Replace, at_step
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.errors import ConfigError, LockedError
@@ -36,7 +36,6 @@ STEP = 20
 
 @contextlib.contextmanager
 def held_by_all(path, **options):
-    """A lock that refuses nobody."""
     del options
     path.parent.mkdir(parents=True, exist_ok=True)
     yield
@@ -47,8 +46,7 @@ NO_LOCK = Replace("train.run_folder.run_folder:hold", held_by_all)
 
 def stopped_at(tiny, started, gate, *patches):
     """A child that trains the run and stands still after STEP updates, until the gate goes."""
-    at_step = At("train.engine.engine:Engine.advance", Hold(gate), call=STEP + 1)
-    child = started(tiny(), *patches, at_step)
+    child = started(tiny(), *patches, at_step(STEP + 1, Hold(gate)))
     child.wait_for(gate.exists)
     return child
 
@@ -130,7 +128,6 @@ def orphan_of_a_killed_holder(path, child, *, inherits):
     command = [sys.executable, "-c", HOLDER, str(path), child, str(inherits)]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, process_group=0) as holder:
         try:
-            assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
             assert is_held(path)
             holder.kill()
@@ -157,7 +154,6 @@ def test_l3_without_flock_a_lease_does_the_same_and_says_so(tiny, started, refer
     first = stopped_at(tiny, started, gate, NO_FLOCK)
     assert first.folder.is_locked()
     holder = read_holder(first.folder.lock)
-    assert holder is not None
     assert holder.pid == first.pid
     second = run_child(tiny(), NO_FLOCK)
     assert second.exit_code == 73, second
@@ -196,7 +192,6 @@ def test_l4_another_grid_is_refused_and_an_extension_renumbers_nothing(tiny, tmp
     assert (study / "manifest.json").read_bytes() == before
     register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=True)
     manifest = read_manifest(study)
-    assert manifest is not None
     assert [run["science"]["seed"] for run in manifest["runs"]] == [3, 1, 0, 2]
 
 
@@ -207,7 +202,6 @@ def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(tiny, tmp_p
     register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=False)
     monkeypatch.undo()
     manifest = read_manifest(study)
-    assert manifest is not None
     assert 3 not in [run["science"]["seed"] for run in manifest["runs"]]
 
 
@@ -230,5 +224,4 @@ def test_l4_two_jobs_that_add_their_runs_at_once_lose_neither(tiny, tmp_path):
     for thread in threads:
         thread.join()
     manifest = read_manifest(study)
-    assert manifest is not None
     assert sorted(run["science"]["seed"] for run in manifest["runs"]) == [0, 1, 2, 3]

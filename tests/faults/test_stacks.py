@@ -11,21 +11,22 @@ from functools import partial
 import pytest
 
 from faults.damage import flip_bit
-from faults.patches import At, Hold
+from faults.patches import Hold, at_step
+from faults.runner import ends, start_steps, starts
 from faults.shared_jobs import (
+    LONG,
+    MIDDLE,
+    OTHER_LONG,
+    OTHER_MIDDLE,
     TrainJob,
     command_together,
-    ends,
     plan_study,
-    starts,
-    two_by_three,
     words_together,
 )
 from faults.small_memory import CUDA_FULL, Memory
 from faults.spoil import replace_step
 from tests.train.shared_runs import (
     assert_same_records,
-    elsewhere,
     planned,
     stopped_at_save,
     train_alone,
@@ -33,31 +34,11 @@ from tests.train.shared_runs import (
     with_optimizer,
 )
 from train.config.experiment import EvalConfig
-from train.errors import CheckpointError, DivergedError, LockedError, RecordsError, StorageError
+from train.errors import CheckpointError, DivergedError, RecordsError, StorageError
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.trainer import train_runs
-
-LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Where the tokens are prepared, once."""
-    return tmp_path_factory.mktemp("stacks")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data):
-    """The runs, each trained alone; never to be changed."""
-    return train_alone(two_by_three(data), data / "alone")
-
-
-@pytest.fixture
-def configs(tmp_path, data, undisturbed):
-    """The runs of the job: of 16 steps, 12 and 7, two of each."""
-    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
 
 
 def stopped_in_the_cooldown_of_the_trunk(configs):
@@ -151,7 +132,7 @@ def test_a_run_with_another_s_checkpoints_is_refused_alone(configs, undisturbed)
 
 def other_start(start, configs, gate, who, *patches):
     """The job held in its trunk, one of its runs deleted meanwhile."""
-    held = At("train.engine.engine:Engine.advance", Hold(gate), call=6)
+    held = at_step(6, Hold(gate))
     child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
     child.wait_for(gate.exists)
     shutil.rmtree(folder_of(planned(configs[who])).path)
@@ -185,14 +166,7 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
     folders = [folder_of(planned(config)) for config in configs]
     assert folders[LONG].state() == "failed"
     assert_same_records(train_job(configs), undisturbed)
-    assert [row["start_step"] for row in starts(folders[OTHER_LONG])] == [0]
-
-
-def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(configs):
-    held = folder_of(planned(configs[SHORT]))
-    with held.locked(), pytest.raises(LockedError):
-        train_job(configs)
-    assert not folder_of(planned(configs[LONG])).attempts.exists()
+    assert start_steps(folders[OTHER_LONG]) == [0]
 
 
 # A full disk
@@ -227,7 +201,7 @@ def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
 # A full memory
 
 
-def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(configs, tmp_path, monkeypatch):
+def test_a_stack_that_does_not_fit_goes_on_with_half_of_it(configs, tmp_path, monkeypatch):
     """In bits as each run alone that meets a full memory at the same step."""
     room = {1: 8, 7: 4}
     memory = Memory(room)
@@ -237,7 +211,7 @@ def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(configs, tmp_
     assert sum("8 windows at a time do not fit the memory" in text for text in messages) == 2
     assert memory.batches[-1] == [4, 4]  # eight windows a step, as ever
     # the shorter forked at 5 and the trunk failed at 7, which goes on from 4
-    begun = [[row["start_step"] for row in starts(folder)] for folder in folders]
+    begun = [start_steps(folder) for folder in folders]
     assert begun == [[0, 4], [0, 4], [9], [9], [5, 5], [5, 5]]
     assert [[row["cause"] for row in ends(folder)] for folder in folders[:2]] == [
         ["out_of_memory", None]

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from faults.patches import At, Hold, Replace
-from faults.runner import run_child
+from faults.patches import Hold, Replace, at_step
+from faults.runner import ends, run_child, starts
 from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
     STEPS,
-    ends,
     leave_no_key,
     mirrored,
     of_kind,
@@ -47,7 +46,6 @@ def calls(tmp_path, monkeypatch):
 
 
 def short_limit(**words):
-    """A request with a time limit of 2 s instead of 20."""
     return MirrorRequest(**words, limit_seconds=2.0)
 
 
@@ -131,7 +129,7 @@ def test_w2_training_starts_and_ends_as_if_there_were_no_server(tiny, reference_
     end = ends(done.folder)[-1]["mirror"]
     assert (end["mode"], end["rows"]) == ("offline", STEPS + EVALS)
     assert done.stderr.count("warning:") == 1
-    (attempt,) = [row for row in read_jsonl(done.folder.attempts) if row["event"] == "start"]
+    (attempt,) = starts(done.folder)
     assert len(read_offline_run(done.folder.path, attempt["wandb_id"]).history) == STEPS + EVALS
 
 
@@ -176,9 +174,7 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     at_log = {} if fault in ("mirror killed", "all stopped") else {"log 20": fault}
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
-    child = started(
-        mirrored(tiny), SHORT, At("train.engine.engine:Engine.advance", Hold(held), call=41)
-    )
+    child = started(mirrored(tiny), SHORT, at_step(41, Hold(held)))
     child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
     strike(fault, of_kind(calls, "init")[-1]["pid"])
     # 20 steps are left

@@ -9,12 +9,11 @@ import time
 import pytest
 
 from faults.patches import Replace, kill_after_step
-from faults.runner import run_child
+from faults.runner import ends, run_child
 from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
     STEPS,
-    ends,
     leave_no_key,
     mirrored,
     of_kind,

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from faults.patches import At, Kill
+from faults.runner import ends
 from faults.shared_jobs import FORKS, HORIZONS, TrainJob, kill_job, two_by_three
-from faults.wandb_faults import ends, leave_no_key, of_kind, use_fake
+from faults.wandb_faults import leave_no_key, of_kind, use_fake
 from tests.train.shared_runs import planned, train_alone, train_job, with_machine, with_optimizer
 from train.config.runtime import TrackerConfig, TrackerKind
 from train.run_folder.run_folder import folder_of
@@ -15,7 +16,6 @@ from train.storage.records import read_jsonl
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """File of the fake wandb's calls."""
     leave_no_key(tmp_path / "home", monkeypatch)
     monkeypatch.setenv("WANDB_MODE", "offline")
     return use_fake(tmp_path / "calls", monkeypatch)
@@ -23,7 +23,6 @@ def calls(tmp_path, monkeypatch):
 
 @pytest.fixture
 def configs(tmp_path):
-    """Two replicas with three horizons each, mirrored."""
     return [_mirrored(config) for config in two_by_three(tmp_path)]
 
 
@@ -32,7 +31,6 @@ def _mirrored(config):
 
 
 def train(start, configs):
-    """Train the runs in one process, and wait for it."""
     child = start(configs[0], command=TrainJob(tuple(configs)))
     outcome = child.wait()
     assert outcome.exit_code == 0, outcome
@@ -40,7 +38,6 @@ def train(start, configs):
 
 
 def logged(calls):
-    """The logged rows, by W&B run id."""
     ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
     rows = {name: [] for name in ids.values()}
     for call in of_kind(calls, "log"):

@@ -10,7 +10,6 @@ from typing import Any
 
 from faults.patches import EVERY, At
 from train.config.runtime import TrackerKind
-from train.storage.records import read_jsonl
 
 REPO = Path(__file__).resolve().parents[2]
 FAKE = REPO / "tests" / "train" / "fake_wandb"
@@ -42,10 +41,6 @@ def of_kind(calls, kind):
 
 def mirrored(tiny, **changes):
     return tiny(tracker__kind=TrackerKind.wandb, **changes)
-
-
-def ends(folder):
-    return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
 @dataclass

@@ -11,7 +11,6 @@ from train.run_folder.accounting import RunClock, TimeKind, process_seconds
 
 @pytest.fixture
 def now(monkeypatch):
-    """The time, which a test may move."""
     time = [100.0]
     monkeypatch.setattr("train.run_folder.accounting.time.perf_counter", lambda: time[0])
     return time

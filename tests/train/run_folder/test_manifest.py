@@ -30,7 +30,6 @@ def runs(make_config):
 
 @pytest.fixture
 def study(tmp_path, runs):
-    """The folder of a study of all five."""
     register_runs(tmp_path / "s", "s", runs, extend=False)
     return tmp_path / "s"
 

@@ -64,7 +64,6 @@ def write_manifest(study, *run_ids):
 
 @pytest.fixture
 def study(tmp_path):
-    """Runs in every state."""
     folder = tmp_path / "runs" / "tunnel"
     write_run(folder, "d16-done", "completed", steps=4, result=True)
     write_run(folder, "d16-diverged", "diverged", steps=2)
@@ -191,7 +190,6 @@ def test_a_missing_wandb_names_its_extra(study, monkeypatch, capsys):
 
 @pytest.fixture
 def service(monkeypatch):
-    """A loopback W&B, and a key for it."""
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     with serve() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
