@@ -15,7 +15,7 @@ from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
-from train.training.opening import load_engine
+from train.training.opening import load_engine, open_run
 from train.training.recording import (
     describe,
     log_evaluation,
@@ -24,7 +24,7 @@ from train.training.recording import (
     save,
     write_running,
 )
-from train.training.resume import checkpoint_state, find_checkpoint, open_run
+from train.training.resume import checkpoint_state, find_checkpoint, identity_facts
 from train.training.run_state import RunState
 
 
@@ -111,6 +111,7 @@ def test_the_state_is_json(stopped):
     spent = stopped.clock.spent(run.spent)
     state = checkpoint_state(run, stopped.engine, spent=spent)
     assert json.loads(json.dumps(state, allow_nan=False)) == json.loads(json.dumps(state))
+    assert state["identity"] == identity_facts(run)
     assert state["tracker"] == {"attempt_id": None, "step": 4}
     assert state["arithmetic"] == stopped.engine.policy.to_json()
     assert state["spent"] == spent
