@@ -22,6 +22,8 @@ from train.config.runtime import (
     StudyConfig,
 )
 from train.config.schema import Config
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
 
 FAULTS = {
     "data.name": "faults",
@@ -104,6 +106,11 @@ def tiny_config(root, preset=None, /, **changes):
         paths=PathsConfig(runs=str(root / "runs"), data=str(root / "data")),
     )
     return changed(changed(base, preset or {}), changes)
+
+
+def planned(config, *overrides):
+    """The run that a config asks for."""
+    return PlannedRun(overrides=list(overrides), config=config, plan=validate(config))
 
 
 def changed(config, changes):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from faults.runner import run_folder
+from tests.builders import planned
 from train.config.experiment import Source
 from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.errors import DataError
-from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study.preflight import preflight
@@ -80,7 +80,7 @@ def losses(config):
 
 def launch(config):
     """The checks of a launch, before any run starts."""
-    preflight([PlannedRun(overrides=[], config=config, plan=validate(config))])
+    preflight([planned(config)])
 
 
 def unprotected(monkeypatch):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from faults.overrides import as_overrides
 from faults.runner import run_child, start_child
-from tests.train.shared_runs import planned, shared_config, with_machine, with_optimizer, with_steps
+from tests.builders import planned
+from tests.train.shared_runs import shared_config, with_machine, with_optimizer, with_steps
 from train.config.schema import Config
 from train.run_folder.manifest import register_runs
 from train.run_folder.run_folder import folder_of

@@ -1,8 +1,4 @@
-"""A2 to A4: minima at an edge, diverged runs, optimisers that do not arrive.
-
-Every fault is shown twice: with the protection, a named error or exclusion, or the right answer all
-the same; and with the protection taken away, the wrong number or the silence that it prevents.
-"""
+"""A2 to A4: minima at an edge, diverged runs, optimisers that do not arrive."""
 
 import dataclasses
 import functools

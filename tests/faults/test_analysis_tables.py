@@ -1,8 +1,4 @@
-"""A1: rows and tables that cannot be meant must not become an exponent.
-
-Every fault is shown twice: with the protection, a named error or exclusion, or the right answer all
-the same; and with the protection taken away, the wrong number or the silence that it prevents.
-"""
+"""A1: rows and tables that cannot be meant must not become an exponent."""
 
 import functools
 import json

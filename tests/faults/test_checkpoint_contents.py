@@ -10,8 +10,8 @@ import torch
 
 from faults.damage import NEWEST, PREVIOUS, step_name, vouch_again
 from faults.runner import run_folder, run_here
+from tests.builders import planned
 from train.engine.engine import Engine
-from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.checkpoint import load_newest, save_checkpoint
 from train.training.trainer import train_runs
@@ -78,7 +78,7 @@ def engines_of(config, monkeypatch):
 
 def test_c8_a_replica_is_written_without_its_row_and_without_its_neighbours(tiny):
     stack = [short(tiny, seed=seed) for seed in range(4)]
-    train_runs([PlannedRun(overrides=[], config=c, plan=validate(c)) for c in stack])
+    train_runs([planned(config) for config in stack])
     needed = 4 * validate(stack[0]).params.total
     for config in stack:
         found = load_newest(run_folder(config).checkpoints)
@@ -96,7 +96,7 @@ def test_c8_control_views_are_written_with_all_that_they_view(tiny, monkeypatch)
 
     monkeypatch.setattr(Engine, "replica_state", state)
     stack = [short(tiny, seed=seed) for seed in range(4)]
-    train_runs([PlannedRun(overrides=[], config=c, plan=validate(c)) for c in stack])
+    train_runs([planned(config) for config in stack])
     needed = 4 * validate(stack[0]).params.total
     assert saved_size(stack[0], "model.pt") > 4 * needed
     assert saved_size(stack[0], "optim.pt") > 4 * needed

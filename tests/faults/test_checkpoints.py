@@ -1,7 +1,6 @@
 """Damaged checkpoints: rows C1 to C4 of the fault catalogue.
 
 C1 truncation, C2 a flipped bit, C3 missing files and stale remains, C4 no sound checkpoint left.
-Each control removes the protection and shows the harm.
 """
 
 import shutil

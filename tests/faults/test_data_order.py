@@ -1,8 +1,7 @@
 """Which windows a run reads, and in what order: rows T5 and T7 of the fault catalogue.
 
 T5 more tokens than there are; T7 a resume in the middle of an epoch and at its border, in another
-division of the batch. The data have 64 windows, which is 8 steps of 8. Each control removes the
-protection and shows the harm.
+division of the batch. The data have 64 windows, which is 8 steps of 8.
 """
 
 import pytest
@@ -16,7 +15,7 @@ from train.errors import ConfigError
 from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study import preflight
-from train.training import opening
+from train.training import resume
 from train.training.trainer import train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
@@ -88,7 +87,7 @@ def test_t5_repetition_that_was_asked_for_is_recorded(config):
 
 def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(config, order, monkeypatch):
     config.data.allow_repeat = False
-    for module in (preflight, opening):
+    for module in (preflight, resume):
         monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
     launch(config)
     train_run(config, validate(config))

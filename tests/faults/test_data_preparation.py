@@ -2,7 +2,7 @@
 
 Two that prepare the same data at once: one builds, the other waits and finds the same bytes. A
 builder that dies, or whose disk is full, leaves nothing under the folder's name, and the next start
-builds it. Each control removes the protection and shows the harm.
+builds it.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """K1: SIGKILL after any step costs at most the work since the last checkpoint, and nothing else.
 
-Each control removes a protection and shows that the harm then really happens. Random numbers have
-none: training draws none (there is no dropout). The kill storm, K2, is in test_kill_storm.py.
+No control takes the random numbers away: training draws none. The kill storm, K2, is in
+test_kill_storm.py.
 """
 
 import pytest

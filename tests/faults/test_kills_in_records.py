@@ -1,7 +1,4 @@
-"""K4: SIGKILL between a row, its evaluation and its checkpoint, or in a row, loses none of them.
-
-Each control removes the protection and shows that the harm then really happens.
-"""
+"""K4: SIGKILL between a row, its evaluation and its checkpoint, or in a row, loses none of them."""
 
 import json
 

@@ -1,7 +1,4 @@
-"""L1 to L4: one process trains a run, whatever the file system and whoever dies.
-
-Each control takes the lock, or what makes it safe, away and shows the harm.
-"""
+"""L1 to L4: one process trains a run, whatever the file system and whoever dies."""
 
 import contextlib
 import errno
@@ -20,8 +17,8 @@ import pytest
 from faults.patches import EVERY, At, Fail, Hold, Replace, at_step
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
+from tests.builders import planned
 from train.errors import ConfigError, LockedError
-from train.plan.planning import PlannedRun, plan_run
 from train.run_folder.manifest import read_manifest, register_runs
 from train.storage import lock
 from train.storage.lock import hold, is_held, read_holder
@@ -178,28 +175,27 @@ def test_l3_control_without_the_lease_such_a_file_system_runs_nothing(tiny):
     assert "cannot be written (No locks available)" in outcome.stderr
 
 
-def planned(tiny, *seeds):
-    configs = [tiny(seed=seed) for seed in seeds]
-    return [PlannedRun(overrides=[], config=each, plan=plan_run(each)) for each in configs]
+def runs_of(tiny, *seeds):
+    return [planned(tiny(seed=seed)) for seed in seeds]
 
 
 def test_l4_another_grid_is_refused_and_an_extension_renumbers_nothing(tiny, tmp_path):
     study = tmp_path / "runs" / "faults"
-    register_runs(study, "faults", planned(tiny, 3, 1), extend=False)
+    register_runs(study, "faults", runs_of(tiny, 3, 1), extend=False)
     before = (study / "manifest.json").read_bytes()
     with pytest.raises(ConfigError, match="was planned with another grid; 2 of 3 runs are not in"):
-        register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=False)
+        register_runs(study, "faults", runs_of(tiny, 0, 1, 2), extend=False)
     assert (study / "manifest.json").read_bytes() == before
-    register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=True)
+    register_runs(study, "faults", runs_of(tiny, 0, 1, 2), extend=True)
     manifest = read_manifest(study)
     assert [run["science"]["seed"] for run in manifest["runs"]] == [3, 1, 0, 2]
 
 
 def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(tiny, tmp_path, monkeypatch):
     study = tmp_path / "runs" / "faults"
-    register_runs(study, "faults", planned(tiny, 3, 1), extend=False)
+    register_runs(study, "faults", runs_of(tiny, 3, 1), extend=False)
     monkeypatch.setattr("train.run_folder.manifest.read_manifest", lambda folder: None)
-    register_runs(study, "faults", planned(tiny, 0, 1, 2), extend=False)
+    register_runs(study, "faults", runs_of(tiny, 0, 1, 2), extend=False)
     monkeypatch.undo()
     manifest = read_manifest(study)
     assert 3 not in [run["science"]["seed"] for run in manifest["runs"]]
@@ -208,12 +204,12 @@ def test_l4_control_a_writer_that_does_not_look_loses_the_other_grid(tiny, tmp_p
 def test_l4_two_jobs_that_add_their_runs_at_once_lose_neither(tiny, tmp_path):
     """Jobs of scratch, or of a scheduler, register side by side."""
     study = tmp_path / "runs" / "scratch"
-    register_runs(study, "scratch", planned(tiny, 0), extend=False)
+    register_runs(study, "scratch", runs_of(tiny, 0), extend=False)
     with hold(study / "manifest.lock", task="is writing its manifest"):
         threads = [
             threading.Thread(
                 target=register_runs,
-                args=(study, "scratch", planned(tiny, seed)),
+                args=(study, "scratch", runs_of(tiny, seed)),
                 kwargs={"extend": False},
             )
             for seed in (1, 2, 3)

@@ -1,7 +1,6 @@
 """A power cut: what a run relies on later was brought to the disk before.
 
-The disk of platter.py loses all that was not synced. Each control leaves a sync out and shows the
-harm.
+The disk of platter.py loses all that was not synced.
 """
 
 import itertools

@@ -1,6 +1,4 @@
-"""S1, S2, S3 and S6: a signal to stop saves at the next step and costs nothing.
-
-Each control removes the protection and shows that the harm then really happens. S5 is in
+"""S1, S2, S3 and S6: a signal to stop saves at the next step and costs nothing. S5 is in
 test_preemption_of_groups.py, S4 in test_submitit.py, S7 in tests/scripts/test_slurm_job.py.
 """
 
@@ -77,46 +75,24 @@ def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(ti
     assert start_steps(outcome.folder) == [0, CHECKPOINT_STEPS]
 
 
-@pytest.mark.parametrize(
-    ("faults", "step"),
-    [
-        ([At("train.engine.engine:initial_values", TERM)], 1),
-        ([at_step(1, TERM)], 1),
-        ([At("train.training.loop:log_evaluation", TERM, call=3, when="before")], 16),
-        ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
-        (
-            [
-                at_step(11, TERM),
-                at_step(11, TERM),
-            ],
-            11,
-        ),
-        (
-            [
-                at_step(11, TERM),
-                At("torch:save", TERM, call=4),
-            ],
-            11,
-        ),
-        (
-            [
-                at_step(11, TERM),
-                At("train.training.completion:close_attempt", TERM),
-            ],
-            11,
-        ),
-    ],
-    ids=[
-        "start-up",
-        "first-step",
-        "evaluation",
-        "checkpoint",
-        "twice",
-        "again-while-saving",
-        "again-after-saving",
-    ],
-)
-def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(tiny, reference_run, faults, step):
+MOMENTS = {
+    "start-up": ([At("train.engine.engine:initial_values", TERM)], 1),
+    "first-step": ([at_step(1, TERM)], 1),
+    "evaluation": ([At("train.training.loop:log_evaluation", TERM, call=3)], 16),
+    "checkpoint": ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
+    "twice": ([AT_STEP_11, AT_STEP_11], 11),
+    "again-while-saving": ([AT_STEP_11, At("torch:save", TERM, call=4)], 11),
+    "again-after-saving": (
+        [AT_STEP_11, At("train.training.completion:close_attempt", TERM)],
+        11,
+    ),
+}
+"""The faults, and the step after which the run has stopped."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(tiny, reference_run, moment):
+    faults, step = MOMENTS[moment]
     outcome = run_child(tiny(), *faults)
     assert outcome.exit_code == 75, outcome.stderr
     ended_by(outcome.folder, step=step)

@@ -21,23 +21,23 @@ from faults.shared_jobs import (
     TrainJob,
     command_together,
     plan_study,
-    words_together,
 )
 from faults.small_memory import CUDA_FULL, Memory
 from faults.spoil import replace_step
+from tests.builders import planned
 from tests.train.shared_runs import (
     assert_same_records,
-    planned,
     stopped_at_save,
     train_alone,
     train_job,
     with_optimizer,
 )
 from train.config.experiment import EvalConfig
-from train.errors import CheckpointError, DivergedError, RecordsError, StorageError
+from train.errors import CheckpointError, ConfigError, DivergedError, RecordsError, StorageError
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import folder_of
-from train.storage.records import read_json, read_jsonl
+from train.storage.records import read_jsonl
+from train.study.job_members import plan_together
 from train.training.trainer import train_runs
 
 
@@ -77,12 +77,12 @@ def shorten_records(folder):
     folder.metrics.write_bytes(content[: content.index(b"\n") + 1])
 
 
-@pytest.mark.parametrize("who", [LONG, MIDDLE])
 @pytest.mark.parametrize(
-    ("damage", "error", "exit_code"),
+    ("who", "damage", "error", "exit_code"),
     [
-        (damage_checkpoints, CheckpointError, 4),
-        (shorten_records, RecordsError, 3),
+        (LONG, damage_checkpoints, CheckpointError, 4),
+        (MIDDLE, damage_checkpoints, CheckpointError, 4),
+        (LONG, shorten_records, RecordsError, 3),
     ],
 )
 def test_a_run_whose_files_are_damaged_fails_alone_and_starts_again_when_asked(
@@ -139,7 +139,7 @@ def other_start(start, configs, gate, who, *patches):
     return child
 
 
-@pytest.mark.parametrize("who", [LONG, OTHER_LONG, MIDDLE])
+@pytest.mark.parametrize("who", [OTHER_LONG, MIDDLE])
 def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on(
     configs, undisturbed, started, tmp_path, who
 ):
@@ -265,19 +265,10 @@ def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs):
         (["{stranger}"], "together: {stranger} differs from {0} in eval; one job trains runs that"),
     ],
 )
-def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(configs, started, ids, message):
+def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(configs, ids, message):
     stranger = dataclasses.replace(configs[1], eval=EvalConfig(points=2, tokens=1_024))
-    folders = plan_study([*configs[:2], stranger])
-    names = {"stranger": folders[2].path.name}
-    first, second = (folder.path.name for folder in folders[:2])
-
-    def fill(text):
-        return text.format(first, second, **names)
-
-    word = "together=[" + ",".join(f"'{fill(each)}'" for each in ids) + "]"
-    child = started(configs[0], arguments=[*words_together(configs[:1]), word])
-    refused = child.wait()
-    assert refused.exit_code == 2, refused
-    assert refused.stderr.startswith(f"error: {fill(message)}")
-    assert not any(folder.attempts.exists() for folder in folders)
-    assert read_json(folders[0].path.parent / "manifest.json")["runs"]
+    names = [folder.path.name for folder in plan_study([*configs[:2], stranger])]
+    ids = [each.format(*names, stranger=names[2]) for each in ids]
+    with pytest.raises(ConfigError) as refused:
+        plan_together(planned(dataclasses.replace(configs[0], together=ids)))
+    assert str(refused.value).startswith(message.format(*names, stranger=names[2]))

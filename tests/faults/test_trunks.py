@@ -22,7 +22,8 @@ from faults.shared_jobs import (
     kill_job,
     plan_study,
 )
-from tests.train.shared_runs import assert_same_records, planned, train_job
+from tests.builders import planned
+from tests.train.shared_runs import assert_same_records, train_job
 from train.run_folder.checkpoint import committed_steps
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
@@ -105,6 +106,8 @@ def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     assert [start_steps(each) for each in folders] == begun
     for folder in folders:
         assert read_json(folder.result)["replayed"]["differing"] == 0
+    for folder, trunk in zip(folders[MIDDLE:], folders[:MIDDLE] * 2, strict=True):
+        assert starts(folder)[0]["forked_from"] == trunk.path.name
     assert not [path for folder in folders for path in folder.path.rglob("*.partial")]
 
 

@@ -8,7 +8,8 @@ from faults.patches import At, Kill
 from faults.runner import ends
 from faults.shared_jobs import FORKS, HORIZONS, TrainJob, kill_job, two_by_three
 from faults.wandb_faults import leave_no_key, of_kind, use_fake
-from tests.train.shared_runs import planned, train_alone, train_job, with_machine, with_optimizer
+from tests.builders import planned
+from tests.train.shared_runs import train_alone, train_job, with_machine, with_optimizer
 from train.config.runtime import TrackerConfig, TrackerKind
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 import pytest
 from faults.same_run import assert_same_weights, without_clock
 
-from tests.builders import SHARED, changed, tiny_config
+from tests.builders import SHARED, changed, planned, tiny_config
 from train.errors import DivergedError
-from train.plan.planning import PlannedRun
-from train.plan.validate import validate
 from train.run_folder.checkpoint import save_checkpoint
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
@@ -37,10 +35,6 @@ def with_machine(config, **changes):
 def elsewhere(config, runs):
     """The same run in another folder of runs, with the same data."""
     return changed(config, {"paths.runs": str(runs)})
-
-
-def planned(config):
-    return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
 def train_job(configs):

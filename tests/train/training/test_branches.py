@@ -9,10 +9,10 @@ import math
 import pytest
 from faults.runner import start_steps, starts
 
+from tests.builders import planned
 from tests.train.shared_runs import (
     assert_same_record,
     assert_same_records,
-    planned,
     shared_config,
     stopped_at_save,
     train_alone,
@@ -85,18 +85,6 @@ def test_each_branch_is_in_bits_the_run_trained_from_its_start(
     assert_same_records(together, train_alone(configs, tmp_path / "alone"))
 
 
-def test_each_branch_of_each_replica_is_in_bits_the_run_trained_alone(tmp_path, make):
-    config = make()
-    second = dataclasses.replace(with_optimizer(config, lr=0.02, beta2=0.9), seed=1)
-    third = with_optimizer(config, weight_decay=0.0, grad_clip=0.3)
-    configs = horizons(config, second, third, steps=(24, 17, 9))
-    together = train_job(configs)
-    assert_same_records(together, train_alone(configs, tmp_path / "alone"))
-    for place, folder in enumerate(together[3:]):
-        assert starts(folder)[0]["forked_from"] == together[place % 3].path.name
-        assert len(starts(folder)[0]["stacked_with"]) == 2
-
-
 def test_a_branch_is_not_the_run_of_another_trunk(make, tmp_path):
     """The control of the comparison: a trunk of another learning rate makes another record."""
     configs = horizons(make())
@@ -164,17 +152,10 @@ def test_a_run_that_waits_at_its_fork_has_cost_nothing_yet(make):
 @pytest.mark.parametrize(
     ("who", "step", "after", "expected"),
     [
-        pytest.param(0, 7, False, [[0, 0], [18], [13]], marks=SLOW),
         (0, 7, True, [[0, 7], [18], [13]]),
-        pytest.param(0, 14, True, [[0, 14], [18], [13]], marks=SLOW),
         (2, 13, False, [[0, 7], [18], [13]]),
-        pytest.param(2, 13, True, [[0, 7], [18], [13]], marks=SLOW),
         (1, 18, False, [[0, 14], [18], [13]]),
-        pytest.param(0, 21, True, [[0, 21], [18], [13]], marks=SLOW),
         (0, 40, True, [[0, 40], [18], [13]]),
-        pytest.param(1, 21, True, [[0], [18, 21], [13]], marks=SLOW),
-        pytest.param(1, 24, False, [[0], [18, 21], [13]], marks=SLOW),
-        pytest.param(2, 17, True, [[0], [18], [13, 17]], marks=SLOW),
     ],
 )
 def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(

@@ -7,9 +7,9 @@ import weakref
 import pytest
 from faults.runner import starts
 
+from tests.builders import planned
 from tests.train.shared_runs import (
     assert_same_records,
-    planned,
     stopped_at_save,
     train_alone,
     train_job,

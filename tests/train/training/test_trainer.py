@@ -8,12 +8,10 @@ import torch
 from faults.same_run import without_clock
 from faults.spoil import crash
 
-from tests.builders import changed
+from tests.builders import changed, planned
 from tests.train.tiny_runs import run_to_end, trained_config
 from train.config.runtime import Dtype
 from train.errors import DeviceMemoryError, RecordsError
-from train.plan.planning import PlannedRun
-from train.plan.validate import validate
 from train.run_folder.accounting import TimeKind
 from train.run_folder.run_folder import RunFolder, folder_of
 from train.storage.records import read_json, read_jsonl
@@ -23,22 +21,22 @@ from train.training.trainer import train_runs
 
 def test_a_result_tells_what_the_run_cost_and_what_its_time_went_into(tmp_path):
     config = trained_config(tmp_path, machine__checkpoint_steps=25)
-    planned = PlannedRun(overrides=[], config=config, plan=validate(config))
+    run = planned(config)
     began = time.perf_counter()
-    train_runs([planned], startup=100.0)
+    train_runs([run], startup=100.0)
     wall = time.perf_counter() - began
-    cost = read_json(folder_of(planned).result)["cost"]
+    cost = read_json(folder_of(run).result)["cost"]
     spent = cost["spent"]
     assert set(spent) == set(TimeKind)
     assert 100.0 < spent["startup"] < 100.0 + wall
     for what in ("train", "data", "evaluation", "logging", "checkpoint"):
         assert 0.0 < spent[what] < wall
     assert 0.5 * wall < sum(spent.values()) - 100.0 < 1.01 * wall
-    assert cost["flops"] == cost["flops_charged"] == planned.plan.flops_exact
+    assert cost["flops"] == cost["flops_charged"] == run.plan.flops_exact
     assert cost["seconds"] == pytest.approx(spent["train"] + spent["data"], abs=0.01)
-    assert cost["seconds"] == read_json(folder_of(planned).result)["row"]["seconds"]
+    assert cost["seconds"] == read_json(folder_of(run).result)["row"]["seconds"]
     assert (cost["stack"], cost["forked_from"], cost["fork_step"]) == (1, None, None)
-    told = folder_of(planned).read_status()["cost"]
+    told = folder_of(run).read_status()["cost"]
     assert told["flops"] == cost["flops"]
     assert sum(told["spent"].values()) >= sum(spent.values())
 
