@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from faults.damage import copy_of, train_and_kill
-from faults.fake_study import REPO, use_fake_jobs
+from faults.fake_study import REPO, Launchers, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
 from faults.runner import PEAK, run_folder, start_child
 from faults.shared_jobs import two_by_three
 from tests.builders import FAULTS, tiny_config
+from tests.train.mirror_requests import leave_no_key, use_fake
 from tests.train.shared_runs import elsewhere, train_alone
 from train.data.prepare import prepare
 from train.plan.validate import validate
@@ -98,6 +99,24 @@ def started():
     yield start
     for child in children:
         child.close()
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    leave_no_key(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch, no_key):
+    """The file to which the fake wandb writes its calls."""
+    return use_fake(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def launchers(tiny, tmp_path):
+    made = Launchers(tiny(machine__workers=2), tmp_path / "errors")
+    yield made
+    made.close()
 
 
 @pytest.fixture

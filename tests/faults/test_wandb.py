@@ -20,29 +20,19 @@ from faults.same_run import assert_same_run
 from faults.wandb_faults import (
     EVALS,
     STEPS,
-    leave_no_key,
     mirrored,
-    of_kind,
     patched,
-    use_fake,
 )
+from tests.train.mirror_requests import calls_of
 from tests.train.wandb_record import read_offline_run
 from train.storage.records import read_jsonl
 from train.tracking import wandb_mirror
 from train.tracking.mirror import MirrorRequest
 from train.tracking.wandb_mirror import Mirror, Trainer
 
+pytestmark = pytest.mark.usefixtures("no_key")
+
 KEY = "k" * 40
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    leave_no_key(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def calls(tmp_path, monkeypatch):
-    return use_fake(tmp_path / "calls", monkeypatch)
 
 
 def short_limit(**words):
@@ -139,7 +129,7 @@ def test_w2_control_a_trainer_that_calls_wandb_itself_waits_for_the_server(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init online": "hang"}))
     child = started(tiny(), patched())
-    child.wait_for(lambda: of_kind(calls, "init"))
+    child.wait_for(lambda: calls_of(calls, "init"))
     # longer than the whole run takes
     time.sleep(1.0)
     assert len(read_jsonl(child.folder.metrics)) == 1
@@ -175,15 +165,15 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
     child = started(mirrored(tiny), SHORT, at_step(41, Hold(held)))
-    child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
-    strike(fault, of_kind(calls, "init")[-1]["pid"])
+    child.wait_for(lambda: held.exists() and len(calls_of(calls, "log")) >= 20)
+    strike(fault, calls_of(calls, "init")[-1]["pid"])
     # 20 steps are left
     held.unlink()
     began = time.monotonic()
     child.wait_for(lambda: child.folder.state() == "completed")
     assert time.monotonic() - began < 10.0
     if at_log:
-        assert len(of_kind(calls, "log")) == 20
+        assert len(calls_of(calls, "log")) == 20
     done = child.wait()
     assert done.exit_code == 0, done.stderr
     assert_same_run(done.folder, reference_run)
@@ -200,7 +190,7 @@ def test_w3_control_a_trainer_that_calls_wandb_itself_breaks_with_it(
 ):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 20": fault}))
     child = started(tiny(), patched(mode="offline"))
-    child.wait_for(lambda: len(of_kind(calls, "log")) == 20)
+    child.wait_for(lambda: len(calls_of(calls, "log")) == 20)
     if exit_code is None:
         # longer than the whole run takes
         time.sleep(1.0)
