@@ -69,11 +69,7 @@ TRUNCATIONS = {
     "one-byte-short": cut_to(lambda size: size - 1),
 }
 
-DAMAGE = {
-    **TRUNCATIONS,
-    "bit-flipped": flip_bit,
-    "missing": Path.unlink,
-}
+DAMAGE = {**TRUNCATIONS, "bit-flipped": flip_bit, "missing": Path.unlink}
 
 
 def vouch_again(checkpoint, step):

@@ -8,15 +8,7 @@ import shutil
 
 import pytest
 
-from faults.damage import (
-    NEWEST,
-    PREVIOUS,
-    contents,
-    copy_of,
-    names,
-    step_name,
-    vouch_again,
-)
+from faults.damage import NEWEST, PREVIOUS, contents, copy_of, names, step_name, vouch_again
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.spoil import crash

@@ -66,9 +66,7 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(tiny, number):
     outcome = run_child(
-        tiny(),
-        Replace("train.signals:_install", install_nothing),
-        at_step(11, Send(number)),
+        tiny(), Replace("train.signals:_install", install_nothing), at_step(11, Send(number))
     )
     assert outcome.exit_code in (-number, 130)
     run_here(tiny())
@@ -82,10 +80,7 @@ MOMENTS = {
     "checkpoint": ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
     "twice": ([AT_STEP_11, AT_STEP_11], 11),
     "again-while-saving": ([AT_STEP_11, At("torch:save", TERM, call=4)], 11),
-    "again-after-saving": (
-        [AT_STEP_11, At("train.training.completion:close_attempt", TERM)],
-        11,
-    ),
+    "again-after-saving": ([AT_STEP_11, At("train.training.completion:close_attempt", TERM)], 11),
 }
 """The faults, and the step after which the run has stopped."""
 

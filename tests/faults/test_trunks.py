@@ -73,10 +73,7 @@ KILLS = {
         [[0], [0], *FORKED],
     ),
     "in-a-branch": (*at_save(MIDDLE, 12), [[0], [0], [9, 9], [9, 9], [5], [5]]),
-    "in-the-other-branch": (
-        *in_checkpoint(OTHER_MIDDLE, 12),
-        [[0], [0], [9, 9], [9, 9], [5], [5]],
-    ),
+    "in-the-other-branch": (*in_checkpoint(OTHER_MIDDLE, 12), [[0], [0], [9, 9], [9, 9], [5], [5]]),
     "in-the-last-branch": (
         *at_save(OTHER_SHORT, 7, when="after"),
         [[0], [0], [9], [9], [5, 7], [5, 7]],
@@ -92,8 +89,7 @@ OFTEN = ("between-the-first-two", "in-a-fork", "between-two-results", "in-the-ot
 
 
 @pytest.mark.parametrize(
-    "place",
-    [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS],
+    "place", [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS]
 )
 def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     configs, undisturbed, place

@@ -17,12 +17,7 @@ import pytest
 from faults.patches import Hold, Replace, at_step
 from faults.runner import ends, run_child, starts
 from faults.same_run import assert_same_run
-from faults.wandb_faults import (
-    EVALS,
-    STEPS,
-    mirrored,
-    patched,
-)
+from faults.wandb_faults import EVALS, STEPS, mirrored, patched
 from tests.train.mirror_requests import calls_of
 from tests.train.wandb_record import read_offline_run
 from train.storage.records import read_jsonl

@@ -11,13 +11,7 @@ import pytest
 from faults.patches import Replace, kill_after_step
 from faults.runner import ends, run_child
 from faults.same_run import assert_same_run
-from faults.wandb_faults import (
-    EVALS,
-    STEPS,
-    logged,
-    mirrored,
-    patched,
-)
+from faults.wandb_faults import EVALS, STEPS, logged, mirrored, patched
 from tests.train.mirror_requests import calls_of, wait_for
 from tests.train.wandb_record import parse, read_offline_run
 from train.storage.records import read_jsonl

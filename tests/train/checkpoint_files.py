@@ -15,10 +15,5 @@ STATE = {
 def save(root, step, *, value=None, keep=2):
     weight, steps = torch.tensor([float(step) if value is None else value]), torch.tensor(step)
     return save_checkpoint(
-        root,
-        step,
-        model={"w": weight},
-        optimizer={"step": steps},
-        state=STATE,
-        keep=keep,
+        root, step, model={"w": weight}, optimizer={"step": steps}, state=STATE, keep=keep
     )

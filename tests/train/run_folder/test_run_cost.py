@@ -51,10 +51,7 @@ def test_the_result_goes_before_the_status():
 def test_a_run_without_a_record_is_counted_by_its_row():
     result = {"row": {"flops_exact": 7_777, "seconds": 5.0}}
     assert read_cost(PLAN, {"step": 10, "seconds": 3.0}, result) == RunCost(
-        flops=7_777,
-        flops_charged=7_777,
-        seconds=5.0,
-        spent={"train": 5.0},
+        flops=7_777, flops_charged=7_777, seconds=5.0, spent={"train": 5.0}
     )
 
 

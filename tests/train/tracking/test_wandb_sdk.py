@@ -68,11 +68,7 @@ def test_without_a_key_auto_writes_everything_offline_and_below_the_run_folder_a
     tmp_path, home, capfd
 ):
     report = mirror(tmp_path / "run")
-    assert report == {
-        "mode": "offline",
-        "rows": 11,
-        "reason": "UsageError: No API key configured",
-    }
+    assert report == {"mode": "offline", "rows": 11, "reason": "UsageError: No API key configured"}
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.startswith("warning: d16-x-a2 is mirrored offline")

@@ -28,11 +28,7 @@ from train.training.run_state import RunState
 
 
 def machine(**changes):
-    fields = {
-        "dtype": Dtype.fp32,
-        "attention": AttentionKernel.sdpa,
-        "compile": Compile.never,
-    }
+    fields = {"dtype": Dtype.fp32, "attention": AttentionKernel.sdpa, "compile": Compile.never}
     return MachineConfig(**{**fields, **changes})
 
 

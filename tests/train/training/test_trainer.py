@@ -61,9 +61,7 @@ def test_another_seed_trains_other_bits(tmp_path):
 def test_micro_batches_in_bfloat16_change_nothing_beyond_rounding(tmp_path):
     config = trained_config(tmp_path, machine__dtype=Dtype.bf16)
     whole = run_to_end(config)
-    split = run_to_end(
-        changed(config, {"machine.micro_batch_seqs": 2, "study.name": "split"}),
-    )
+    split = run_to_end(changed(config, {"machine.micro_batch_seqs": 2, "study.name": "split"}))
     # plumbing is not identity
     assert whole.path.name == split.path.name
     losses = [read_json(folder.result)["row"]["loss"] for folder in (whole, split)]
