@@ -6,11 +6,12 @@ import json
 import pytest
 import torch
 
-from tests.builders import planned
 from train.config.experiment import EvalConfig
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine.engine import Engine
 from train.engine.evaluate import evaluate
+from train.plan.planning import PlannedRun
+from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
@@ -61,8 +62,9 @@ class Opened:
 
 def opened(config):
     """The run where its checkpoint left it, and what would train it."""
-    folder_of(planned(config)).path.mkdir(parents=True, exist_ok=True)
-    run = open_run(planned(config))
+    planned = PlannedRun(overrides=[], config=config, plan=validate(config))
+    folder_of(planned).path.mkdir(parents=True, exist_ok=True)
+    run = open_run(planned)
     describe(run, "cpu")
     clock = RunClock(run.step)
     return Opened(run, load_engine([run], clock, None), clock)
