@@ -1,5 +1,6 @@
 """What every test needs: no network, one thread, and a tiny real job."""
 
+import functools
 import os
 import signal
 import tempfile
@@ -12,17 +13,7 @@ os.environ.update(
 import pytest
 import torch
 
-from train.config.experiment import (
-    BudgetConfig,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Source,
-    SyntheticConfig,
-)
-from train.config.runtime import MachineConfig, PathsConfig, StudyConfig
-from train.config.schema import Config
+from tests.builders import tiny_config
 
 
 def pytest_runtest_setup(item):
@@ -60,29 +51,8 @@ def _one_thread():
 
 @pytest.fixture
 def make_config(tmp_path):
-    """Return a maker of tiny jobs: width 32, windows of 32, batches of 256, synthetic text."""
-
-    def make(**groups):
-        fields = {
-            "model": ModelConfig(d_model=32, head_dim=16),
-            "data": DataConfig(
-                name="tiny",
-                source=Source.synthetic,
-                vocab_size=64,
-                seq_len=32,
-                validation_tokens=4_000,
-                synthetic=SyntheticConfig(tokens=40_000, document_tokens=500),
-            ),
-            "optimizer": OptimizerConfig(lr=0.01, batch_tokens=256),
-            "budget": BudgetConfig(tokens=40 * 256),
-            "eval": EvalConfig(points=2, tokens=1_024),
-            "study": StudyConfig(name="tiny"),
-            "machine": MachineConfig(log_every=10),
-            "paths": PathsConfig(runs=str(tmp_path / "runs"), data=str(tmp_path / "data")),
-        }
-        return Config(**{**fields, **groups})
-
-    return make
+    """Return a maker of tiny configs in this test's own folder: builders.tiny_config."""
+    return functools.partial(tiny_config, tmp_path)
 
 
 @pytest.fixture

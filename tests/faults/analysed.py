@@ -18,24 +18,20 @@ def save(folder, table, *words):
 
 
 def loaded(words):
-    """The runs that the words name."""
     options = parse_options(words)
     return load_runs(options), options
 
 
 def fits_of(words):
-    """What is made of them."""
     table, options = loaded(words)
     return fit_approaches(survey(table, options), lambda done: None)
 
 
 def by_valleys(fits):
-    """The exponent of the IsoFLOP minima."""
     assert not isinstance(fits.isoflop, Refusal), fits.isoflop.why
     return fits.isoflop.n_law.fit.exponent
 
 
 def by_surface(fits):
-    """The exponent of the surface."""
     assert not isinstance(fits.parametric, Refusal), fits.parametric.why
     return fits.parametric.values["a"]

@@ -1,69 +1,24 @@
 """The tiny run that every fault is tried on, its data, and the same run undisturbed."""
 
+import functools
+
 import pytest
 import torch
 
-from faults.fake_study import REPO, use_fake_jobs
+from faults.damage import copy_of, train_and_kill
+from faults.fake_study import REPO, Launchers, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
-from faults.overrides import changed
 from faults.runner import PEAK, run_folder, start_child
-from train.config.experiment import (
-    BudgetConfig,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    Source,
-    SyntheticConfig,
-)
-from train.config.runtime import (
-    AttentionKernel,
-    Compile,
-    Device,
-    Dtype,
-    MachineConfig,
-    PathsConfig,
-    StudyConfig,
-)
-from train.config.schema import Config
+from faults.shared_jobs import two_by_three
+from tests.builders import FAULTS, tiny_config
+from tests.train.mirror_requests import leave_no_key, use_fake
+from tests.train.shared_runs import elsewhere, train_alone
 from train.data.prepare import prepare
 from train.plan.validate import validate
 from train.training.trainer import train_run
 
 STEPS = 60
 CHECKPOINT_STEPS = 7
-BATCH_TOKENS = 256
-
-
-def tiny_config(runs, data):
-    """60 steps, 2 layers, width 32, 97 token ids, windows of 32; logs every step."""
-    return Config(
-        model=ModelConfig(d_model=32, head_dim=16),
-        data=DataConfig(
-            name="faults",
-            source=Source.synthetic,
-            vocab_size=97,
-            seq_len=32,
-            validation_tokens=4_000,
-            synthetic=SyntheticConfig(tokens=40_000, document_tokens=500),
-        ),
-        optimizer=OptimizerConfig(lr=0.01, batch_tokens=BATCH_TOKENS),
-        schedule=ScheduleConfig(warmup_steps=5),
-        budget=BudgetConfig(tokens=float(STEPS * BATCH_TOKENS)),
-        eval=EvalConfig(points=3, tokens=1_024),
-        study=StudyConfig(name="faults"),
-        machine=MachineConfig(
-            device=Device.cpu,
-            log_every=1,
-            checkpoint_steps=CHECKPOINT_STEPS,
-            checkpoint_minutes=1_000.0,
-            dtype=Dtype.fp32,  # as the golden curve was made, on any processor
-            attention=AttentionKernel.sdpa,
-            compile=Compile.never,
-        ),
-        paths=PathsConfig(runs=str(runs), data=str(data)),
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +31,7 @@ def _no_peak_measurement(monkeypatch):
 def prepared_data(tmp_path_factory):
     """The tokens, prepared once; tests that damage data copy the folder first."""
     data = tmp_path_factory.mktemp("prepared")
-    prepare(tiny_config(data / "unused", data).data, data)
+    prepare(tiny_config(data, FAULTS).data, data)
     return data
 
 
@@ -84,20 +39,52 @@ def prepared_data(tmp_path_factory):
 def reference_run(tmp_path_factory, prepared_data):
     """The run that nothing disturbed; never to be changed."""
     torch.set_num_threads(1)
-    config = tiny_config(tmp_path_factory.mktemp("reference"), prepared_data)
+    config = prepared_config(tmp_path_factory.mktemp("reference"), prepared_data)
     train_run(config, validate(config))
     return run_folder(config)
+
+
+@pytest.fixture(scope="session")
+def killed_run(tmp_path_factory, prepared_data):
+    """The run killed after 30 steps, with checkpoints of 21 and 28; copied by damage.copy_of."""
+    return train_and_kill(prepared_config(tmp_path_factory.mktemp("killed"), prepared_data))
+
+
+def prepared_config(root, data, /, **changes):
+    """The tiny run below `root`, on data that are prepared."""
+    return tiny_config(root, {**FAULTS, "paths.data": str(data)}, **changes)
 
 
 @pytest.fixture
 def tiny(tmp_path, prepared_data):
     """Return a maker of the tiny run in this test's own folder, with changes by dotted keys."""
+    return functools.partial(prepared_config, tmp_path, prepared_data)
 
-    def make(**changes):
-        config = tiny_config(tmp_path / "runs", prepared_data)
-        return changed(config, {key.replace("__", "."): new for key, new in changes.items()})
 
-    return make
+@pytest.fixture
+def stopped(killed_run, tiny):
+    """A killed run of this test's own, with checkpoints of the steps 21 and 28."""
+    config = tiny()
+    return config, copy_of(killed_run, config)
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory):
+    """Where the tokens of jobs of several runs are prepared, once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_data):
+    """The runs of `configs`, each trained alone; never to be changed."""
+    torch.set_num_threads(1)
+    return train_alone(two_by_three(shared_data), shared_data / "alone")
+
+
+@pytest.fixture
+def configs(tmp_path, shared_data, undisturbed):
+    """The runs of a job: of 16 steps, 12 and 7, two of each."""
+    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(shared_data)]
 
 
 @pytest.fixture
@@ -112,6 +99,24 @@ def started():
     yield start
     for child in children:
         child.close()
+
+
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    leave_no_key(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch, no_key):
+    """The file to which the fake wandb writes its calls."""
+    return use_fake(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def launchers(tiny, tmp_path):
+    made = Launchers(tiny(machine__workers=2), tmp_path / "errors")
+    yield made
+    made.close()
 
 
 @pytest.fixture

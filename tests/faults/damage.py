@@ -1,7 +1,6 @@
 """A run that was killed, and what can happen to its checkpoints before it is started again."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from faults.patches import kill_after_step
 from faults.runner import killed, run_folder
+from faults.same_run import tensors
 from train.run_folder.checkpoint import _load_tensors, _seal
 
 FILES = ("model.pt", "optim.pt", "state.json", "DONE.json")
@@ -32,12 +32,10 @@ def copy_of(stopped, config):
 
 
 def step_name(step):
-    """The folder's name of a checkpoint."""
     return f"step_{step:08d}"
 
 
 def names(folder):
-    """What lies in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -71,11 +69,7 @@ TRUNCATIONS = {
     "one-byte-short": cut_to(lambda size: size - 1),
 }
 
-DAMAGE = {
-    **TRUNCATIONS,
-    "bit-flipped": flip_bit,
-    "missing": Path.unlink,
-}
+DAMAGE = {**TRUNCATIONS, "bit-flipped": flip_bit, "missing": Path.unlink}
 
 
 def vouch_again(checkpoint, step):
@@ -88,12 +82,3 @@ def exponent_of_a_number(path):
     content, largest = path.read_bytes(), max(tensors(_load_tensors(path)), key=Tensor.numel)
     assert largest.dtype is torch.float32
     return content.index(largest.numpy().tobytes()) + largest.numel() // 2 * 4 + 3
-
-
-def tensors(value):
-    """All tensors in nested containers."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for item in value for t in tensors(item)] if isinstance(value, list | tuple) else []

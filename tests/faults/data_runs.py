@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from faults.runner import run_folder
+from tests.builders import planned
 from train.config.experiment import Source
 from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.errors import DataError
-from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study.preflight import preflight
@@ -72,7 +72,6 @@ def refused(config, message):
 
 
 def losses(config):
-    """The losses of a run that completes."""
     train_run(config, validate(config))
     rows = read_jsonl(run_folder(config).metrics)
     assert len(rows) == STEPS
@@ -81,9 +80,8 @@ def losses(config):
 
 def launch(config):
     """The checks of a launch, before any run starts."""
-    preflight([PlannedRun(overrides=[], config=config, plan=validate(config))])
+    preflight([planned(config)])
 
 
 def unprotected(monkeypatch):
-    """Open folders without verification."""
     monkeypatch.setattr(shards, "verify_shards", lambda *_: None)

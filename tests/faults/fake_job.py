@@ -107,7 +107,6 @@ def fail(folder, attempt, error):
 
 
 def main():
-    """One start."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     folder, acts = RunFolder(Path(words["folder"])), words["acts"].split(",")
     together = re.findall(r"'([^']+)'", words.get("together", ""))
@@ -130,7 +129,6 @@ def main():
         return error.exit_code
     except OSError as error:
         storage = as_storage_error(error)
-        assert storage is not None
         sys.stderr.write(f"error: {storage}\n")
         return storage.exit_code
     return 0

@@ -1,15 +1,18 @@
 """A study whose jobs are fake_job.py: the real planning, locks, launcher, records and report."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from faults import fake_job
-from faults.overrides import changed
+from tests.builders import changed
 from train.errors import WindTunnelError
 from train.plan.validate import validate
 from train.run_folder.run_folder import RunFolder
@@ -49,9 +52,7 @@ def run_fake_study(config, acts, *, words=(), workers=2):
     base = OmegaConf.structured(config)
 
     def compose(overrides):
-        tree = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
-        assert isinstance(tree, DictConfig)
-        return tree
+        return OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
 
     def launch_fakes(jobs):
         return launch.launch_local([_fake(job, acts) for job in jobs], _hydra_config(config))
@@ -73,8 +74,7 @@ def _fake_run(run, acts):
 
 def _hydra_config(config):
     groups = {"machine": config.machine, "paths": config.paths, "study": config.study}
-    runtime = {"hydra": hydra_node()}
-    return OmegaConf.create({**groups, **runtime})
+    return OmegaConf.create({**groups, "hydra": hydra_node()})
 
 
 def start_launcher(config, acts, errors, *patches):
@@ -86,6 +86,34 @@ def start_launcher(config, acts, errors, *patches):
     return process
 
 
+class Launchers:
+    """Launchers in processes of their own; they and their jobs end with the test."""
+
+    def __init__(self, config, errors):
+        self.config, self.errors, self.processes = config, errors, []
+
+    def start(self, acts, *patches):
+        process = start_launcher(self.config, acts, self.errors, *patches)
+        self.processes.append(process)
+        return process
+
+    def wait_until(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def said(self):
+        return self.errors.read_text(encoding="utf-8") if self.errors.exists() else ""
+
+    def close(self):
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            process.close()
+
+
 def _launcher(config, acts, errors, patches):
     os.setpgid(0, 0)
     descriptor = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -93,7 +121,6 @@ def _launcher(config, acts, errors, patches):
     os.environ["PYTHONPATH"] = str(REPO)
     use_fake_jobs()
     for patch in patches:
-        assert callable(patch)
         patch()
     try:
         run_fake_study(config, acts)
@@ -103,13 +130,11 @@ def _launcher(config, acts, errors, patches):
 
 
 def folder_of(config, seed):
-    """The run of one seed."""
     config = changed(config, {"seed": seed})
     return RunFolder(study_folder(config) / validate(config).run_id)
 
 
 def study_folder(config):
-    """Where the study's runs lie."""
     return Path(config.paths.runs) / config.study.name
 
 

@@ -25,12 +25,10 @@ TOLERANCE = {"loss": 1e-6, "grad_norm": 1e-5, "eval_loss": 1e-6}
 
 
 def torch_minor():
-    """Such as 2.13."""
     return ".".join(torch.__version__.split(".")[:2])
 
 
 def curve(folder):
-    """What is compared of a run."""
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     return {
         "loss": [row["loss"] for row in metrics],
@@ -40,7 +38,6 @@ def curve(folder):
 
 
 def differences(golden, now):
-    """Where two curves differ by more than rounding."""
     found = []
     for name, tolerance in TOLERANCE.items():
         if len(golden[name]) != len(now[name]):
@@ -55,14 +52,13 @@ def differences(golden, now):
 
 
 def main():
-    """Train the tiny run and write its curve."""
-    from faults.conftest import tiny_config
     from faults.runner import run_here
+    from tests.builders import FAULTS, tiny_config
 
     torch.set_num_threads(1)
     known = read_json(GOLDEN) if GOLDEN.exists() else {"curves": {}}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = run_here(tiny_config(Path(scratch) / "runs", Path(scratch) / "data"))
+        folder = run_here(tiny_config(Path(scratch), FAULTS))
         known["curves"][torch_minor()] = {
             "torch": torch.__version__,
             "machine": platform.machine(),

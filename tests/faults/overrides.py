@@ -1,4 +1,4 @@
-"""A typed config as a command line, and copies of it with changes."""
+"""A typed config as a command line."""
 
 import dataclasses
 import functools
@@ -20,13 +20,6 @@ def as_overrides(config):
     ]
 
 
-def changed(config, changes):
-    """A copy of `config` with dotted keys replaced, such as {"machine.log_every": 5}."""
-    for key, value in changes.items():
-        config = _replaced(config, key.split("."), value)
-    return config
-
-
 @functools.cache
 def _keys_of_files():
     """Keys that the default config files set, perhaps to another value than the schema."""
@@ -37,15 +30,8 @@ def _keys_of_files():
             path = CONFIG_ROOT / str(group) / f"{name}.yaml"
             if path.exists():
                 tree = OmegaConf.to_container(OmegaConf.load(path))
-                assert isinstance(tree, dict)
                 keys |= {f"{group}.{key}" for key in tree.get(group) or tree}
     return frozenset(keys)
-
-
-def _replaced(node, path, value):
-    name, *rest = path
-    new = _replaced(getattr(node, name), rest, value) if rest else value
-    return dataclasses.replace(node, **{name: new})
 
 
 def _leaves(prefix, node):

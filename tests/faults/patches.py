@@ -1,12 +1,11 @@
 """Faults that a child injects into itself: something happens at a call of a product function.
 
-    run_child(config, At(STEP, Kill(), call=8))      # after 7 steps
+    run_child(config, at_step(8, Kill()))      # after 7 steps
     run_child(config, At("torch:save", Kill(), mentions="step_00000014", when="after"))
 
 A fault that never strikes leaves a run that completes, so tests assert the exit code.
 """
 
-import errno
 import functools
 import importlib
 import os
@@ -38,7 +37,6 @@ class At:
     when: Literal["before", "after"] = "before"
 
     def __call__(self):
-        """Apply the patch."""
         owner, name = _find(self.target)
         real = getattr(owner, name)
         seen = 0
@@ -67,37 +65,28 @@ class Replace:
     by: Callable[..., Any]
 
     def __call__(self):
-        """Apply the patch."""
         owner, name = _find(self.target)
         setattr(owner, name, self.by)
 
 
 @dataclass(frozen=True)
 class Send:
-    """The process sends itself a signal."""
-
     number: signal.Signals
 
     def __call__(self):
-        """Send it; a handler runs before the next line."""
         os.kill(os.getpid(), self.number)
 
 
 @dataclass(frozen=True)
 class Kill(Send):
-    """The process is killed at this very point."""
-
     number: signal.Signals = signal.SIGKILL
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """The process takes its time."""
-
     seconds: float
 
     def __call__(self):
-        """Sleep; a signal's handler runs meanwhile."""
         time.sleep(self.seconds)
 
 
@@ -111,7 +100,6 @@ class Hold:
     path: Path
 
     def __call__(self):
-        """Stop here."""
         self.path.touch()
         while self.path.exists():
             time.sleep(0.002)
@@ -119,21 +107,20 @@ class Hold:
 
 @dataclass(frozen=True)
 class Fail:
-    """The call raises `error`."""
-
     error: Exception
 
     def __call__(self):
-        """Raise it."""
         raise self.error
 
 
-DISK_FULL = Fail(OSError(errno.ENOSPC, "No space left on device"))
+def at_step(number, action, **changes):
+    """Before the update of this number, or of EVERY one."""
+    return At(STEP, action, number, **changes)
 
 
 def kill_after_step(step):
     """Killed when `step` updates and all that belongs to them are done, before the next."""
-    return At(STEP, Kill(), call=step + 1)
+    return at_step(step + 1, Kill())
 
 
 def _words(values):

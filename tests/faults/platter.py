@@ -25,7 +25,6 @@ class Platter:
         self._restore(_key(folder), target)
 
     def close(self):
-        """Let go of all files."""
         for descriptor in self._held.values():
             os.close(descriptor)
 

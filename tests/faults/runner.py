@@ -77,7 +77,6 @@ class Child:
             daemon=True,  # ends with the tests, whatever happens to them
         )
         self._process.start()
-        assert self._process.pid is not None
         self.pid = self._process.pid
 
     def wait_for(self, condition, *, seconds=DEADLINE):
@@ -92,7 +91,6 @@ class Child:
             time.sleep(0.002)
 
     def ends_within(self, seconds):
-        """Whether the child ends by itself in that time."""
         self._process.join(seconds)
         return self._process.exitcode is not None
 
@@ -115,7 +113,6 @@ class Child:
         if hung:
             self.kill()
             self._process.join()
-        assert self._process.exitcode is not None
         outcome = Outcome(
             exit_code=self._process.exitcode,
             stdout=_text(self._output / "stdout"),
@@ -127,7 +124,6 @@ class Child:
         return outcome
 
     def close(self):
-        """Leave nothing behind."""
         self.kill()
         self._process.join()
         self._process.close()
@@ -162,7 +158,6 @@ class Train:
     config: Config
 
     def __call__(self):
-        """Train to the end."""
         train_run(self.config, validate(self.config))
         return 0
 
@@ -186,14 +181,22 @@ def run_here(config):
     return run_folder(config)
 
 
+def starts(folder):
+    """The rows of attempts.jsonl that say where attempts began."""
+    return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
+
+
+def ends(folder):
+    """The rows that say how they ended."""
+    return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]
+
+
 def start_steps(folder):
     """The step that each attempt of a run went on from."""
-    rows = read_jsonl(folder.attempts)
-    return [row["start_step"] for row in rows if row["event"] == "start"]
+    return [row["start_step"] for row in starts(folder)]
 
 
 def run_folder(config):
-    """The folder that the job writes to."""
     return RunFolder(Path(config.paths.runs) / config.study.name / validate(config).run_id)
 
 

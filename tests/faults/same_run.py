@@ -8,12 +8,10 @@ from torch import Tensor
 from train.run_folder.checkpoint import load_newest
 from train.storage.records import read_json, read_jsonl
 
-CLOCK_COLUMNS = frozenset(
-    ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet")
+LEFT_OUT = frozenset(
+    ("seconds", "tokens_per_second", "flops_per_second", "mfu", "mfu_datasheet", "study")
 )
-"""All that a clock writes into rows; every other column must be equal."""
-
-FOLDER_COLUMNS = frozenset(("study",))
+"""What a clock writes into rows, and the folder's name; every other column must be equal."""
 
 
 def assert_same_run(a, b):
@@ -35,24 +33,28 @@ def assert_same_run(a, b):
         assert len(set(points)) == len(points), f"{folder.evals} repeats {points}"
         assert points[-1][0] == last_step, f"{folder.evals} ends at step {points[-1][0]}"
     for name in ("metrics", "evals"):
-        rows_a, rows_b = (_without_clock(read_jsonl(getattr(x, name))) for x in (a, b))
+        rows_a, rows_b = (without_clock(read_jsonl(getattr(x, name))) for x in (a, b))
         assert len(rows_a) == len(rows_b), f"{name}: {len(rows_a)} rows against {len(rows_b)}"
         for row_a, row_b in zip(rows_a, rows_b, strict=True):
             assert row_a == row_b, f"{name} of step {row_a['step']}: {row_a} against {row_b}"
-    row_a, row_b = (_without_clock([read_json(x.result)["row"]])[0] for x in (a, b))
+    row_a, row_b = (without_clock([read_json(x.result)["row"]])[0] for x in (a, b))
     assert row_a == row_b, f"result: {row_a} against {row_b}"
-    _assert_same_end(a, b, last_step)
+    assert assert_same_weights(a, b) == last_step
 
 
-def _assert_same_end(a, b, last_step):
+def assert_same_weights(a, b):
+    """The newest checkpoints are of one step, which is returned, and equal in every bit."""
     end_a, end_b = load_newest(a.checkpoints), load_newest(b.checkpoints)
     assert end_a is not None, f"{a.checkpoints} holds no checkpoint"
     assert end_b is not None, f"{b.checkpoints} holds no checkpoint"
-    assert end_a.step == end_b.step == last_step
+    assert end_a.step == end_b.step
     for name in ("model", "optimizer"):
         state_a, state_b = getattr(end_a, name), getattr(end_b, name)
-        assert _tensors(state_a), f"{name} holds no tensor"
+        assert tensors(state_a), f"{name} holds no tensor"
         assert_equal_state(name, state_a, state_b)
+    for name in ("losses", "window", "loss_train", "val_loss", "bits_per_byte"):
+        assert end_a.state[name] == end_b.state[name], name
+    return end_a.step
 
 
 def assert_equal_state(name, a, b):
@@ -76,15 +78,14 @@ def assert_equal_state(name, a, b):
         assert a == b, f"{name}: {a!r} against {b!r}"
 
 
-def _without_clock(rows):
-    left_out = CLOCK_COLUMNS | FOLDER_COLUMNS
-    return [{key: row[key] for key in row if key not in left_out} for row in rows]
+def without_clock(rows):
+    return [{key: row[key] for key in row if key not in LEFT_OUT} for row in rows]
 
 
-def _tensors(value):
+def tensors(value):
+    """All tensors in nested containers."""
     if isinstance(value, Tensor):
         return [value]
-    items = value.values() if isinstance(value, Mapping) else value
-    return (
-        [t for item in items for t in _tensors(item)] if isinstance(value, Mapping | list) else []
-    )
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in tensors(item)] if isinstance(value, list | tuple) else []

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from faults.overrides import as_overrides
 from faults.runner import run_child, start_child
-from tests.train.shared_runs import planned, shared_config, with_machine, with_optimizer, with_steps
+from tests.builders import planned
+from tests.train.shared_runs import shared_config, with_machine, with_optimizer, with_steps
 from train.config.schema import Config
 from train.run_folder.manifest import register_runs
 from train.run_folder.run_folder import folder_of
-from train.storage.records import read_jsonl
 from train.training.trainer import train_runs
 
 HORIZONS = (16, 12, 7)
 FORKS = {12: 9, 7: 5}
 """First steps of the cooldowns, by horizon."""
 CHECKPOINT_STEPS = 4
+LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
+"""Places of the runs in their job."""
 
 
 def two_by_three(root, **machine):
@@ -34,7 +36,6 @@ class TrainJob:
     configs: tuple[Config, ...]
 
     def __call__(self):
-        """Train all runs to their ends."""
         train_runs([planned(config) for config in self.configs])
         return 0
 
@@ -59,22 +60,10 @@ def plan_study(configs):
 
 
 def command_together(configs, *faults):
-    """The real command on runs of a planned study."""
     return run_child(configs[0], *faults, arguments=words_together(configs))
 
 
 def words_together(configs):
-    """The command line of a job of these runs."""
     first, *others = configs
     ids = ",".join(f"'{planned(config).plan.run_id}'" for config in others)
     return [*as_overrides(first), *([f"together=[{ids}]"] if others else [])]
-
-
-def starts(folder):
-    """The rows of attempts.jsonl that say where attempts began."""
-    return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
-
-
-def ends(folder):
-    """The rows that say how they ended."""
-    return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]

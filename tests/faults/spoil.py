@@ -1,7 +1,11 @@
 """Losses that go wrong at one step: what the engine is given in place of the model's."""
 
+import itertools
+
+import pytest
 import torch
 
+from faults.runner import run_folder, run_here
 from train.engine.engine import Engine
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -15,6 +19,25 @@ def replace_step(patch, step):
     patch.setattr(Engine, "_step", lambda engine: step(engine))
 
 
+class Crash(Exception):
+    """The process goes away."""
+
+
+def crash(config, *, after):
+    """Train in this process until it goes away after that many updates; return the folder."""
+    updates = itertools.count()
+
+    def step(engine):
+        if next(updates) == after:
+            raise Crash
+        STEP(engine)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):  # noqa: PT012
+        replace_step(patch, step)
+        run_here(config)
+    return run_folder(config)
+
+
 class SpoiltStep:
     """A step that spoils the losses of one update, and remembers what it had in hand then."""
 
@@ -23,7 +46,6 @@ class SpoiltStep:
         """Weights, and moments with their step count, before that step."""
 
     def __call__(self, engine):
-        """One update."""
         self._calls += 1
         self.engine = engine
         if self._calls != self._at:
@@ -36,7 +58,6 @@ class SpoiltStep:
         engine._losses = real
 
     def after(self):
-        """The same now."""
         model, optimizer = self.engine.replica_state(0)
         return {name: value.clone() for name, value in model.items()}, optimizer
 
@@ -55,10 +76,8 @@ class _GradientTimes(torch.autograd.Function):
 
 
 def gradient_times(factor):
-    """Spoil the gradient and leave the loss as it is."""
     return lambda loss: _GradientTimes.apply(loss, factor)
 
 
 def loss_times(factor):
-    """Spoil the loss, and with it the gradient."""
     return lambda loss: loss * factor

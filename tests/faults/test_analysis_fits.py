@@ -1,8 +1,4 @@
-"""A2 to A4: minima at an edge, diverged runs, optimisers that do not arrive.
-
-Every fault is shown twice: with the protection, a named error or exclusion, or the right answer all
-the same; and with the protection taken away, the wrong number or the silence that it prevents.
-"""
+"""A2 to A4: minima at an edge, diverged runs, optimisers that do not arrive."""
 
 import dataclasses
 import functools
@@ -30,7 +26,6 @@ from tests.analysis.study_folders import TRUTH, isoflop_table, optimal_n
 
 @pytest.fixture
 def saved(tmp_path):
-    """Return a writer of a table, which answers with the command's words for it."""
     return functools.partial(save, tmp_path)
 
 
@@ -109,7 +104,6 @@ def with_a_diverged_run():
 
 
 def far_off(fits):
-    """What the verdict says of runs far off the surface."""
     assert not isinstance(fits.parametric, Refusal)
     names = fits.best["run_id"].astype(str).tolist()
     return " ".join(verdict._surface_notes(fits.parametric, fits.cells, names))
@@ -155,7 +149,6 @@ def continuous():
 
 
 def give_up(theta, problem, max_steps=0):
-    """An optimiser that takes a wrong step and knows it."""
     return Solved(_astray(theta), np.ones(len(theta)), np.zeros(len(theta), dtype=bool))
 
 
@@ -164,7 +157,6 @@ def give_up_in_silence(theta, problem, max_steps=0):
 
 
 def _astray(theta):
-    """A step that changes the two exponents unlike each other."""
     return theta * np.linspace(0.8, 1.4, theta.shape[1])
 
 

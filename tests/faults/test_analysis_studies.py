@@ -1,8 +1,4 @@
-"""A5 and A6: studies with damaged files, and studies that are still running.
-
-Every fault is shown twice: with the protection, a named error or exclusion, or the right answer all
-the same; and with the protection taken away, the wrong number or the silence that it prevents.
-"""
+"""A5 and A6: studies with damaged files, and studies that are still running."""
 
 import json
 

@@ -1,8 +1,4 @@
-"""A1: rows and tables that cannot be meant must not become an exponent.
-
-Every fault is shown twice: with the protection, a named error or exclusion, or the right answer all
-the same; and with the protection taken away, the wrong number or the silence that it prevents.
-"""
+"""A1: rows and tables that cannot be meant must not become an exponent."""
 
 import functools
 import json
@@ -26,12 +22,10 @@ from tests.analysis.study_folders import TRUTH, isoflop_table
 
 @pytest.fixture
 def saved(tmp_path):
-    """Return a writer of a table, which answers with the command's words for it."""
     return functools.partial(save, tmp_path)
 
 
 def use_every_row(frame, where):
-    """What is left of `screen` without its checks."""
     return frame.assign(run_id=[f"row {k}" for k in range(1, len(frame) + 1)]), []
 
 

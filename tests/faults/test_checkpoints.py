@@ -1,28 +1,22 @@
 """Damaged checkpoints: rows C1 to C4 of the fault catalogue.
 
 C1 truncation, C2 a flipped bit, C3 missing files and stale remains, C4 no sound checkpoint left.
-Each control removes the protection and shows the harm.
 """
 
-import itertools
 import shutil
 
 import pytest
 
-from faults.conftest import tiny_config
 from faults.damage import (
     DAMAGE,
-    FILES,
     NEWEST,
     PREVIOUS,
     TRUNCATIONS,
     contents,
-    copy_of,
     exponent_of_a_number,
     flip_bit,
     names,
     step_name,
-    train_and_kill,
 )
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
@@ -33,20 +27,7 @@ from train.storage.records import read_json, read_jsonl
 from train.training import resume
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, prepared_data):
-    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
-
-
-@pytest.fixture
-def stopped(killed, tiny):
-    """A killed run of this test's own, with checkpoints of the steps 21 and 28."""
-    config = tiny()
-    return config, copy_of(killed, config)
-
-
 def quarantined(folder, step):
-    """The reason on record of a checkpoint that lies in bad/."""
     bad = folder.checkpoints / "bad"
     assert (bad / step_name(step)).is_dir()
     return str(read_json(bad / f"{step_name(step)}.json")["reason"])
@@ -75,27 +56,12 @@ def test_c1_c2_c3_a_damaged_newest_checkpoint_costs_one_interval_and_no_bit(
 ):
     config, folder = stopped
     DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
-    with pytest.warns(UserWarning, match="a damaged checkpoint is in bad/ now"):
+    told = rf"a damaged checkpoint is in bad/ now \({step_name(NEWEST)}: .*; going on from step 21"
+    with pytest.warns(UserWarning, match=told):
         run_here(config)
     assert start_steps(folder) == [0, PREVIOUS]
     assert file in quarantined(folder, NEWEST)
     assert_same_run(reference_run, folder)
-
-
-@pytest.mark.parametrize(
-    ("damage", "file"),
-    # DONE.json's last byte is a line break, without which it says the same
-    sorted({*itertools.product(DAMAGE, FILES)} - {("one-byte-short", "DONE.json")}),
-)
-def test_c1_c2_c3_every_damage_to_every_file_is_found_and_named(stopped, damage, file):
-    _, folder = stopped
-    DAMAGE[damage](folder.checkpoints / step_name(NEWEST) / file)
-    damaged = contents(folder.checkpoints / step_name(NEWEST))
-    found = load_newest(folder.checkpoints)
-    assert found is not None
-    assert found.step == PREVIOUS
-    assert file in quarantined(folder, NEWEST)
-    assert contents(folder.checkpoints / "bad" / step_name(NEWEST)) == damaged  # for whoever looks
 
 
 @pytest.mark.parametrize("damage", TRUNCATIONS)

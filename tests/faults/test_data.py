@@ -2,8 +2,7 @@
 
 T1 a flipped byte, also in the source files; T2 files that are cut, empty, missing, too many or
 shorter than a window. Each is tried on a folder that passed verification before: the run must end
-before its first step and name what is wrong. Each control removes the protection and shows the
-harm.
+before its first step and name what is wrong.
 """
 
 import os

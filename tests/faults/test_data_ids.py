@@ -1,8 +1,7 @@
 """Ids and offsets that do not fit: rows T3 and T4 of the fault catalogue.
 
 T3 ids that the vocabulary, or the type they are stored in, does not hold: when data are prepared
-and when they are opened; T4 windows beyond 2^31 and 2^32 tokens. Each control removes the
-protection and shows the harm.
+and when they are opened; T4 windows beyond 2^31 and 2^32 tokens.
 """
 
 import numpy as np
@@ -128,7 +127,6 @@ def mark(sparse, step):
 
 
 def windows_of(sparse, step):
-    """What a step reads: (B, T + 1)."""
     windows_RBT = sparse.empty()
     sparse.gather(sparse.starts(step, 1)[0], windows_RBT)
     return windows_RBT[0]

@@ -1,22 +1,21 @@
 """Which windows a run reads, and in what order: rows T5 and T7 of the fault catalogue.
 
 T5 more tokens than there are; T7 a resume in the middle of an epoch and at its border, in another
-division of the batch. The data have 64 windows, which is 8 steps of 8. Each control removes the
-protection and shows the harm.
+division of the batch. The data have 64 windows, which is 8 steps of 8.
 """
 
 import pytest
 
 from faults.data_runs import launch
 from faults.runner import run_folder, start_steps
-from faults.spoil import STEP, replace_step
+from faults.spoil import crash
 from train.data import sampler
 from train.engine import batches
 from train.errors import ConfigError
 from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study import preflight
-from train.training import opening
+from train.training import resume
 from train.training.trainer import train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
@@ -57,26 +56,6 @@ def order(monkeypatch):
     return read
 
 
-class Crash(Exception):
-    """The process goes away."""
-
-
-def crash_after(step, config, monkeypatch):
-    """Train until `step` steps are done."""
-    done = []
-
-    def crash(engine):
-        if len(done) == step:
-            raise Crash
-        done.append(None)
-        STEP(engine)
-
-    with monkeypatch.context() as patch:
-        replace_step(patch, crash)
-        with pytest.raises(Crash):
-            train_run(config, validate(config))
-
-
 def without_refusal(plan, **settings):
     return sampler.epochs(plan.tokens, settings["n_tokens"], settings["seq_len"])
 
@@ -108,7 +87,7 @@ def test_t5_repetition_that_was_asked_for_is_recorded(config):
 
 def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(config, order, monkeypatch):
     config.data.allow_repeat = False
-    for module in (preflight, opening):
+    for module in (preflight, resume):
         monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
     launch(config)
     train_run(config, validate(config))
@@ -119,10 +98,10 @@ def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(config, o
     assert first == again
 
 
-@pytest.mark.parametrize(("crash", "resumed_from"), [(6, 4), (8, 8), (10, 8), (17, 16)])
-def test_t7_a_resume_reads_on_where_the_order_was(config, order, crash, resumed_from, monkeypatch):
-    crash_after(crash, config, monkeypatch)
-    assert [step for step, _ in order] == list(range(crash + 1))
+@pytest.mark.parametrize(("done", "resumed_from"), [(6, 4), (8, 8), (10, 8), (17, 16)])
+def test_t7_a_resume_reads_on_where_the_order_was(config, order, done, resumed_from):
+    crash(config, after=done)
+    assert [step for step, _ in order] == list(range(done + 1))
     before = dict(order)
     order.clear()
     train_run(config, validate(config))
@@ -134,7 +113,7 @@ def test_t7_a_resume_reads_on_where_the_order_was(config, order, crash, resumed_
 
 
 def test_t7_control_a_position_that_starts_anew_reads_windows_twice(config, order, monkeypatch):
-    crash_after(6, config, monkeypatch)
+    crash(config, after=6)
     before = {step: windows for step, windows in order if step < 4}
     order.clear()
     real = batches.segment_starts

@@ -6,7 +6,7 @@ then not write a single byte into what has become the second one's run.
 
 import shutil
 
-from faults.patches import At, Hold, Replace
+from faults.patches import Hold, Replace, at_step
 from faults.runner import Train, run_here
 from faults.same_run import assert_same_run
 from train.storage.records import read_jsonl
@@ -35,7 +35,7 @@ def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_ru
 def replaced(tiny, started, gate, *patches):
     """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
     config = tiny()
-    held = At("train.engine.engine:Engine.advance", Hold(gate), call=21)
+    held = at_step(21, Hold(gate))
     child = started(config, *patches, held, command=Train(config))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from faults.damage import names, step_name
-from faults.patches import At, Kill, Replace
+from faults.patches import Kill, Replace, at_step
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.config.runtime import OnSaveError
@@ -48,12 +48,7 @@ class LimitToNow:
     room: int
 
     def __call__(self):
-        """Set it."""
         LimitFiles(self.path.stat().st_size + self.room)()
-
-
-def at_step(step, action):
-    return At("train.engine.engine:Engine.advance", action, call=step)
 
 
 def test_d1_a_full_disk_stops_the_run_with_its_last_checkpoint_whole(tiny, reference_run):
@@ -195,7 +190,6 @@ def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
             save_checkpoint(tmp_path, 2, **values, keep=2)
     assert names(tmp_path) == [step_name(1)]
     found = load_newest(tmp_path)
-    assert found is not None
     assert found.step == 1
 
 

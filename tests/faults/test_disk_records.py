@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from faults.damage import names, step_name
+from faults.patches import at_step
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from faults.test_disk import LimitToNow, at_step
+from faults.test_disk import LimitToNow
 from train.errors import RecordsError
 from train.run_folder.checkpoint import save_checkpoint
 from train.storage.records import read_jsonl

@@ -15,8 +15,8 @@ import torch
 
 from faults.data_runs import SHORT, launch
 from faults.runner import run_folder, run_here
+from tests.builders import planned
 from train.errors import StorageError
-from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.storage.records import read_json
 from train.study import preflight
@@ -29,10 +29,6 @@ CHECKPOINT = 12 * PARAMS
 @pytest.fixture
 def config(tiny):
     return tiny(**SHORT)
-
-
-def planned(config):
-    return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
 def set_free(bytes_, monkeypatch):

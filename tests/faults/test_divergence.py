@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from analysis.intake.study import load_study
-from faults.damage import contents, names, step_name, tensors
+from faults.damage import contents, names, step_name
 from faults.runner import run_child, run_folder, run_here
-from faults.same_run import assert_equal_state
+from faults.same_run import assert_equal_state, tensors
 from faults.spoil import INFINITY, NAN, SpoiltStep, gradient_times, loss_times, replace_step
+from tests.builders import planned
 from train.engine.evaluate import evaluate
 from train.engine.optimizer import AdamW
 from train.errors import DivergedError
-from train.plan.planning import PlannedRun
-from train.plan.validate import validate
 from train.run_folder.checkpoint import _load_tensors
 from train.run_folder.manifest import register_runs
 from train.storage.records import read_json, read_jsonl
@@ -148,7 +147,7 @@ def test_n1_learning_rates_far_too_large_end_as_diverged(tiny, lr, reason):
 
 
 def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(tiny, tmp_path):
-    runs = [plan(tiny(optimizer__lr=lr)) for lr in (0.01, 1e30, 0.02)]
+    runs = [planned(tiny(optimizer__lr=lr)) for lr in (0.01, 1e30, 0.02)]
     folder = tmp_path / "runs" / "faults"
     register_runs(folder, "faults", runs, extend=False)
     run_here(runs[0].config)
@@ -163,10 +162,6 @@ def test_n1_a_study_goes_on_and_its_analysis_says_what_it_left_out(tiny, tmp_pat
     assert [item.run_id for item in table.excluded] == [runs[1].plan.run_id]
     assert table.excluded[0].reason == "diverged"
     assert table.excluded[0].detail.startswith("step 3: loss")
-
-
-def plan(config):
-    return PlannedRun(overrides=[], config=config, plan=validate(config))
 
 
 def spoil_evaluation(monkeypatch, number):
@@ -187,7 +182,7 @@ def test_n3_a_run_whose_final_evaluation_is_not_finite_is_not_completed(
 ):
     config = tiny()
     spoil_evaluation(monkeypatch, 4)
-    register_runs(tmp_path / "runs" / "faults", "faults", [plan(config)], extend=False)
+    register_runs(tmp_path / "runs" / "faults", "faults", [planned(config)], extend=False)
     with pytest.raises(DivergedError, match="step 60: the validation loss is inf"):
         run_here(config)
     folder = run_folder(config)

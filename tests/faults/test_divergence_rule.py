@@ -69,24 +69,6 @@ def test_n5_the_threshold_is_the_study_s_and_is_in_the_result(tiny, reference_ru
         assert_same_run(reference_run, folder)  # plumbing: it judges, and changes nothing
 
 
-def test_n5_the_rule_judges_the_whole_run_when_it_was_resumed(tiny, monkeypatch):
-    """Its start and its worst spike lie before the checkpoint, its tail on both sides of it."""
-    whole = LossWatch(total_steps=60)
-    resumed = LossWatch(total_steps=60)
-    for step in range(1, 61):
-        loss = 4.0 + 40.0 * (step == 20) - step / 100
-        whole.observe(step, loss)
-        if step in (30, 57):
-            resumed = LossWatch.from_state(resumed.to_state(), total_steps=60)
-        resumed.observe(step, loss)
-    assert resumed == whole
-    assert whole.to_json() == {
-        "loss_start": 3.99,
-        "loss_end": pytest.approx(3.425),
-        "max_loss_ratio": pytest.approx(43.8 / 3.81),
-    }
-
-
 def test_n5_control_without_the_rule_the_analysis_gets_a_loss_of_hundreds(tiny, monkeypatch):
     monkeypatch.setattr("train.training.loop.refuse_diverged_end", lambda run: None)
     folder = run_here(tiny(optimizer__lr=30.0))

@@ -12,19 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults.conftest import tiny_config
-from faults.damage import NEWEST, PREVIOUS, copy_of, step_name, train_and_kill
+from faults.damage import NEWEST, PREVIOUS, step_name
 from faults.runner import run_here, start_steps
 from faults.same_run import assert_same_run
 from train.errors import ConfigError
 from train.run_folder import checkpoint
-from train.run_folder.provenance import changed_versions
 from train.storage.records import read_json, read_jsonl
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, prepared_data):
-    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
 
 
 @pytest.fixture
@@ -54,10 +47,9 @@ def set_times_back(folder):
 
 
 def test_e1_a_clock_that_jumps_back_and_another_zone_change_nothing(
-    killed, tiny, monkeypatch, zone, reference_run
+    stopped, monkeypatch, zone, reference_run
 ):
-    config = tiny()
-    folder = copy_of(killed, config)
+    config, folder = stopped
     set_times_back(folder)
     monkeypatch.setattr("train.run_folder.run_folder.datetime", EarlierClock)
     run_here(config)
@@ -77,11 +69,8 @@ def test_e1_times_are_in_utc_wherever_the_machine_is(tiny, zone):
         assert abs(age.total_seconds()) < 60
 
 
-def test_e1_control_ordered_by_time_the_wrong_checkpoint_would_be_the_newest(
-    killed, tiny, monkeypatch
-):
-    config = tiny()
-    folder = copy_of(killed, config)
+def test_e1_control_ordered_by_time_the_wrong_checkpoint_would_be_the_newest(stopped, monkeypatch):
+    config, folder = stopped
     set_times_back(folder)
     real = checkpoint._step_folders
     monkeypatch.setattr(
@@ -103,14 +92,13 @@ OTHER = {"torch": "2.99.0", "python": "3.99.1"}
 
 
 @pytest.fixture
-def upgraded(killed, tiny, monkeypatch):
+def upgraded(stopped, monkeypatch):
     """A killed run, on a machine where torch, Python and this code were changed meanwhile."""
-    folder = copy_of(killed, tiny())
     monkeypatch.setattr(torch, "__version__", OTHER["torch"])
     monkeypatch.setattr(platform, "python_version", lambda: OTHER["python"])
     git = {"commit": "b" * 40, "dirty": False}
     monkeypatch.setattr("train.run_folder.provenance.git_state", lambda folder: git)
-    return folder
+    return stopped[1]
 
 
 def test_e2_changed_versions_are_warned_of_and_on_record(upgraded, tiny, reference_run):
@@ -158,8 +146,3 @@ def test_e2_control_uncompared_two_versions_make_one_run_without_a_word(
     run_here(tiny(machine__strict_versions=True))
     assert upgraded.state() == "completed"
     assert not any("changed" in row for row in read_jsonl(upgraded.attempts))
-
-
-def test_e2_a_run_that_was_killed_before_it_wrote_its_facts_has_nothing_to_compare():
-    now = {"versions": {"torch": "2"}, "device": "cpu", "git": {"commit": None}}
-    assert changed_versions({}, now) == {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from faults.fake_study import run_fake_study, states
-from faults.patches import EVERY, At, Fail, Hold, Replace
+from faults.patches import EVERY, At, Fail, Hold, Replace, at_step
 from faults.runner import run_child
 from faults.same_run import assert_same_run
 from train.storage.records import read_json
@@ -45,7 +45,7 @@ def _is_no_storage_error(error):
 
 def vanishing(tiny, started, gate, *patches):
     """A child whose run folder is removed after 20 steps."""
-    child = started(tiny(), *patches, At("train.engine.engine:Engine.advance", Hold(gate), call=21))
+    child = started(tiny(), *patches, at_step(21, Hold(gate)))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)
     gate.unlink()

@@ -3,26 +3,15 @@
 C5 another config, data, tokenizer or numerics; C6 another version of the format.
 """
 
-import itertools
 import json
 import shutil
 
 import pytest
 
-from faults.conftest import tiny_config
-from faults.damage import (
-    NEWEST,
-    PREVIOUS,
-    contents,
-    copy_of,
-    names,
-    step_name,
-    train_and_kill,
-    vouch_again,
-)
+from faults.damage import NEWEST, PREVIOUS, contents, copy_of, names, step_name, vouch_again
 from faults.runner import run_child, run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from faults.spoil import STEP, replace_step
+from faults.spoil import crash
 from train.config.experiment import DataConfig, Source
 from train.errors import CheckpointError
 from train.run_folder import checkpoint
@@ -31,14 +20,10 @@ from train.storage.records import read_json, read_jsonl
 from train.training import resume
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, prepared_data):
-    return train_and_kill(tiny_config(tmp_path_factory.mktemp("killed"), prepared_data))
-
-
-def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(killed, tiny):
-    config = tiny(seed=1, optimizer__lr=0.02, model__d_model=48)
-    folder = copy_of(killed, config)
+def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(killed_run, tiny):
+    # the last is plumbing, which is free to change
+    config = tiny(seed=1, optimizer__lr=0.02, model__d_model=48, machine__log_every=3)
+    folder = copy_of(killed_run, config)
     before = contents(folder.checkpoints)
     for _ in range(2):
         outcome = run_child(config)
@@ -56,9 +41,8 @@ def test_c5_a_checkpoint_of_another_config_is_refused_field_by_field(killed, tin
 
 
 @pytest.mark.parametrize("field", ["numerics_version", "tokenizer_sha256", "data_sha256"])
-def test_c5_each_fact_of_a_run_s_identity_is_compared(killed, tiny, field):
-    config = tiny()
-    folder = copy_of(killed, config)
+def test_c5_each_fact_of_a_run_s_identity_is_compared(stopped, field):
+    config, folder = stopped
     newest = folder.checkpoints / step_name(NEWEST)
     state = read_json(newest / "state.json")
     here, state["identity"][field] = state["identity"][field], "another"
@@ -70,7 +54,7 @@ def test_c5_each_fact_of_a_run_s_identity_is_compared(killed, tiny, field):
     assert names(folder.checkpoints) == [step_name(PREVIOUS), step_name(NEWEST)]
 
 
-def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_path, monkeypatch):
+def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_path):
     """The config is the same to the letter, and so are the text's length and the token count."""
     text, data = tmp_path / "text.jsonl", tmp_path / "data"
     config = tiny(
@@ -80,10 +64,7 @@ def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_pat
         paths__data=str(data),
     )
     write_text(text, "abcdefghij")
-    replace_step(monkeypatch, stops_at(10))
-    with pytest.raises(Interruption):
-        run_here(config)
-    monkeypatch.undo()
+    crash(config, after=9)
     shutil.rmtree(data)
     write_text(text, "klmnopqrst")
     with pytest.raises(CheckpointError, match=r"another run:\n  data_sha256: '\w+' in the .*") as e:
@@ -91,21 +72,6 @@ def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_pat
     assert str(e.value).count(" in the checkpoint, ") == 1
     run_here(tiny(data=config.data, paths__data=str(data), restart=True))
     assert start_steps(run_folder(config)) == [0]
-
-
-class Interruption(Exception):
-    """Some error in the middle of a run."""
-
-
-def stops_at(call):
-    calls = itertools.count(1)
-
-    def step(engine):
-        if next(calls) == call:
-            raise Interruption
-        STEP(engine)
-
-    return step
 
 
 def write_text(path, letters):
@@ -117,9 +83,11 @@ def write_text(path, letters):
             file.write(json.dumps({"text": text[start : start + 500]}) + "\n")
 
 
-def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(killed, tiny, monkeypatch):
+def test_c5_control_without_the_comparison_two_runs_are_mixed_into_one(
+    killed_run, tiny, monkeypatch
+):
     config = tiny(optimizer__lr=0.02)
-    folder = copy_of(killed, config)
+    folder = copy_of(killed_run, config)
     monkeypatch.setattr(resume, "_differences", lambda *values: iter(()))
     with pytest.warns(UserWarning, match="rows that were computed twice differ"):  # too late
         run_here(config)
@@ -143,10 +111,9 @@ def as_version_one_wrote_it(folder):
 
 
 def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
-    killed, tiny, reference_run
+    stopped, tiny, reference_run
 ):
-    config = tiny()
-    folder = copy_of(killed, config)
+    config, folder = stopped
     as_version_one_wrote_it(folder)
     before = contents(folder.checkpoints)
     for _ in range(2):
@@ -157,9 +124,8 @@ def test_c6_a_checkpoint_of_an_older_version_is_refused_with_its_version(
     assert_same_run(reference_run, folder)
 
 
-def test_c6_control_without_the_version_it_is_half_loaded(killed, tiny, monkeypatch):
-    config = tiny()
-    folder = copy_of(killed, config)
+def test_c6_control_without_the_version_it_is_half_loaded(stopped, monkeypatch):
+    config, folder = stopped
     as_version_one_wrote_it(folder)
     monkeypatch.setattr(checkpoint, "SCHEMA", 1)
     monkeypatch.setattr(checkpoint, "_digest", lambda facts: None)

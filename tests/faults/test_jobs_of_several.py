@@ -3,34 +3,18 @@
 The real command first; then launchers, whose jobs are fake_job.py: stacks of two seeds.
 """
 
-import contextlib
-import os
-import signal
-import time
-
 import pytest
 
 from faults import fake_study
 from faults.fake_job import STARTED
-from faults.fake_study import run_fake_study, start_launcher, states, study_folder
-from faults.overrides import as_overrides, changed
-from faults.runner import run_child, run_folder
-from train.plan.planning import PlannedRun
-from train.plan.validate import validate
-from train.run_folder.manifest import register_runs
-from train.run_folder.run_folder import folder_of
+from faults.fake_study import run_fake_study, states, study_folder
+from faults.overrides import as_overrides
+from faults.runner import run_child
+from faults.shared_jobs import plan_study
+from tests.builders import changed
 from train.storage.records import read_json, read_jsonl
 from train.study.launch import STUDY_JOB
 from train.study.study import StudyIncompleteError
-
-
-def planned_study(*configs):
-    """Write the manifest of a study of these runs, and return their folders."""
-    runs = [PlannedRun(overrides=[], config=each, plan=validate(each)) for each in configs]
-    folder = runs[0].path.parent
-    folder.mkdir(parents=True)
-    register_runs(folder, folder.name, runs, extend=False)
-    return [folder_of(run) for run in runs]
 
 
 def train_together(first, others):
@@ -47,7 +31,7 @@ def stack(tiny, **changes):
 
 def test_every_run_of_a_job_is_completed_and_said_to_be(tiny, monkeypatch):
     configs = stack(tiny)
-    first, *others = planned_study(*configs)
+    first, *others = plan_study(configs)
     done = train_together(configs[0], others)
     assert done.exit_code == 0, done
     folders = [first, *others]
@@ -67,35 +51,9 @@ def test_every_run_of_a_job_is_completed_and_said_to_be(tiny, monkeypatch):
     assert [folder.log.read_text(encoding="utf-8") for folder in others] == [pointer] * 2
 
 
-def test_a_run_that_diverges_is_recorded_and_costs_its_job_no_other(tiny):
-    configs = stack(tiny, **{"optimizer.lr": 1e30})
-    first, second, third = planned_study(*configs)
-    ended = train_together(configs[0], [second, third])
-    assert ended.exit_code == 5, ended
-    assert [each.state() for each in (first, second, third)] == [
-        "completed",
-        "diverged",
-        "completed",
-    ]
-    assert len(ended.stdout.splitlines()) == 3
-    assert f"{second.path}: diverged\n" in ended.stdout
-    assert "Traceback" not in ended.stderr
-    assert train_together(configs[0], [second, third]).exit_code == 0  # nothing is left to do
-
-
-def test_a_run_that_the_study_does_not_have_is_refused_before_anything_is_trained(tiny):
-    configs = stack(tiny)
-    first, *_ = planned_study(*configs[:2])
-    stranger = run_folder(configs[2])
-    refused = train_together(configs[0], [stranger])
-    assert refused.exit_code == 2, refused
-    assert refused.stderr.startswith(f"error: together: {stranger.path.name} is not in ")
-    assert not first.attempts.exists()
-
-
 def test_a_job_whose_second_run_is_held_elsewhere_is_refused(tiny):
     configs = stack(tiny)
-    first, second, third = planned_study(*configs)
+    first, second, third = plan_study(configs)
     with second.locked():
         refused = train_together(configs[0], [second, third])
     assert refused.exit_code == 73, refused
@@ -135,38 +93,22 @@ def test_every_run_of_a_job_that_stays_dead_is_named(tiny):
     assert raised.value.exit_code == 75
 
 
-def test_an_orphan_is_left_alone_with_all_its_runs(tiny, tmp_path):
-    config = tiny(machine__stack=2)
-    gate, errors = tmp_path / "gate", tmp_path / "errors"
+def test_an_orphan_is_left_alone_with_all_its_runs(launchers, tmp_path):
+    launchers.config = config = changed(launchers.config, {"machine.stack": 2})
+    gate = tmp_path / "gate"
     gate.touch()
     acts = {0: f"wait:{gate}", 1: "completed", 2: "completed", 3: "completed"}
-    launchers = [start_launcher(config, acts, errors)]
+    first = launchers.start(acts)
     folders = [fake_study.folder_of(config, seed) for seed in acts]
-    try:
-        wait_until(lambda: [folder.state() for folder in folders[:2]] == ["running"] * 2)
-        launchers[0].kill()
-        launchers[0].join()
-        launchers.append(start_launcher(config, acts, errors))
-        wait_until(
-            lambda: "2 runs are trained by other processes" in errors.read_text(encoding="utf-8")
-        )
-        wait_until(lambda: states(config).count("completed") == 2)
-        assert [folder.state() for folder in folders[:2]] == ["running"] * 2
-        gate.unlink()
-        launchers[1].join(60)
-        assert launchers[1].exitcode == 0, errors.read_text(encoding="utf-8")
-    finally:
-        for launcher in launchers:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(launcher.pid or 0, signal.SIGKILL)
-            launcher.join()
-            launcher.close()
+    launchers.wait_until(lambda: [each.state() for each in folders[:2]] == ["running"] * 2)
+    first.kill()
+    first.join()
+    second = launchers.start(acts)
+    launchers.wait_until(lambda: "2 runs are trained by other processes" in launchers.said())
+    launchers.wait_until(lambda: states(config).count("completed") == 2)
+    assert [folder.state() for folder in folders[:2]] == ["running"] * 2
+    gate.unlink()
+    second.join(60)
+    assert second.exitcode == 0, launchers.said()
     assert states(config) == ["completed"] * 4
     assert all(len(read_jsonl(folder.attempts)) == 2 for folder in folders)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

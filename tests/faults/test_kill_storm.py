@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from faults.patches import EVERY, At, Replace, Sleep
+from faults.patches import EVERY, Replace, Sleep, at_step
 from faults.runner import run_folder, start_steps
 from faults.same_run import assert_same_run
 from train.storage.records import read_json, read_jsonl
 
 LEAST_KILLS = 8
 CHECKPOINT_STEPS = 3
-SLOWLY = At("train.engine.engine:Engine.advance", Sleep(0.08), call=EVERY)
+SLOWLY = at_step(EVERY, Sleep(0.08))
 
 
 def storm(start, config, seed, *patches):
@@ -61,7 +61,6 @@ def test_k2_a_kill_storm_loses_nothing(tiny, started, reference_run, seed):
 
 
 def keep_all_rows(folder, sizes):
-    """A rewind that is none."""
     del folder, sizes
     return 0
 

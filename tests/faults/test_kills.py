@@ -1,7 +1,7 @@
 """K1: SIGKILL after any step costs at most the work since the last checkpoint, and nothing else.
 
-Each control removes a protection and shows that the harm then really happens. Random numbers have
-none: training draws none (there is no dropout). The kill storm, K2, is in test_kill_storm.py.
+No control takes the random numbers away: training draws none. The kill storm, K2, is in
+test_kill_storm.py.
 """
 
 import pytest
@@ -11,7 +11,6 @@ from faults.patches import At, Kill, kill_after_step
 from faults.runner import killed, run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from train.engine.batches import Batches
-from train.engine.optimizer import AdamW
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
@@ -70,36 +69,28 @@ def test_k1_control_without_a_look_at_the_result_the_run_starts_again(tiny, monk
     assert start_steps(folder) == [0, STEPS]
 
 
-def test_k1_control_without_the_rewind_rows_come_twice(tiny, reference_run, monkeypatch):
-    killed(tiny(), kill_after_step(10))
-    monkeypatch.setattr("train.training.resume.set_aside", lambda folder, sizes: 0)
-    folder = run_here(tiny())
-    steps = [row["step"] for row in read_jsonl(folder.metrics)]
-    assert [step for step in steps if steps.count(step) == 2] == [8, 9, 10, 8, 9, 10]
-    with pytest.raises(AssertionError, match="holds steps"):
-        assert_same_run(reference_run, folder)
+def read_from_the_start(batches, step, n_steps, *, real=Batches.starts):
+    return real(batches, step - CHECKPOINT_STEPS, n_steps)
 
 
-def test_k1_control_without_the_optimizer_the_curve_is_another(tiny, reference_run, monkeypatch):
-    killed(tiny(), kill_after_step(10))
-    monkeypatch.setattr(AdamW, "load_replica", lambda self, replica, state: None)
-    with pytest.warns(UserWarning, match="computed twice differ, first at step"):
-        folder = run_here(tiny())
-    with pytest.raises(
-        AssertionError, match="metrics of step 9"
-    ):  # 8 is measured before its update
-        assert_same_run(reference_run, folder)
-
-
-def test_k1_control_without_the_data_position_the_curve_is_another(
-    tiny, reference_run, monkeypatch
+@pytest.mark.parametrize(
+    ("target", "by", "steps", "message"),
+    [
+        ("train.training.resume.set_aside", lambda *_: 0, [8, 9, 10, 8, 9, 10], "holds steps"),
+        # step 8 is measured before its update
+        ("train.engine.optimizer.AdamW.load_replica", lambda *_: None, [], "metrics of step 9"),
+        ("train.engine.batches.Batches.starts", read_from_the_start, [], "metrics of step 8"),
+    ],
+    ids=["rewind", "optimizer", "data"],
+)
+@pytest.mark.filterwarnings("ignore:.*rows that were computed twice differ")
+def test_k1_control_without_what_a_resume_brings_back_the_record_is_another(
+    tiny, reference_run, monkeypatch, target, by, steps, message
 ):
     killed(tiny(), kill_after_step(10))
-    real = Batches.starts
-    monkeypatch.setattr(
-        Batches, "starts", lambda self, step, n: real(self, step - CHECKPOINT_STEPS, n)
-    )
-    with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
-        folder = run_here(tiny())
-    with pytest.raises(AssertionError, match="metrics of step 8"):
+    monkeypatch.setattr(target, by)
+    folder = run_here(tiny())
+    logged = [row["step"] for row in read_jsonl(folder.metrics)]
+    assert [step for step in logged if logged.count(step) == 2] == steps
+    with pytest.raises(AssertionError, match=message):
         assert_same_run(reference_run, folder)

@@ -1,7 +1,4 @@
-"""K3 and K5: SIGKILL at any point of writing or pruning a checkpoint leaves it or the one before.
-
-Each control removes the protection and shows that the harm then really happens.
-"""
+"""K3 and K5: SIGKILL while a checkpoint is written or pruned leaves it or the one before."""
 
 import pytest
 
@@ -17,45 +14,25 @@ PARTIAL = f"step_{SECOND:08d}.partial"
 
 
 def steps_on_disk(folder):
-    """Steps of the checkpoints under their final names."""
     return sorted(int(path.name[5:]) for path in folder.checkpoints.glob("step_????????"))
 
 
-@pytest.mark.parametrize(
-    ("fault", "resumes_at"),
-    [
-        (At("torch:save", Kill(), mentions=f"step_{FIRST:08d}.partial/optim.pt"), 0),
-        (At("torch:save", Kill(), mentions=f"{PARTIAL}/model.pt", when="after"), FIRST),
-        (At("torch:save", Kill(), mentions=f"{PARTIAL}/optim.pt", when="after"), FIRST),
-        (
-            At("train.run_folder.checkpoint:write_json", Kill(), mentions=f"{PARTIAL}/DONE.json"),
-            FIRST,
-        ),
-        (
-            At(
-                "train.run_folder.checkpoint:write_json",
-                Kill(),
-                mentions=f"{PARTIAL}/DONE",
-                when="after",
-            ),
-            FIRST,
-        ),
-        (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} "), FIRST),
-        (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} ", when="after"), SECOND),
-    ],
-    ids=[
-        "first-checkpoint",
-        "after-model.pt",
-        "after-optim.pt",
-        "before-DONE",
-        "after-DONE",
-        "before-rename",
-        "after-rename",
-    ],
-)
-def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
-    tiny, reference_run, fault, resumes_at
-):
+WRITE_JSON = "train.run_folder.checkpoint:write_json"
+KILLS = {
+    "in-the-first": (At("torch:save", Kill(), mentions=f"{FIRST:08d}.partial/optim.pt"), 0),
+    "after-model.pt": (At("torch:save", Kill(), 1, f"{PARTIAL}/model.pt", "after"), FIRST),
+    "after-optim.pt": (At("torch:save", Kill(), 1, f"{PARTIAL}/optim.pt", "after"), FIRST),
+    "before-DONE": (At(WRITE_JSON, Kill(), mentions=f"{PARTIAL}/DONE.json"), FIRST),
+    "after-DONE": (At(WRITE_JSON, Kill(), 1, f"{PARTIAL}/DONE.json", "after"), FIRST),
+    "before-rename": (At("pathlib:Path.replace", Kill(), mentions=f"{PARTIAL} "), FIRST),
+    "after-rename": (At("pathlib:Path.replace", Kill(), 1, f"{PARTIAL} ", "after"), SECOND),
+}
+"""The fault, and the step that the run goes on from."""
+
+
+@pytest.mark.parametrize("place", KILLS)
+def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(tiny, reference_run, place):
+    fault, resumes_at = KILLS[place]
     folder = killed(tiny(), fault)
     assert steps_on_disk(folder) == [step for step in (FIRST, SECOND) if step <= resumes_at]
     assert_same_run(reference_run, run_here(tiny()))
@@ -64,20 +41,13 @@ def test_k3_a_kill_inside_a_checkpoint_leaves_it_or_the_one_before(
     assert not (folder.checkpoints / "bad").exists()
 
 
-def kill_amid_second_save_in_place():
-    Replace("train.training.recording:save_checkpoint", save_in_place)()
-    At("torch:save", Kill(), mentions="optim.pt", call=2)()
-
-
-def kill_amid_first_save_in_place():
-    Replace("train.training.recording:save_checkpoint", save_in_place)()
-    At("torch:save", Kill(), mentions="optim.pt")()
+IN_PLACE = Replace("train.training.recording:save_checkpoint", save_in_place)
 
 
 def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
     tiny, reference_run, monkeypatch
 ):
-    folder = killed(tiny(), kill_amid_second_save_in_place)
+    folder = killed(tiny(), IN_PLACE, At("torch:save", Kill(), call=2, mentions="optim.pt"))
     monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.warns(UserWarning, match="computed twice differ, first at step 8"):
         run_here(tiny())  # the weights of step 14 with the moments of step 7, and no complaint
@@ -87,7 +57,7 @@ def test_k3_control_a_checkpoint_written_in_place_and_not_verified_is_a_mixture(
 
 
 def test_k3_control_a_first_checkpoint_written_in_place_cannot_be_read(tiny, monkeypatch):
-    killed(tiny(), kill_amid_first_save_in_place)
+    killed(tiny(), IN_PLACE, At("torch:save", Kill(), mentions="optim.pt"))
     monkeypatch.setattr("train.training.resume.load_newest", load_unverified)
     with pytest.raises(Exception, match=r"state\.json"):
         run_here(tiny())
@@ -113,7 +83,6 @@ def test_k5_a_kill_during_pruning_leaves_two_and_the_rest_is_pruned_later(
 
 
 def prune_before_saving(root, step, **parts):
-    """The order that must not be: the old ones go before the new one is in place."""
     for old in root.glob("step_*"):
         checkpoint._discard(old)
     if step == SECOND:

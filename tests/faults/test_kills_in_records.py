@@ -1,7 +1,4 @@
-"""K4: SIGKILL between a row, its evaluation and its checkpoint, or in a row, loses none of them.
-
-Each control removes the protection and shows that the harm then really happens.
-"""
+"""K4: SIGKILL between a row, its evaluation and its checkpoint, or in a row, loses none of them."""
 
 import json
 
@@ -70,7 +67,6 @@ def test_k4_a_torn_row_is_written_again(tiny, reference_run, name):
 
 
 def append_blindly(path, rows, *, sync=False):
-    """Append without a look at what is there."""
     del sync
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

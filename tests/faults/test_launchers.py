@@ -8,8 +8,8 @@ import time
 import pytest
 
 from faults.fake_study import folder_of, run_fake_study, start_launcher, starts, states
-from faults.overrides import changed
 from faults.patches import Replace
+from tests.builders import changed
 from train.errors import LockedError
 from train.storage.records import read_jsonl
 from train.study import launch, study
@@ -17,45 +17,9 @@ from train.study import launch, study
 
 @pytest.fixture
 def gate(tmp_path):
-    """Jobs that wait for it train until it is removed."""
     path = tmp_path / "gate"
     path.touch()
     return path
-
-
-class Launchers:
-    """Launchers in processes of their own; they and their jobs end with the test."""
-
-    def __init__(self, config, errors):
-        self.config, self.errors, self.processes = config, errors, []
-
-    def start(self, acts, *patches):
-        process = start_launcher(self.config, acts, self.errors, *patches)
-        self.processes.append(process)
-        return process
-
-    def wait_until(self, condition):
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.02)
-
-    def said(self):
-        return self.errors.read_text(encoding="utf-8") if self.errors.exists() else ""
-
-    def close(self):
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.join()
-            process.close()
-
-
-@pytest.fixture
-def launchers(tiny, tmp_path):
-    made = Launchers(changed(tiny(), {"machine.workers": 2}), tmp_path / "errors")
-    yield made
-    made.close()
 
 
 def orphaned(launchers, acts):

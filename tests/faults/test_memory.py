@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from faults.damage import names, step_name
-from faults.runner import run_folder, run_here, start_steps
+from faults.runner import ends, run_folder, run_here, start_steps, starts
 from faults.same_run import assert_same_run
 from faults.small_memory import CPU_FULL, CUDA_FULL, Memory
 from faults.spoil import replace_step
@@ -25,13 +25,11 @@ TOLERANCE = 1e-5
 
 
 def micro_batches(folder):
-    """What each attempt tried, as attempts.jsonl has it."""
-    rows = read_jsonl(folder.attempts)
-    return [row["arithmetic"]["micro_batch_seqs"] for row in rows if row["event"] == "start"]
+    return [row["arithmetic"]["micro_batch_seqs"] for row in starts(folder)]
 
 
 def causes(folder):
-    return [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
+    return [row["cause"] for row in ends(folder)]
 
 
 def losses(folder):
@@ -118,7 +116,6 @@ class RetriedInPlace(Memory):
     """What is tempting: try the same step again with half, upon the gradients that are there."""
 
     def __call__(self, engine):
-        """One update."""
         try:
             super().__call__(engine)
         except torch.OutOfMemoryError:

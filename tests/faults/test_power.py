@@ -1,7 +1,6 @@
 """A power cut: what a run relies on later was brought to the disk before.
 
-The disk of platter.py loses all that was not synced. Each control leaves a sync out and shows the
-harm.
+The disk of platter.py loses all that was not synced.
 """
 
 import itertools
@@ -12,15 +11,11 @@ import pytest
 from faults.platter import Platter
 from faults.runner import run_folder, run_here, start_steps
 from faults.same_run import assert_same_run
-from faults.spoil import STEP, replace_step
+from faults.spoil import crash
 from train.errors import CheckpointError, StorageError
 from train.run_folder import checkpoint
 from train.run_folder.checkpoint import load_newest
-from train.training import loop, recording, trainer
-
-
-class PowerCut(Exception):
-    """The lights go out."""
+from train.training import completion, loop, recording
 
 
 @pytest.fixture
@@ -32,19 +27,10 @@ def platter(monkeypatch):
 
 def cut_power(config, platter, monkeypatch):
     """Train until the power goes at step 18, after the evaluation of 15; leave what is left."""
-    calls = itertools.count(1)
-
-    def step(engine):
-        if next(calls) == 18:
-            raise PowerCut
-        STEP(engine)
-
     with monkeypatch.context() as patch:
-        replace_step(patch, step)
-        patch.setattr(trainer, "record_end", lambda *words, **named: None)  # nobody writes any more
-        with pytest.raises(PowerCut):
-            run_here(config)
-    folder = run_folder(config)
+        # nobody writes any more
+        patch.setattr(completion, "record_end", lambda *words, **named: None)
+        folder = crash(config, after=17)
     platter.restore(folder.path, folder.path.with_name("left"))
     shutil.rmtree(folder.path)
     folder.path.with_name("left").rename(folder.path)

@@ -1,6 +1,4 @@
-"""S1, S2, S3 and S6: a signal to stop saves at the next step and costs nothing.
-
-Each control removes the protection and shows that the harm then really happens. S5 is in
+"""S1, S2, S3 and S6: a signal to stop saves at the next step and costs nothing. S5 is in
 test_preemption_of_groups.py, S4 in test_submitit.py, S7 in tests/scripts/test_slurm_job.py.
 """
 
@@ -10,7 +8,7 @@ import signal
 import pytest
 
 from faults.conftest import CHECKPOINT_STEPS
-from faults.patches import At, Hold, Replace, Send
+from faults.patches import At, Hold, Replace, Send, at_step
 from faults.runner import run_child, run_here, start_steps
 from faults.same_run import assert_same_run
 from faults.unsafe import load_unverified, save_in_place
@@ -19,7 +17,7 @@ from train.signals import StopRequest
 from train.storage.records import read_jsonl
 
 TERM = Send(signal.SIGTERM)
-AT_STEP_11 = At("train.engine.engine:Engine.advance", TERM, call=11)
+AT_STEP_11 = at_step(11, TERM)
 
 
 def ended_by(folder, *, step, cause="preempted"):
@@ -29,12 +27,10 @@ def ended_by(folder, *, step, cause="preempted"):
     end = read_jsonl(folder.attempts)[-1]
     assert (end["event"], end["cause"], end["step"]) == ("end", cause, step)
     newest = load_newest(folder.checkpoints)
-    assert newest is not None
     assert newest.step == step
 
 
 def install_nothing(handler):
-    """No handler at all."""
     del handler
     return {}
 
@@ -52,7 +48,7 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
     tiny, started, reference_run, tmp_path, number, exit_code, cause
 ):
     hold = tmp_path / "hold"
-    child = started(tiny(), At("train.engine.engine:Engine.advance", Hold(hold), call=11))
+    child = started(tiny(), at_step(11, Hold(hold)))
     child.wait_for(hold.exists)
     child.send(number)
     hold.unlink()
@@ -70,55 +66,28 @@ def test_s1_s6_a_signal_saves_at_the_next_step(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_s1_s6_control_without_handlers_the_work_since_the_checkpoint_is_lost(tiny, number):
     outcome = run_child(
-        tiny(),
-        Replace("train.signals:_install", install_nothing),
-        At("train.engine.engine:Engine.advance", Send(number), call=11),
+        tiny(), Replace("train.signals:_install", install_nothing), at_step(11, Send(number))
     )
     assert outcome.exit_code in (-number, 130)
     run_here(tiny())
     assert start_steps(outcome.folder) == [0, CHECKPOINT_STEPS]
 
 
-@pytest.mark.parametrize(
-    ("faults", "step"),
-    [
-        ([At("train.engine.engine:initial_values", TERM)], 1),
-        ([At("train.engine.engine:Engine.advance", TERM)], 1),
-        ([At("train.training.loop:log_evaluation", TERM, call=3, when="before")], 16),
-        ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
-        (
-            [
-                At("train.engine.engine:Engine.advance", TERM, call=11),
-                At("train.engine.engine:Engine.advance", TERM, call=11),
-            ],
-            11,
-        ),
-        (
-            [
-                At("train.engine.engine:Engine.advance", TERM, call=11),
-                At("torch:save", TERM, call=4),
-            ],
-            11,
-        ),
-        (
-            [
-                At("train.engine.engine:Engine.advance", TERM, call=11),
-                At("train.training.completion:close_attempt", TERM),
-            ],
-            11,
-        ),
-    ],
-    ids=[
-        "start-up",
-        "first-step",
-        "evaluation",
-        "checkpoint",
-        "twice",
-        "again-while-saving",
-        "again-after-saving",
-    ],
-)
-def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(tiny, reference_run, faults, step):
+MOMENTS = {
+    "start-up": ([At("train.engine.engine:initial_values", TERM)], 1),
+    "first-step": ([at_step(1, TERM)], 1),
+    "evaluation": ([At("train.training.loop:log_evaluation", TERM, call=3)], 16),
+    "checkpoint": ([At("torch:save", TERM, mentions="step_00000014.partial/optim.pt")], 15),
+    "twice": ([AT_STEP_11, AT_STEP_11], 11),
+    "again-while-saving": ([AT_STEP_11, At("torch:save", TERM, call=4)], 11),
+    "again-after-saving": ([AT_STEP_11, At("train.training.completion:close_attempt", TERM)], 11),
+}
+"""The faults, and the step after which the run has stopped."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_s2_a_signal_at_any_moment_is_honoured_at_the_next_step(tiny, reference_run, moment):
+    faults, step = MOMENTS[moment]
     outcome = run_child(tiny(), *faults)
     assert outcome.exit_code == 75, outcome.stderr
     ended_by(outcome.folder, step=step)

@@ -39,8 +39,6 @@ def read_through_a_worker():
     read = batches.Batches.gather
 
     def gather(self, *windows):
-        assert worker.stdin is not None
-        assert worker.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             worker.stdin.write(b"next\n")
             worker.stdin.flush()

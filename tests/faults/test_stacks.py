@@ -11,53 +11,34 @@ from functools import partial
 import pytest
 
 from faults.damage import flip_bit
-from faults.patches import At, Hold
+from faults.patches import Hold, at_step
+from faults.runner import ends, start_steps, starts
 from faults.shared_jobs import (
+    LONG,
+    MIDDLE,
+    OTHER_LONG,
+    OTHER_MIDDLE,
     TrainJob,
     command_together,
-    ends,
     plan_study,
-    starts,
-    two_by_three,
-    words_together,
 )
 from faults.small_memory import CUDA_FULL, Memory
 from faults.spoil import replace_step
+from tests.builders import planned
 from tests.train.shared_runs import (
     assert_same_records,
-    elsewhere,
-    planned,
     stopped_at_save,
     train_alone,
     train_job,
     with_optimizer,
 )
 from train.config.experiment import EvalConfig
-from train.errors import CheckpointError, DivergedError, LockedError, RecordsError, StorageError
+from train.errors import CheckpointError, ConfigError, DivergedError, RecordsError, StorageError
 from train.run_folder.checkpoint import committed_steps, save_checkpoint
 from train.run_folder.run_folder import folder_of
-from train.storage.records import read_json, read_jsonl
+from train.storage.records import read_jsonl
+from train.study.job_members import plan_together
 from train.training.trainer import train_runs
-
-LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Where the tokens are prepared, once."""
-    return tmp_path_factory.mktemp("stacks")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data):
-    """The runs, each trained alone; never to be changed."""
-    return train_alone(two_by_three(data), data / "alone")
-
-
-@pytest.fixture
-def configs(tmp_path, data, undisturbed):
-    """The runs of the job: of 16 steps, 12 and 7, two of each."""
-    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
 
 
 def stopped_in_the_cooldown_of_the_trunk(configs):
@@ -96,12 +77,12 @@ def shorten_records(folder):
     folder.metrics.write_bytes(content[: content.index(b"\n") + 1])
 
 
-@pytest.mark.parametrize("who", [LONG, MIDDLE])
 @pytest.mark.parametrize(
-    ("damage", "error", "exit_code"),
+    ("who", "damage", "error", "exit_code"),
     [
-        (damage_checkpoints, CheckpointError, 4),
-        (shorten_records, RecordsError, 3),
+        (LONG, damage_checkpoints, CheckpointError, 4),
+        (MIDDLE, damage_checkpoints, CheckpointError, 4),
+        (LONG, shorten_records, RecordsError, 3),
     ],
 )
 def test_a_run_whose_files_are_damaged_fails_alone_and_starts_again_when_asked(
@@ -151,14 +132,14 @@ def test_a_run_with_another_s_checkpoints_is_refused_alone(configs, undisturbed)
 
 def other_start(start, configs, gate, who, *patches):
     """The job held in its trunk, one of its runs deleted meanwhile."""
-    held = At("train.engine.engine:Engine.advance", Hold(gate), call=6)
+    held = at_step(6, Hold(gate))
     child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
     child.wait_for(gate.exists)
     shutil.rmtree(folder_of(planned(configs[who])).path)
     return child
 
 
-@pytest.mark.parametrize("who", [LONG, OTHER_LONG, MIDDLE])
+@pytest.mark.parametrize("who", [OTHER_LONG, MIDDLE])
 def test_a_run_that_another_process_took_over_is_left_to_it_and_the_others_go_on(
     configs, undisturbed, started, tmp_path, who
 ):
@@ -185,14 +166,7 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
     folders = [folder_of(planned(config)) for config in configs]
     assert folders[LONG].state() == "failed"
     assert_same_records(train_job(configs), undisturbed)
-    assert [row["start_step"] for row in starts(folders[OTHER_LONG])] == [0]
-
-
-def test_a_job_of_which_a_run_is_held_elsewhere_is_refused_and_writes_nothing(configs):
-    held = folder_of(planned(configs[SHORT]))
-    with held.locked(), pytest.raises(LockedError):
-        train_job(configs)
-    assert not folder_of(planned(configs[LONG])).attempts.exists()
+    assert start_steps(folders[OTHER_LONG]) == [0]
 
 
 # A full disk
@@ -227,7 +201,7 @@ def test_a_disk_that_is_full_at_one_replica_s_checkpoint_costs_no_row_of_any(
 # A full memory
 
 
-def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(configs, tmp_path, monkeypatch):
+def test_a_stack_that_does_not_fit_goes_on_with_half_of_it(configs, tmp_path, monkeypatch):
     """In bits as each run alone that meets a full memory at the same step."""
     room = {1: 8, 7: 4}
     memory = Memory(room)
@@ -237,7 +211,7 @@ def test_a_stack_that_does_not_fit_goes_on_with_its_riders_by_half(configs, tmp_
     assert sum("8 windows at a time do not fit the memory" in text for text in messages) == 2
     assert memory.batches[-1] == [4, 4]  # eight windows a step, as ever
     # the shorter forked at 5 and the trunk failed at 7, which goes on from 4
-    begun = [[row["start_step"] for row in starts(folder)] for folder in folders]
+    begun = [start_steps(folder) for folder in folders]
     assert begun == [[0, 4], [0, 4], [9], [9], [5, 5], [5, 5]]
     assert [[row["cause"] for row in ends(folder)] for folder in folders[:2]] == [
         ["out_of_memory", None]
@@ -291,19 +265,10 @@ def test_the_command_says_of_each_run_how_it_ended_and_exits_5(configs):
         (["{stranger}"], "together: {stranger} differs from {0} in eval; one job trains runs that"),
     ],
 )
-def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(configs, started, ids, message):
+def test_a_job_of_runs_that_cannot_be_trained_together_is_refused(configs, ids, message):
     stranger = dataclasses.replace(configs[1], eval=EvalConfig(points=2, tokens=1_024))
-    folders = plan_study([*configs[:2], stranger])
-    names = {"stranger": folders[2].path.name}
-    first, second = (folder.path.name for folder in folders[:2])
-
-    def fill(text):
-        return text.format(first, second, **names)
-
-    word = "together=[" + ",".join(f"'{fill(each)}'" for each in ids) + "]"
-    child = started(configs[0], arguments=[*words_together(configs[:1]), word])
-    refused = child.wait()
-    assert refused.exit_code == 2, refused
-    assert refused.stderr.startswith(f"error: {fill(message)}")
-    assert not any(folder.attempts.exists() for folder in folders)
-    assert read_json(folders[0].path.parent / "manifest.json")["runs"]
+    names = [folder.path.name for folder in plan_study([*configs[:2], stranger])]
+    ids = [each.format(*names, stranger=names[2]) for each in ids]
+    with pytest.raises(ConfigError) as refused:
+        plan_together(planned(dataclasses.replace(configs[0], together=ids)))
+    assert str(refused.value).startswith(message.format(*names, stranger=names[2]))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from faults.fake_study import folder_of, run_fake_study, starts, states, study_folder
-from faults.patches import At, Fail
+from faults.patches import Fail, at_step
 from faults.runner import run_child, run_here
 from faults.same_run import assert_same_run
 from train.storage.records import read_jsonl, write_json
@@ -95,7 +95,7 @@ LOST = RuntimeError("CUDA error: unspecified launch failure")
 
 
 def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(tiny, reference_run):
-    lost = run_child(tiny(), At("train.engine.engine:Engine.advance", Fail(LOST), call=31))
+    lost = run_child(tiny(), at_step(31, Fail(LOST)))
     assert lost.exit_code == 75, lost
     assert "the device failed" in lost.stderr
     assert "Traceback" not in lost.stderr
@@ -104,9 +104,7 @@ def test_e5_a_run_that_lost_its_device_ends_as_if_it_had_not(tiny, reference_run
 
 
 def test_e5_control_an_error_nobody_knows_is_a_bug_and_is_not_tried_again(tiny):
-    lost = run_child(
-        tiny(), At("train.engine.engine:Engine.advance", Fail(RuntimeError("odd")), call=31)
-    )
+    lost = run_child(tiny(), at_step(31, Fail(RuntimeError("odd"))))
     assert lost.exit_code == 1, lost
     assert "Traceback" in lost.stderr
     assert read_jsonl(lost.folder.attempts)[-1]["cause"] == "bug"

@@ -16,17 +16,12 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from faults.runner import DEADLINE, run_folder, start_steps
+from faults.runner import DEADLINE, ends, run_folder, start_steps
 from faults.same_run import assert_same_run
 from faults.submitit_job import Training, work
 from train.storage.records import read_jsonl
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def ends(folder):
-    """The cause of each attempt's end."""
-    return [row["cause"] for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
 @pytest.fixture
@@ -66,7 +61,7 @@ def test_s4_a_preempted_worker_saves_is_requeued_and_goes_on(
     submitted(Training(tiny(), hold=tmp_path / "hold"))
     assert preempted(started, tiny(), tmp_path / "hold") == LOCAL_REQUEUE_RETURN_CODE
     assert started(tiny(), command=work).wait().exit_code == 0
-    assert ends(run_folder(tiny())) == ["preempted", None]
+    assert [row["cause"] for row in ends(run_folder(tiny()))] == ["preempted", None]
     assert start_steps(run_folder(tiny())) == [0, 11]  # not 7: it saved before it was requeued
     assert_same_run(reference_run, run_folder(tiny()))
 
@@ -98,6 +93,6 @@ def test_s4_submitits_own_controller_starts_a_preempted_job_again(
     hold.unlink()
     assert job.result() == "trained"
     assert "Caught signal SIGUSR2" in str(job.stderr())
-    assert ends(folder) == ["preempted", None]
+    assert [row["cause"] for row in ends(folder)] == ["preempted", None]
     assert start_steps(folder) == [0, 11]
     assert_same_run(reference_run, folder)

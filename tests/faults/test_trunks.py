@@ -8,48 +8,31 @@ import signal
 
 import pytest
 
-from faults.patches import EVERY, At, Kill, Replace, Send, Sleep
+from faults.patches import EVERY, STEP, At, Kill, Replace, Send, Sleep, at_step
+from faults.runner import ends, start_steps, starts
 from faults.shared_jobs import (
+    LONG,
+    MIDDLE,
+    OTHER_LONG,
+    OTHER_MIDDLE,
+    OTHER_SHORT,
+    SHORT,
     TrainJob,
     command_together,
-    ends,
     kill_job,
     plan_study,
-    starts,
-    two_by_three,
 )
-from tests.train.shared_runs import assert_same_records, elsewhere, planned, train_alone, train_job
+from tests.builders import planned
+from tests.train.shared_runs import assert_same_records, train_job
 from train.run_folder.checkpoint import committed_steps
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.resume import checkpoint_state
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Where the tokens are prepared, once."""
-    return tmp_path_factory.mktemp("kills")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data):
-    """The runs, each trained alone; never to be changed."""
-    return train_alone(two_by_three(data), data / "alone")
-
-
-@pytest.fixture
-def configs(tmp_path, data, undisturbed):
-    """The runs of the job: of 16 steps, 12 and 7, two of each."""
-    return [elsewhere(config, tmp_path / "runs") for config in two_by_three(data)]
-
-
-LONG, OTHER_LONG, MIDDLE, OTHER_MIDDLE, SHORT, OTHER_SHORT = range(6)
-STEP = "train.engine.engine:Engine.advance"
 SAVE = "train.training.recording:save_checkpoint"
 
 
 def in_checkpoint(place, step, file="optim.pt", **when):
-    """Killed while a run's checkpoint is half written."""
     return place, At("torch:save", Kill(), mentions=f"step_{step:08d}.partial/{file}", **when)
 
 
@@ -59,85 +42,72 @@ def at_save(place, step, **when):
 
 
 def of_run(fault, config):
-    """The fault at this run alone."""
     run_id = planned(config).plan.run_id
     folder = f"{run_id}/checkpoints/" if fault.target == "torch:save" else run_id
     return At(fault.target, fault.action, fault.call, f"{folder}{fault.mentions}", fault.when)
 
 
+FORKED = [[9], [9], [5], [5]]
+TRUNKS_AT = {step: [[0, step], [0, step], *FORKED] for step in (0, 4, 8, 12)}
+
 KILLS = {
-    "before-any-checkpoint": (LONG, At(STEP, Kill(), call=2)),
-    "in-the-first-checkpoint": in_checkpoint(LONG, 4),
-    "between-the-first-two": at_save(OTHER_LONG, 4),
-    "in-the-second-replica-s": in_checkpoint(OTHER_LONG, 8),
-    "before-a-fork": at_save(SHORT, 5),
-    "in-a-fork": in_checkpoint(SHORT, 5),
-    "between-the-forks-of-replicas": at_save(OTHER_SHORT, 5),
-    "after-the-forks": at_save(OTHER_SHORT, 5, when="after"),
-    "between-two-forks": at_save(LONG, 8),
-    "in-the-other-fork": in_checkpoint(OTHER_MIDDLE, 9, "model.pt"),
-    "in-the-trunk-s-cooldown": at_save(OTHER_LONG, 16),
+    "before-any-checkpoint": (LONG, at_step(2, Kill()), TRUNKS_AT[0]),
+    "in-the-first-checkpoint": (*in_checkpoint(LONG, 4), TRUNKS_AT[0]),
+    "between-the-first-two": (*at_save(OTHER_LONG, 4), [[0, 4], [0, 0], *FORKED]),
+    "in-the-second-replica-s": (*in_checkpoint(OTHER_LONG, 8), TRUNKS_AT[4]),
+    "before-a-fork": (*at_save(SHORT, 5), TRUNKS_AT[4]),
+    "in-a-fork": (*in_checkpoint(SHORT, 5), TRUNKS_AT[4]),
+    "between-the-forks-of-replicas": (*at_save(OTHER_SHORT, 5), TRUNKS_AT[4]),
+    "after-the-forks": (*at_save(OTHER_SHORT, 5, when="after"), TRUNKS_AT[4]),
+    "between-two-forks": (*at_save(LONG, 8), TRUNKS_AT[4]),
+    "in-the-other-fork": (*in_checkpoint(OTHER_MIDDLE, 9, "model.pt"), TRUNKS_AT[8]),
+    "in-the-trunk-s-cooldown": (*at_save(OTHER_LONG, 16), TRUNKS_AT[12]),
     "between-two-results": (
         OTHER_LONG,
         At("train.training.completion:write_json", Kill(), mentions="/result.json"),
+        [[0], [0, 16], *FORKED],
     ),
-    "between-stages": (MIDDLE, At("train.training.trainer:_train_longest", Kill(), call=2)),
-    "in-a-branch": at_save(MIDDLE, 12),
-    "in-the-other-branch": in_checkpoint(OTHER_MIDDLE, 12),
-    "in-the-last-branch": at_save(OTHER_SHORT, 7, when="after"),
+    "between-stages": (
+        MIDDLE,
+        At("train.training.trainer:_train_longest", Kill(), call=2),
+        [[0], [0], *FORKED],
+    ),
+    "in-a-branch": (*at_save(MIDDLE, 12), [[0], [0], [9, 9], [9, 9], [5], [5]]),
+    "in-the-other-branch": (*in_checkpoint(OTHER_MIDDLE, 12), [[0], [0], [9, 9], [9, 9], [5], [5]]),
+    "in-the-last-branch": (
+        *at_save(OTHER_SHORT, 7, when="after"),
+        [[0], [0], [9], [9], [5, 7], [5, 7]],
+    ),
 }
+"""By place: at whose call, the fault, and by run the steps that its attempts began at.
 
-START_STEPS = {
-    "before-any-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
-    "in-the-first-checkpoint": [[0, 0], [0, 0], [9], [9], [5], [5]],
-    "between-the-first-two": [[0, 4], [0, 0], [9], [9], [5], [5]],
-    "in-the-second-replica-s": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "before-a-fork": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "in-a-fork": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "between-the-forks-of-replicas": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "after-the-forks": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "between-two-forks": [[0, 4], [0, 4], [9], [9], [5], [5]],
-    "in-the-other-fork": [[0, 8], [0, 8], [9], [9], [5], [5]],
-    "in-the-trunk-s-cooldown": [[0, 12], [0, 12], [9], [9], [5], [5]],
-    "between-two-results": [[0], [0, 16], [9], [9], [5], [5]],
-    "between-stages": [[0], [0], [9], [9], [5], [5]],
-    "in-a-branch": [[0], [0], [9, 9], [9, 9], [5], [5]],
-    "in-the-other-branch": [[0], [0], [9, 9], [9, 9], [5], [5]],
-    "in-the-last-branch": [[0], [0], [9], [9], [5, 7], [5, 7]],
-}
-"""By run, the steps that its attempts began at: at most two checkpoints are lost, no fork is."""
+At most two checkpoints are lost, and no fork is.
+"""
 
-
-OFTEN = (
-    "between-the-first-two",
-    "in-a-fork",
-    "between-the-forks-of-replicas",
-    "between-two-results",
-    "in-the-other-branch",
-)
+OFTEN = ("between-the-first-two", "in-a-fork", "between-two-results", "in-the-other-branch")
 """Tried by default; the others are slow together."""
 
 
 @pytest.mark.parametrize(
-    "place",
-    [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS],
+    "place", [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in KILLS]
 )
 def test_a_killed_job_goes_on_to_the_records_of_runs_that_nothing_disturbed(
     configs, undisturbed, place
 ):
-    who, fault = KILLS[place]
+    who, fault, begun = KILLS[place]
     is_of_job = fault.target in (STEP, "train.training.trainer:_train_longest")
     kill_job(configs, fault if is_of_job else of_run(fault, configs[who]))
     folders = train_job(configs)
     assert_same_records(folders, undisturbed)
-    assert [[row["start_step"] for row in starts(each)] for each in folders] == START_STEPS[place]
+    assert [start_steps(each) for each in folders] == begun
     for folder in folders:
         assert read_json(folder.result)["replayed"]["differing"] == 0
+    for folder, trunk in zip(folders[MIDDLE:], folders[:MIDDLE] * 2, strict=True):
+        assert starts(folder)[0]["forked_from"] == trunk.path.name
     assert not [path for folder in folders for path in folder.path.rglob("*.partial")]
 
 
 def forget_branches(*words, **named):
-    """A trunk's checkpoint that does not know its branches."""
     return {**checkpoint_state(*words, **named), "branches": {}}
 
 
@@ -149,14 +119,13 @@ def test_a_trunk_s_checkpoint_that_knows_no_branches_goes_on_without_them(config
         of_run(at_save(SHORT, 5)[1], configs[SHORT]),
     )
     folders = train_job(configs)
-    begun = [[row["start_step"] for row in starts(folder)] for folder in folders]
+    begun = [start_steps(folder) for folder in folders]
     assert begun == [[0, 4], [0, 4], [0], [0], [5], [5]]
     assert starts(folders[SHORT])[0]["forked_from"] == folders[MIDDLE].path.name
     assert_same_records(folders, undisturbed)
 
 
 def keep_all_rows(folder, sizes):
-    """A rewind that is none."""
     del folder, sizes
     return 0
 
@@ -177,15 +146,15 @@ def test_control_without_the_rewind_a_trunk_s_rows_are_there_twice(
 @pytest.mark.parametrize(
     ("number", "call", "expected"),
     [
-        (signal.SIGTERM, 2, [[0, 2], [0, 2], [9], [9], [5], [5]]),
-        (signal.SIGUSR2, 5, [[0, 5], [0, 5], [9], [9], [5], [5]]),  # where two fork,
+        (signal.SIGTERM, 2, [[0, 2], [0, 2], *FORKED]),
+        (signal.SIGUSR2, 5, [[0, 5], [0, 5], *FORKED]),  # where two fork,
     ],
 )
 def test_a_signal_in_the_trunk_saves_all_that_train_and_the_same_command_continues(
     configs, undisturbed, number, call, expected
 ):
     folders = plan_study(configs)
-    stopped = command_together(configs, At(STEP, Send(number), call=call))
+    stopped = command_together(configs, at_step(call, Send(number)))
     assert stopped.exit_code == 75, stopped
     step = expected[0][-1]
     message = f"error: stopped by {number.name} after step {step}; the same command continues"
@@ -197,9 +166,8 @@ def test_a_signal_in_the_trunk_saves_all_that_train_and_the_same_command_continu
     for folder, fork in zip(folders[2:], (9, 9, 5, 5), strict=True):
         assert not folder.attempts.exists()
         assert committed_steps(folder.checkpoints) == ([fork] if step == fork else [])
-    assert command_together(configs).exit_code == 0
-    assert_same_records(folders, undisturbed)
-    assert [[row["start_step"] for row in starts(each)] for each in folders] == expected
+    assert_same_records(train_job(configs), undisturbed)
+    assert [start_steps(each) for each in folders] == expected
 
 
 def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_waiting(
@@ -213,8 +181,7 @@ def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_w
     assert stopped.exit_code == 75, stopped
     states = [folder.state() for folder in folders]
     assert states == ["completed"] * 4 + ["preempted"] * 2
-    assert command_together(configs).exit_code == 0
-    assert_same_records(folders, undisturbed)
+    assert_same_records(train_job(configs), undisturbed)
 
 
 # Storm
@@ -225,7 +192,7 @@ def test_a_signal_in_a_branch_leaves_the_trunk_s_result_and_the_other_branches_w
 def test_a_storm_of_kills_leaves_no_trace_in_any_record(configs, undisturbed, started, seed):
     moments, kills = random.Random(seed), 0
     while True:
-        slowly = At(STEP, Sleep(0.03), call=EVERY)
+        slowly = at_step(EVERY, Sleep(0.03))
         child = started(configs[0], slowly, command=TrainJob(tuple(configs)))
         if not child.ends_within(moments.uniform(0.1, 0.4 + 0.02 * kills)):
             child.kill()

@@ -14,40 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from faults.patches import At, Hold, Replace
-from faults.runner import run_child
+from faults.patches import Hold, Replace, at_step
+from faults.runner import ends, run_child, starts
 from faults.same_run import assert_same_run
-from faults.wandb_faults import (
-    EVALS,
-    STEPS,
-    ends,
-    leave_no_key,
-    mirrored,
-    of_kind,
-    patched,
-    use_fake,
-)
+from faults.wandb_faults import EVALS, STEPS, mirrored, patched
+from tests.train.mirror_requests import calls_of
 from tests.train.wandb_record import read_offline_run
 from train.storage.records import read_jsonl
 from train.tracking import wandb_mirror
 from train.tracking.mirror import MirrorRequest
 from train.tracking.wandb_mirror import Mirror, Trainer
 
+pytestmark = pytest.mark.usefixtures("no_key")
+
 KEY = "k" * 40
 
 
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    leave_no_key(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def calls(tmp_path, monkeypatch):
-    return use_fake(tmp_path / "calls", monkeypatch)
-
-
 def short_limit(**words):
-    """A request with a time limit of 2 s instead of 20."""
     return MirrorRequest(**words, limit_seconds=2.0)
 
 
@@ -131,7 +114,7 @@ def test_w2_training_starts_and_ends_as_if_there_were_no_server(tiny, reference_
     end = ends(done.folder)[-1]["mirror"]
     assert (end["mode"], end["rows"]) == ("offline", STEPS + EVALS)
     assert done.stderr.count("warning:") == 1
-    (attempt,) = [row for row in read_jsonl(done.folder.attempts) if row["event"] == "start"]
+    (attempt,) = starts(done.folder)
     assert len(read_offline_run(done.folder.path, attempt["wandb_id"]).history) == STEPS + EVALS
 
 
@@ -141,7 +124,7 @@ def test_w2_control_a_trainer_that_calls_wandb_itself_waits_for_the_server(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"init online": "hang"}))
     child = started(tiny(), patched())
-    child.wait_for(lambda: of_kind(calls, "init"))
+    child.wait_for(lambda: calls_of(calls, "init"))
     # longer than the whole run takes
     time.sleep(1.0)
     assert len(read_jsonl(child.folder.metrics)) == 1
@@ -176,18 +159,16 @@ def test_w3_a_mirror_that_breaks_at_a_step_changes_no_bit_and_no_step_waits_for_
     at_log = {} if fault in ("mirror killed", "all stopped") else {"log 20": fault}
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps(at_log))
     held = tmp_path / "held"
-    child = started(
-        mirrored(tiny), SHORT, At("train.engine.engine:Engine.advance", Hold(held), call=41)
-    )
-    child.wait_for(lambda: held.exists() and len(of_kind(calls, "log")) >= 20)
-    strike(fault, of_kind(calls, "init")[-1]["pid"])
+    child = started(mirrored(tiny), SHORT, at_step(41, Hold(held)))
+    child.wait_for(lambda: held.exists() and len(calls_of(calls, "log")) >= 20)
+    strike(fault, calls_of(calls, "init")[-1]["pid"])
     # 20 steps are left
     held.unlink()
     began = time.monotonic()
     child.wait_for(lambda: child.folder.state() == "completed")
     assert time.monotonic() - began < 10.0
     if at_log:
-        assert len(of_kind(calls, "log")) == 20
+        assert len(calls_of(calls, "log")) == 20
     done = child.wait()
     assert done.exit_code == 0, done.stderr
     assert_same_run(done.folder, reference_run)
@@ -204,7 +185,7 @@ def test_w3_control_a_trainer_that_calls_wandb_itself_breaks_with_it(
 ):
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 20": fault}))
     child = started(tiny(), patched(mode="offline"))
-    child.wait_for(lambda: len(of_kind(calls, "log")) == 20)
+    child.wait_for(lambda: len(calls_of(calls, "log")) == 20)
     if exit_code is None:
         # longer than the whole run takes
         time.sleep(1.0)

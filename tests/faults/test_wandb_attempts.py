@@ -9,33 +9,16 @@ import time
 import pytest
 
 from faults.patches import Replace, kill_after_step
-from faults.runner import run_child
+from faults.runner import ends, run_child
 from faults.same_run import assert_same_run
-from faults.wandb_faults import (
-    EVALS,
-    STEPS,
-    ends,
-    leave_no_key,
-    mirrored,
-    of_kind,
-    patched,
-    use_fake,
-    wait_until,
-)
+from faults.wandb_faults import EVALS, STEPS, logged, mirrored, patched
+from tests.train.mirror_requests import calls_of, wait_for
 from tests.train.wandb_record import parse, read_offline_run
 from train.storage.records import read_jsonl
 from train.tracking import push
 from train.tracking.tracker import build_tracker
 
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    leave_no_key(tmp_path / "home", monkeypatch)
-
-
-@pytest.fixture
-def calls(tmp_path, monkeypatch):
-    return use_fake(tmp_path / "calls", monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def is_closed(folder, wandb_id):
@@ -60,7 +43,7 @@ def test_w4_w6_a_killed_trainer_s_mirror_closes_itself_and_the_next_attempt_has_
     folder = killed.folder
     assert steps_of_rows(folder) == list(range(1, 41))
     first, second = (f"{folder.path.name}-a{attempt}" for attempt in (1, 2))
-    wait_until(lambda: is_closed(folder, first))
+    wait_for(lambda: is_closed(folder, first))
     run = read_offline_run(folder.path, first)
     assert sorted(set(steps_of(run.history))) == list(range(1, 41))
     assert run.summary["state"] == "killed"
@@ -123,7 +106,7 @@ def test_w5_without_wandb_only_a_mirror_is_refused_and_before_a_step(tiny, calls
     assert "Traceback" not in done.stderr
     assert not done.folder.metrics.exists()
     assert run_child(tiny(), missing).exit_code == 0
-    assert of_kind(calls, "init") == []
+    assert calls_of(calls, "init") == []
 
 
 def test_w5_control_without_the_look_ahead_the_user_learns_of_it_after_the_run(
@@ -145,22 +128,14 @@ def one_id_for_all_attempts(*words, **named):
     return build_tracker(*words, **{**named, "attempt": 1})
 
 
-def logged_by_id(calls):
-    """progress/step of every logged row, by W&B run id."""
-    steps = {}
-    ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
-    for call in of_kind(calls, "log"):
-        steps.setdefault(ids[call["pid"]], []).append(call["values"]["progress/step"])
-    return steps
-
-
 def test_w6_control_under_one_id_for_all_attempts_steps_would_go_back(tiny, calls, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     one_id = Replace("train.training.recording:build_tracker", one_id_for_all_attempts)
     config = mirrored(tiny)
     killed = run_child(config, one_id, kill_after_step(40))
-    wait_until(lambda: of_kind(calls, "finish"))
+    wait_for(lambda: calls_of(calls, "finish"))
     assert run_child(config, one_id).exit_code == 0
-    ((name, steps),) = logged_by_id(calls).items()
+    ((name, rows),) = logged(calls).items()
+    steps = [row["progress/step"] for row in rows]
     assert name == f"{killed.folder.path.name}-a1"
     assert steps != sorted(steps)

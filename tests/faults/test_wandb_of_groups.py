@@ -1,51 +1,23 @@
 """W&B in jobs of several runs: each run has its own mirror, complete from its first step."""
 
-import dataclasses
-
 import pytest
 
 from faults.patches import At, Kill
-from faults.shared_jobs import FORKS, HORIZONS, TrainJob, kill_job, two_by_three
-from faults.wandb_faults import ends, leave_no_key, of_kind, use_fake
-from tests.train.shared_runs import planned, train_alone, train_job, with_machine, with_optimizer
-from train.config.runtime import TrackerConfig, TrackerKind
+from faults.runner import ends
+from faults.shared_jobs import FORKS, HORIZONS, kill_job, two_by_three
+from faults.wandb_faults import logged
+from tests.builders import changed, planned
+from tests.train.mirror_requests import calls_of
+from tests.train.shared_runs import train_alone, train_job, with_machine, with_optimizer
+from train.config.runtime import TrackerKind
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_jsonl
 
 
 @pytest.fixture
-def calls(tmp_path, monkeypatch):
-    """File of the fake wandb's calls."""
-    leave_no_key(tmp_path / "home", monkeypatch)
+def configs(tmp_path, calls, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    return use_fake(tmp_path / "calls", monkeypatch)
-
-
-@pytest.fixture
-def configs(tmp_path):
-    """Two replicas with three horizons each, mirrored."""
-    return [_mirrored(config) for config in two_by_three(tmp_path)]
-
-
-def _mirrored(config):
-    return dataclasses.replace(config, tracker=TrackerConfig(kind=TrackerKind.wandb))
-
-
-def train(start, configs):
-    """Train the runs in one process, and wait for it."""
-    child = start(configs[0], command=TrainJob(tuple(configs)))
-    outcome = child.wait()
-    assert outcome.exit_code == 0, outcome
-    return [folder_of(planned(config)) for config in configs]
-
-
-def logged(calls):
-    """The logged rows, by W&B run id."""
-    ids = {call["pid"]: call["words"]["id"] for call in of_kind(calls, "init")}
-    rows = {name: [] for name in ids.values()}
-    for call in of_kind(calls, "log"):
-        rows[ids[call["pid"]]].append(call["values"])
-    return rows
+    return [changed(each, {"tracker.kind": TrackerKind.wandb}) for each in two_by_three(tmp_path)]
 
 
 def steps_with(rows, column):
@@ -62,18 +34,18 @@ def assert_complete(rows, folder):
     assert len(rows) == len(metrics) + len(evals)
 
 
-def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(configs, calls, started):
-    folders = train(started, configs)
+def test_every_run_has_a_mirror_and_a_branch_s_carries_its_trunk_s_rows(configs, calls):
+    folders = train_job(configs)
     rows = logged(calls)
     assert sorted(rows) == sorted(f"{folder.path.name}-a1" for folder in folders)
     for folder in folders:
         assert_complete(rows[f"{folder.path.name}-a1"], folder)
         (end,) = ends(folder)
         assert end["mirror"]["rows"] == len(rows[f"{folder.path.name}-a1"])
-    assert len(of_kind(calls, "finish")) == 6
+    assert len(calls_of(calls, "finish")) == 6
 
 
-def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(configs, calls, started):
+def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(configs, calls):
     branch = folder_of(planned(configs[2]))
     kill_job(
         configs,
@@ -83,7 +55,7 @@ def test_the_mirror_of_a_branch_that_goes_on_begins_where_it_does(configs, calls
             mentions=f"{branch.path.name}/checkpoints {HORIZONS[1]}",
         ),
     )
-    train(started, configs)
+    train_job(configs)
     rows = logged(calls)
     again = rows[f"{branch.path.name}-a2"]
     assert min(row["progress/step"] for row in again) > FORKS[HORIZONS[1]]

@@ -1,51 +1,18 @@
 """What the tests of W&B share: an environment, a fake that strikes, a trainer without a mirror."""
 
-import json
-import os
 import sys
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from faults.patches import EVERY, At
+from tests.train.mirror_requests import FAKE, calls_of
 from train.config.runtime import TrackerKind
-from train.storage.records import read_jsonl
 
-REPO = Path(__file__).resolve().parents[2]
-FAKE = REPO / "tests" / "train" / "fake_wandb"
 STEPS, EVALS = 60, 4
-
-
-def leave_no_key(home, monkeypatch):
-    """A user without a key or a terminal."""
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-
-
-def use_fake(calls, monkeypatch):
-    """Return where the fake wandb writes down its calls."""
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("FAKE_WANDB_CALLS", str(calls))
-    return calls
-
-
-def of_kind(calls, kind):
-    if not calls.exists():
-        return []
-    lines = [json.loads(line) for line in calls.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["call"] == kind]
 
 
 def mirrored(tiny, **changes):
     return tiny(tracker__kind=TrackerKind.wandb, **changes)
-
-
-def ends(folder):
-    return [row for row in read_jsonl(folder.attempts) if row["event"] == "end"]
 
 
 @dataclass
@@ -72,8 +39,10 @@ def patched(**words):
     )
 
 
-def wait_until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def logged(calls):
+    """The logged rows, by W&B run id."""
+    ids = {call["pid"]: call["words"]["id"] for call in calls_of(calls, "init")}
+    rows = {name: [] for name in ids.values()}
+    for call in calls_of(calls, "log"):
+        rows[ids[call["pid"]]].append(call["values"])
+    return rows

@@ -1,6 +1,7 @@
 """Requests to the mirror process, and a fake wandb that records its calls."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def request(**changes):
     return MirrorRequest(**{**fields, **changes})
 
 
+def leave_no_key(home, monkeypatch):
+    """A user without a key or a terminal."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name == "NETRC":
+            monkeypatch.delenv(name)
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+
 def use_fake(folder, monkeypatch):
     """Make processes import the fake wandb; return the file to which it writes its calls."""
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
@@ -37,8 +47,8 @@ def calls_of(path, kind):
     return [call for call in map(json.loads, lines) if call["call"] == kind]
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 20.0
+def wait_for(condition, *, seconds=20.0):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from faults.same_run import assert_equal_state
 
 from train.config.experiment import Cooldown, ModelConfig, OptimizerConfig, ScheduleShape
 from train.config.runtime import AttentionKernel, Dtype
@@ -62,7 +63,6 @@ def schedule(total_steps=1_000):
 
 
 def replica(seed=0, lr=0.01, **optimizer):
-    """A run of a stack."""
     settings = OptimizerConfig(**optimizer)
     return Replica(seed=seed, lr=lr, schedule=schedule(), optimizer=settings)
 
@@ -112,8 +112,4 @@ def state_of(engine, place):
 
 
 def assert_same_bits(one, other):
-    """Every tensor equal in every bit, NaNs of the same bits too."""
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert value.dtype == other[name].dtype, name
-        assert torch.equal(value.view(torch.int32), other[name].view(torch.int32)), name
+    assert_equal_state("state", one, other)

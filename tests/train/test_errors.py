@@ -71,7 +71,6 @@ def test_an_unfinished_study_is_worth_repeating_unless_a_run_failed_for_good():
 @pytest.mark.parametrize("number", sorted(STORAGE_ERRNOS))
 def test_what_a_disk_refuses_is_a_storage_error(number):
     found = as_storage_error(OSError(number, os.strerror(number), "runs/x/metrics.jsonl"))
-    assert found is not None
     assert found.exit_code == 3
     assert str(found).startswith("runs/x/metrics.jsonl: cannot be written or read (")
 

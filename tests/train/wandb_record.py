@@ -18,8 +18,6 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class OfflineRun:
-    """The content of a W&B run."""
-
     id: str = ""
     name: str = ""
     group: str = ""

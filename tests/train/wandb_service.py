@@ -10,8 +10,6 @@ from typing import Any
 
 @dataclass
 class StoredRun:
-    """One run as stored by the server."""
-
     group: str = ""
     name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -22,8 +20,6 @@ class StoredRun:
 
 @dataclass
 class Service:
-    """The server's state."""
-
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     received: list[bytes] = field(default_factory=list)
@@ -39,7 +35,6 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve():
-    """Run a server on a free port."""
     service = Service()
     server = _Server(("127.0.0.1", 0), _handler(service))
     service.url = f"http://127.0.0.1:{server.server_port}"

@@ -11,7 +11,6 @@ from train.run_folder.accounting import RunClock, TimeKind, process_seconds
 
 @pytest.fixture
 def now(monkeypatch):
-    """The time, which a test may move."""
     time = [100.0]
     monkeypatch.setattr("train.run_folder.accounting.time.perf_counter", lambda: time[0])
     return time
@@ -39,14 +38,6 @@ def test_checkpoints_that_take_long_keep_fifty_times_as_far_apart(now):
     now[0] += 2.0
     assert clock.save_is_due(2.0)
     assert not clock.save_is_due(10.0)
-
-
-def test_one_that_failed_does_not_count_as_saved(now):
-    clock = RunClock(0)
-    now[0] += 121.0
-    with pytest.raises(OSError, match="full"), clock.saving():
-        raise OSError("full")
-    assert clock.save_is_due(2.0)
 
 
 def test_only_segments_are_training(now):
@@ -110,24 +101,14 @@ def test_a_segment_has_its_data_and_nothing_else(now):
     assert clock.rate(10, batch_tokens=100) == 500.0
 
 
-def fail_after(now, seconds):
-    now[0] += seconds
-    raise OSError("full")
-
-
-def test_a_block_that_fails_ends_all_the_same(now):
+def test_what_fails_has_cost_its_time_and_is_not_saved(now):
     clock = RunClock(0)
-    with pytest.raises(OSError, match="full"), clock.spending(TimeKind.evaluation):
-        fail_after(now, 2.0)
+    for spend, seconds in ((clock.spending(TimeKind.evaluation), 2.0), (clock.saving(), 121.0)):
+        with pytest.raises(OSError, match="full"), spend:  # noqa: PT012
+            now[0] += seconds
+            raise OSError("full")
     now[0] += 1.0
-    assert nonzero(clock.spent()) == {"evaluation": 2.0, "train": 1.0}
-
-
-def test_a_checkpoint_that_fails_has_cost_its_time(now):
-    clock = RunClock(0)
-    with pytest.raises(OSError, match="full"), clock.saving():
-        fail_after(now, 121.0)
-    assert nonzero(clock.spent()) == {"checkpoint": 121.0}
+    assert nonzero(clock.spent()) == {"evaluation": 2.0, "checkpoint": 121.0, "train": 1.0}
     assert clock.save_is_due(2.0)
 
 

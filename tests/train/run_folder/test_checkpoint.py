@@ -4,14 +4,15 @@ import json
 import os
 
 import pytest
-import torch
+from faults.damage import names
+from faults.same_run import assert_equal_state
 
-from tests.train.checkpoint_files import STATE, assert_same_bits, names, save
+from tests.train.checkpoint_files import STATE, save
 from tests.train.small_engines import make_engine
-from train.errors import CheckpointError, StorageError
+from train.errors import CheckpointError
 from train.run_folder import checkpoint
 from train.run_folder.checkpoint import SCHEMA, load_newest, save_checkpoint
-from train.storage.records import read_json, write_json
+from train.storage.records import read_json
 
 
 @pytest.fixture
@@ -25,15 +26,13 @@ def test_model_optimiser_and_state_come_back_bit_for_bit(root):
     model, optimizer = engine.replica_state(0)
     save_checkpoint(root, 700, model=model, optimizer=optimizer, state=STATE, keep=2)
     found = load_newest(root)
-    assert found is not None
-    step, weights, moments, state = found.step, found.model, found.optimizer, found.state
-    assert step == 700
-    assert_same_bits(weights, model)
-    assert_same_bits(moments, optimizer)
-    assert len(weights) > 10
-    assert moments["step"] == 2.0
-    assert state == STATE
-    assert json.dumps(state) == json.dumps(STATE)  # floats to the last bit, -0.0 included
+    assert found.step == 700
+    assert_equal_state("model", found.model, model)
+    assert_equal_state("optimizer", found.optimizer, optimizer)
+    assert len(found.model) > 10
+    assert found.optimizer["step"] == 2.0
+    # floats to the last bit, -0.0 included
+    assert json.dumps(found.state) == json.dumps(STATE)
 
 
 def test_a_folder_holds_what_done_json_promises(root):
@@ -59,7 +58,6 @@ def test_the_newest_is_by_step_not_by_clock(root):
         save(root, step, keep=3)
     os.utime(root / "step_00000009")
     found = load_newest(root)
-    assert found is not None
     assert found.step == 100
 
 
@@ -74,7 +72,6 @@ def test_the_same_step_again_replaces_it(root):
     save(root, 10, value=1.0)
     save(root, 10, value=2.0)
     found = load_newest(root)
-    assert found is not None
     assert found.model["w"].item() == 2.0
     assert names(root) == ["step_00000010"]
 
@@ -85,7 +82,6 @@ def test_a_write_that_was_cut_short_is_removed(root):
     stale.mkdir()
     (stale / "model.pt").write_bytes(b"half")
     found = load_newest(root)
-    assert found is not None
     assert found.step == 10
     assert names(root) == ["step_00000010"]
 
@@ -103,39 +99,11 @@ def test_a_write_goes_over_its_own_remains(root):
     assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_the_older_checkpoint(tmp_path, monkeypatch):
-    values = {"model": {"w": torch.ones(250_000)}, "optimizer": {}, "state": {}}
-    values["keep"] = 2
-    save_checkpoint(tmp_path, 5, **values)
-
-    def full(value, path):
-        path.write_bytes(b"stump")
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(
-        StorageError, match=r"unexpected pos.* it needs 1\.0 MB, and [\d.]+ MB are free"
-    ) as refused:
-        save_checkpoint(tmp_path, 10, **values)
-    assert refused.value.exit_code == 3
-    found = load_newest(tmp_path)
-    assert found is not None
-    assert found.step == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
-
-
-@pytest.mark.parametrize("schema", [1, SCHEMA + 1])
-def test_another_schema_is_refused_and_left_where_it_is(root, monkeypatch, schema):
+def test_another_schema_is_refused_and_left_where_it_is(root, monkeypatch):
     with monkeypatch.context() as other_version:
-        other_version.setattr(checkpoint, "SCHEMA", schema)
-        folder = save(root, 10)
-    if schema == 1:  # which had no hash of its own
-        done = read_json(folder / "DONE.json")
-        del done["sha256"]
-        write_json(folder / "DONE.json", done)
-    message = (
-        rf"step_00000010: has schema {schema}, and this version reads {SCHEMA}; finish the run"
-    )
+        other_version.setattr(checkpoint, "SCHEMA", SCHEMA + 1)
+        save(root, 10)
+    message = rf"step_00000010: has schema {SCHEMA + 1}, and this version reads {SCHEMA}; finish"
     with pytest.raises(CheckpointError, match=message):
         load_newest(root)
     assert names(root) == ["step_00000010"]
@@ -145,7 +113,6 @@ def test_a_name_of_more_than_eight_digits_is_a_step_too(root):
     save(root, 99_999_999, keep=3)
     save(root, 100_000_000, keep=3)
     found = load_newest(root)
-    assert found is not None
     assert found.step == 100_000_000
 
 
@@ -155,7 +122,6 @@ def test_a_folder_of_another_name_is_nobody_s_checkpoint(root):
         (root / name).mkdir()
     assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
     found = load_newest(root)
-    assert found is not None
     assert found.step == 20
     assert {"step_5", "step_00000099.bak", "notes"} < set(names(root))
 

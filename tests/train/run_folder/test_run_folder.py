@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,72 +11,22 @@ from train.errors import LockedError, StorageError
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 
-REPO = Path(__file__).resolve().parents[2]
-
-HOLD = """
-import sys
-from pathlib import Path
-from train.run_folder.run_folder import RunFolder
-folder = RunFolder(Path(sys.argv[1]))
-with folder.locked():
-    folder.log_attempt("start", attempt=1)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-TAKE = """
-import sys
-from pathlib import Path
-from train.errors import WindTunnelError
-from train.run_folder.run_folder import RunFolder
-try:
-    with RunFolder(Path(sys.argv[1])).locked():
-        pass
-except WindTunnelError as error:
-    print(error)
-    sys.exit(error.exit_code)
-"""
-
-
-def python(code, folder):
-    return [sys.executable, "-c", code, str(folder.path)]
-
 
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(tmp_path / "study" / "run")
 
 
-@pytest.fixture
-def holder(folder):
-    """A live process that holds the run."""
-    with subprocess.Popen(
-        python(HOLD, folder), cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def test_a_second_process_is_refused_with_exit_73(folder, holder):
-    refused = subprocess.run(
-        python(TAKE, folder), cwd=REPO, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == LockedError.exit_code == 73
-    pattern = rf"^{re.escape(str(folder.path))}: process {holder.pid} on .+ is training this run$"
-    assert re.search(pattern, refused.stdout.strip())
-    assert folder.is_locked()
-
-
-def test_a_killed_holder_leaves_the_run_free(folder, holder):
-    with pytest.raises(LockedError), folder.locked():
-        pass
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
+def test_a_run_has_one_holder_who_is_named(folder):
     assert not folder.is_locked()
     with folder.locked():
         assert folder.is_locked()
+        folder.log_attempt("start", attempt=1)
+        named = (
+            rf"^{re.escape(str(folder.path))}: process {os.getpid()} on .+ is training this run$"
+        )
+        with pytest.raises(LockedError, match=named), RunFolder(folder.path).locked():
+            pass
     assert not folder.is_locked()
 
 
@@ -178,7 +125,6 @@ def test_the_newest_archive_is_that_of_the_largest_number(folder):
         folder.archive()
     (folder.path / "archive" / "notes").mkdir()
     newest = folder.newest_archive()
-    assert newest is not None
     assert (newest.path.name, newest.read_status()["step"]) == ("11", 11)
 
 

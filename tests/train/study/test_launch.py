@@ -20,6 +20,7 @@ from faults.fake_job import STARTED
 from faults.fake_study import REPO, hydra_node, use_fake_jobs
 from omegaconf import OmegaConf
 
+from train.config.compose import CONFIG_ROOT
 from train.config.runtime import Device, MachineConfig
 from train.errors import ConfigError, InfrastructureError, InterruptedByUserError, PreemptedError
 from train.run_folder.run_folder import RunFolder
@@ -152,7 +153,7 @@ def test_a_job_is_told_its_slot_and_where_the_user_s_configs_are(tmp_path, monke
     told = tmp_path / "told.json"
     run = JobRun(overrides=("seed=1", str(told)), folder=RunFolder(tmp_path / "s" / "r"))
     sources = [
-        {"provider": "main", "path": "pkg://configs"},
+        {"provider": "main", "path": str(CONFIG_ROOT)},
         {"provider": "command-line", "path": "/my/own"},
     ]
     launch_local([Job(runs=(run,))], config(tmp_path, sources=sources))
@@ -394,5 +395,7 @@ def test_hydra_s_own_way_in_is_refused(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(launch.__file__).parents[1] / "plugins"))
     from hydra_plugins.windtunnel.local import LocalLauncher
 
-    with pytest.raises(ConfigError, match="hydra/launcher=local: needs hydra/sweeper=study"):
+    with pytest.raises(
+        ConfigError, match="hydra/launcher=local: takes jobs from hydra/sweeper=study only"
+    ):
         LocalLauncher().launch([["model=d16"]], initial_job_idx=0)

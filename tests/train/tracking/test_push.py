@@ -6,14 +6,13 @@ client against a loopback server. tests/faults/test_wandb_attempts.py pushes a k
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.train.mirror_requests import calls_of, use_fake
+from tests.train.mirror_requests import calls_of, leave_no_key, use_fake
 from tests.train.wandb_service import serve
 from train.run_folder.run_folder import RunFolder
 from train.storage.records import append_jsonl, canonical_json, write_json
@@ -26,11 +25,7 @@ ROW = {"loss": 2.5, "n_params": 1_000, "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    leave_no_key(tmp_path / "home", monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -64,7 +59,6 @@ def write_manifest(study, *run_ids):
 
 @pytest.fixture
 def study(tmp_path):
-    """Runs in every state."""
     folder = tmp_path / "runs" / "tunnel"
     write_run(folder, "d16-done", "completed", steps=4, result=True)
     write_run(folder, "d16-diverged", "diverged", steps=2)
@@ -191,7 +185,6 @@ def test_a_missing_wandb_names_its_extra(study, monkeypatch, capsys):
 
 @pytest.fixture
 def service(monkeypatch):
-    """A loopback W&B, and a key for it."""
     pytest.importorskip("wandb", reason="the extra windtunnel[wandb] is not installed")
     with serve() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)

@@ -41,7 +41,6 @@ def as_line(value):
 def test_rows_are_mirrored_while_the_run_goes_on_and_the_rest_at_its_end(tmp_path, fake):
     write_rows(tmp_path, 1, 2)
     with start_process(tmp_path) as process:
-        assert process.stdin is not None
         process.stdin.write(as_line(request()))
         process.stdin.flush()
         wait_for(lambda: len(calls_of(fake, "log")) == 2)
@@ -60,7 +59,6 @@ def test_a_trainer_that_was_killed_leaves_a_complete_mirror_marked_killed(
 ):
     write_rows(tmp_path, 1)
     with start_process(tmp_path) as process:
-        assert process.stdin is not None
         process.stdin.write(as_line(request()))
         process.stdin.flush()
         wait_for(lambda: calls_of(fake, "log"))
@@ -76,7 +74,6 @@ def test_a_hanging_wandb_does_not_outlive_a_trainer_that_was_killed(tmp_path, fa
     monkeypatch.setenv("FAKE_WANDB_FAULTS", json.dumps({"log 1": "hang"}))
     write_rows(tmp_path, 1)
     with start_process(tmp_path) as process:
-        assert process.stdin is not None
         process.stdin.write(as_line(request(limit_seconds=1.0)))
         process.stdin.flush()
         wait_for(lambda: calls_of(fake, "log"))

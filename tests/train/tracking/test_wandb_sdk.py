@@ -1,10 +1,10 @@
 """The mirror with the real wandb: what it writes offline, what it sends to a server."""
 
-import os
 import socket
 
 import pytest
 
+from tests.train.mirror_requests import leave_no_key
 from tests.train.wandb_record import read_offline_run
 from tests.train.wandb_service import serve
 from train.storage.records import append_jsonl
@@ -20,12 +20,9 @@ CANARY = "canary-7f3a"
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A user without a key, in folders of their own."""
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    for name in ("home", "cwd", "run"):
+    leave_no_key(tmp_path / "home", monkeypatch)
+    for name in ("cwd", "run"):
         (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CANARY_TOKEN", CANARY)
     monkeypatch.chdir(tmp_path / "cwd")
     return tmp_path / "home"
@@ -71,11 +68,7 @@ def test_without_a_key_auto_writes_everything_offline_and_below_the_run_folder_a
     tmp_path, home, capfd
 ):
     report = mirror(tmp_path / "run")
-    assert report == {
-        "mode": "offline",
-        "rows": 11,
-        "reason": "UsageError: No API key configured",
-    }
+    assert report == {"mode": "offline", "rows": 11, "reason": "UsageError: No API key configured"}
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.startswith("warning: d16-x-a2 is mirrored offline")

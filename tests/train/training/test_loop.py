@@ -1,33 +1,27 @@
 """The training loop: what is due when, stops at the next step, and divergence at the next look."""
 
 import itertools
+import json
 import math
 import signal
-from pathlib import Path
 
 import pytest
+from faults.damage import names
+from faults.runner import run_folder
+from faults.same_run import without_clock
 
-from tests.train.tiny_runs import (
-    STEPS,
-    assert_same_record,
-    run_to_end,
-    stop_child_at,
-    tiny_config,
-    without_times,
-)
-from train.config.experiment import OptimizerConfig
-from train.config.runtime import MachineConfig, StudyConfig
+from tests.train.shared_runs import with_machine
+from tests.train.tiny_runs import STEPS, run_to_end, trained_config
 from train.engine.engine import Engine
 from train.engine.optimizer import AdamW
 from train.errors import DivergedError, PreemptedError
 from train.run_folder.accounting import RunClock, TimeKind
-from train.run_folder.run_folder import RunFolder
 from train.storage.records import read_json, read_jsonl
 from train.training import recording
 
 
 def test_a_run_writes_its_whole_record(tmp_path):
-    folder = run_to_end(tiny_config(tmp_path))
+    folder = run_to_end(trained_config(tmp_path))
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     assert [row["step"] for row in metrics] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
     assert [row["step"] for row in evals] == [1, 4, 15, 60]  # 60/60, 60 * 60**-(2/3), ...
@@ -43,6 +37,8 @@ def test_a_run_writes_its_whole_record(tmp_path):
     facts = read_json(folder.run)
     assert facts["n_params"]["standard"] == result["row"]["n_params"]
     assert facts["data"]["sha256"] == result["data_sha256"] == evals[0]["data_sha256"]
+    assert json.dumps(facts)  # no NaN, no infinity
+    assert "d_model: 16" in folder.config.read_text(encoding="utf-8")
     events = [row["event"] for row in read_jsonl(folder.attempts)]
     assert events == ["start", "end"]
 
@@ -56,8 +52,7 @@ def test_steps_are_taken_up_to_where_something_is_due(tmp_path, monkeypatch):
         return segment
 
     monkeypatch.setattr(Engine, "advance", advance)
-    machine = MachineConfig(log_every=14, checkpoint_steps=25)
-    run_to_end(tiny_config(tmp_path, machine=machine))
+    run_to_end(trained_config(tmp_path, machine__log_every=14, machine__checkpoint_steps=25))
     assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
 
 
@@ -73,17 +68,13 @@ def test_what_compiles_before_the_first_step_is_start_up(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Engine, "warm_up", lambda engine: doing.append((clocks[0]._doing, engine.step))
     )
-    run_to_end(tiny_config(tmp_path))
+    run_to_end(trained_config(tmp_path))
     assert doing == [(TimeKind.startup, 0)]
 
 
 def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path):
     each, seventh = (
-        run_to_end(
-            tiny_config(
-                tmp_path, machine=MachineConfig(log_every=every), study=StudyConfig(name=f"{every}")
-            )
-        )
+        run_to_end(trained_config(tmp_path, machine__log_every=every, study__name=f"{every}"))
         for every in (1, 7)
     )
     one, seven = read_jsonl(each.metrics), read_jsonl(seventh.metrics)
@@ -92,11 +83,11 @@ def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path):
         means.append(math.fsum(row[name] for row in one[56:]) / 4)
         assert [row[name] for row in seven] == pytest.approx(means, rel=1e-12)
     assert [row["lr"] for row in seven] == [one[row["step"] - 1]["lr"] for row in seven]
-    assert without_times(read_jsonl(each.evals)) == without_times(read_jsonl(seventh.evals))
+    assert without_clock(read_jsonl(each.evals)) == without_clock(read_jsonl(seventh.evals))
 
 
 def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path):
-    folder = run_to_end(tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e-9, batch_tokens=256)))
+    folder = run_to_end(trained_config(tmp_path, optimizer__lr=1e-9))
     assert read_jsonl(folder.evals)[0]["loss"] == pytest.approx(math.log(256), abs=1e-4)
 
 
@@ -110,53 +101,27 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(tmp_path,
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("train.training.loop.write_running", signalled)
+    config = trained_config(tmp_path)
     with pytest.raises(PreemptedError, match="after step 22"):
-        run_to_end(tiny_config(tmp_path))
-    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
-    assert folder.read_status()["step"] == 22
-    assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000022"]
-
-
-def test_checkpoints_are_written_by_steps_and_at_the_end(tmp_path):
-    machine = MachineConfig(log_every=7, checkpoint_steps=25, checkpoint_keep=9)
-    folder = run_to_end(tiny_config(tmp_path, machine=machine))
-    names = sorted(path.name for path in folder.checkpoints.iterdir())
-    assert names == ["step_00000025", "step_00000050", "step_00000060"]
-
-
-def test_checkpoints_are_written_by_minutes_at_logged_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.run_folder.accounting.LARGEST_SAVE_SHARE", 1e9)
-    machine = MachineConfig(log_every=25, checkpoint_minutes=1e-9, checkpoint_keep=9)
-    folder = run_to_end(tiny_config(tmp_path, machine=machine))
-    names = sorted(path.name for path in folder.checkpoints.iterdir())
-    assert names == ["step_00000025", "step_00000050", "step_00000060"]
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
-def test_a_stopped_run_saves_and_resumes_where_it_was(tmp_path, name, code):
-    whole = run_to_end(tiny_config(tmp_path))
-    assert stop_child_at(11, name, tmp_path) == code
-    folder = RunFolder(next((tmp_path / "runs" / "killed").iterdir()))
-    assert folder.state() == "preempted"
-    assert "after step 11" in folder.read_status()["reason"]
-    resumed = run_to_end(tiny_config(tmp_path, study=StudyConfig(name="killed")))
-    assert [r["start_step"] for r in read_jsonl(resumed.attempts) if r["event"] == "start"] == [
-        0,
-        11,
-    ]
-    assert_same_record(whole, resumed)
-
-
-def test_a_non_finite_loss_ends_the_run_as_diverged(tmp_path):
-    config = tiny_config(tmp_path, optimizer=OptimizerConfig(lr=1e30, batch_tokens=256))
-    with pytest.raises(DivergedError, match="step 3: loss nan, gradient norm nan"):
         run_to_end(config)
-    folder = RunFolder(next((tmp_path / "runs" / "tiny").iterdir()))
-    assert folder.state() == "diverged"
-    assert folder.read_status()["exit_code"] == 5
-    assert not folder.result.exists()
-    run_to_end(config)  # a diverged run is finished: again is a no-op
-    assert folder.attempt_number() == 1
+    folder = run_folder(config)
+    assert folder.read_status()["step"] == 22
+    assert names(folder.checkpoints) == ["step_00000022"]
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"checkpoint_steps": 25},
+        # by minutes, at the next logged step
+        {"checkpoint_minutes": 1e-9, "log_every": 25},
+    ],
+)
+def test_checkpoints_are_written_when_due_and_at_the_end(tmp_path, monkeypatch, machine):
+    monkeypatch.setattr("train.run_folder.accounting.LARGEST_SAVE_SHARE", 1e9)
+    config = with_machine(trained_config(tmp_path), checkpoint_keep=9, **machine)
+    folder = run_to_end(config)
+    assert names(folder.checkpoints) == ["step_00000025", "step_00000050", "step_00000060"]
 
 
 def diverged_at_31(config, monkeypatch):
@@ -172,17 +137,18 @@ def diverged_at_31(config, monkeypatch):
         patched.setattr(AdamW, "update", update)
         with pytest.raises(DivergedError):
             run_to_end(config)
-    return RunFolder(next(Path(config.paths.runs, config.study.name).glob("d*")))
+    return run_folder(config)
 
 
 def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(tmp_path, monkeypatch):
     """The steps that were taken after it are no part of the run."""
     at_once, later = (
         diverged_at_31(
-            tiny_config(
+            trained_config(
                 tmp_path,
-                machine=MachineConfig(log_every=every, checkpoint_steps=10),
-                study=StudyConfig(name=f"{every}"),
+                machine__log_every=every,
+                machine__checkpoint_steps=10,
+                study__name=f"{every}",
             ),
             monkeypatch,
         )
@@ -194,8 +160,7 @@ def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(tmp_path, m
         assert folder.read_status()["reason"].startswith("step 31: loss nan, gradient norm ")
         assert read_jsonl(folder.attempts)[-1]["step"] == 31
         assert [row["step"] for row in read_jsonl(folder.evals)] == [1, 4, 15]
-        names = sorted(path.name for path in folder.checkpoints.iterdir())
-        assert names == ["step_00000020", "step_00000030"]
+        assert names(folder.checkpoints) == ["step_00000020", "step_00000030"]
     assert at_once.read_status()["reason"] == later.read_status()["reason"]
     assert [row["step"] for row in read_jsonl(at_once.metrics)] == list(range(1, 31))
     assert [row["step"] for row in read_jsonl(later.metrics)] == [30]

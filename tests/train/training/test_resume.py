@@ -10,7 +10,6 @@ from train.config.experiment import EvalConfig
 from train.config.runtime import AttentionKernel, Compile, Dtype, MachineConfig
 from train.engine.engine import Engine
 from train.engine.evaluate import evaluate
-from train.errors import CheckpointError
 from train.plan.planning import PlannedRun
 from train.plan.validate import validate
 from train.run_folder.accounting import RunClock
@@ -28,17 +27,8 @@ from train.training.resume import checkpoint_state, find_checkpoint, identity_fa
 from train.training.run_state import RunState
 
 
-@pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch):
-    monkeypatch.setattr("train.engine.peak_flops.measure_peak_flops", lambda compute, dtype: 1e11)
-
-
 def machine(**changes):
-    fields = {
-        "dtype": Dtype.fp32,
-        "attention": AttentionKernel.sdpa,
-        "compile": Compile.never,
-    }
+    fields = {"dtype": Dtype.fp32, "attention": AttentionKernel.sdpa, "compile": Compile.never}
     return MachineConfig(**{**fields, **changes})
 
 
@@ -115,6 +105,7 @@ def test_the_state_is_json(stopped):
     spent = stopped.clock.spent(run.spent)
     state = checkpoint_state(run, stopped.engine, spent=spent)
     assert json.loads(json.dumps(state, allow_nan=False)) == json.loads(json.dumps(state))
+    assert state["identity"] == identity_facts(run)
     assert state["tracker"] == {"attempt_id": None, "step": 4}
     assert state["arithmetic"] == stopped.engine.policy.to_json()
     assert state["spent"] == spent
@@ -147,7 +138,6 @@ def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped):
 def set_policy(job, **facts):
     """Save again, as if it had computed so."""
     policy = type(job.engine.policy).from_json({**job.engine.policy.to_json(), **facts})
-    assert policy is not None
     job.engine.policy = policy
     job.save()
 
@@ -218,65 +208,11 @@ def test_before_the_first_checkpoint_a_run_computes_as_at_its_last_start(
     assert opened(config).engine.policy.micro_batch_seqs == 8
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"numerics_version": 99}, "numerics_version: 99 in the checkpoint, 2 asked for"),
-        ({"n_params": 5}, r"n_params: 5 in the checkpoint, \d+ asked for"),
-        ({"data_sha256": "ab"}, r"data_sha256: 'ab' in the checkpoint, '[0-9a-f]{64}' asked for"),
-        ({"tokenizer_sha256": "ab"}, "tokenizer_sha256: 'ab' in the checkpoint"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused_by_field_and_left_in_place(
-    stopped, monkeypatch, change, message
-):
-    run = stopped.run
-    facts = {**identity_facts(run), **change}
-    with monkeypatch.context() as patched:
-        patched.setattr("train.training.resume.identity_facts", lambda run: facts)
-        stopped.save()
-    with pytest.raises(CheckpointError, match=message) as refused:
-        find_checkpoint(run)
-    assert refused.value.exit_code == 4
-    assert "restart=true" in str(refused.value)
-    names = [path.name for path in run.folder.checkpoints.iterdir()]
-    assert names == ["step_00000004"]
-
-
-def test_every_field_of_another_config_is_named(stopped, make_config):
-    other = make_config(seed=7, machine=machine(log_every=3))
-    other.optimizer.lr = 0.5
-    run = opened(other).run
-    stopped.run.folder.checkpoints.rename(run.folder.checkpoints)
-    with pytest.raises(CheckpointError) as refused:
-        find_checkpoint(run)
-    assert "  optimizer.lr: 0.01 in the checkpoint, 0.5 asked for\n" in str(refused.value)
-    assert "  seed: 0 in the checkpoint, 7 asked for\n" in str(refused.value)
-    assert "log_every" not in str(refused.value)  # plumbing is free to change
-
-
-def spoil(checkpoints, step):
-    (checkpoints / f"step_{step:08d}" / "model.pt").unlink()
-
-
-def test_a_damaged_checkpoint_is_told(stopped):
-    run = stopped.run
-    stopped.step()
-    stopped.save()
-    spoil(run.folder.checkpoints, 5)
-    words = r"damaged checkpoint is in bad/ now \(step_00000005: .*\); going on from step 4"
-    with pytest.warns(UserWarning, match=words):
-        found = find_checkpoint(run)
-    assert found is not None
-    assert found.step == 4
-
-
 def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped):
     run = stopped.run
     stopped.step()
     stopped.save()
     found = find_checkpoint(run, at_most=4)
-    assert found is not None
     assert found.step == 4
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]
 

@@ -5,12 +5,11 @@ import gc
 import weakref
 
 import pytest
+from faults.runner import starts
 
+from tests.builders import planned
 from tests.train.shared_runs import (
     assert_same_records,
-    elsewhere,
-    planned,
-    shared_config,
     stopped_at_save,
     train_alone,
     train_job,
@@ -20,36 +19,9 @@ from tests.train.shared_runs import (
 )
 from train.config.experiment import EvalConfig
 from train.config.runtime import Compile, Dtype
-from train.engine.peak_flops import PeakFlops
-from train.errors import DivergedError
 from train.run_folder.run_folder import folder_of
 from train.storage.records import read_json, read_jsonl
 from train.training.opening import load_engine
-from train.training.trainer import train_runs
-
-
-@pytest.fixture(autouse=True)
-def _in_no_time(monkeypatch):
-    """No peak is measured, and no disk is waited for."""
-    peak = PeakFlops(measured=1e11, datasheet=None)
-    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Where the tokens are prepared, once."""
-    return tmp_path_factory.mktemp("stacks")
-
-
-@pytest.fixture
-def make(tmp_path, data):
-    """Return a maker of runs in this test's own folder."""
-
-    def config(**groups):
-        return elsewhere(shared_config(data, **groups), tmp_path / "runs")
-
-    return config
 
 
 def replicas(config):
@@ -57,10 +29,6 @@ def replicas(config):
     second = with_optimizer(config, lr=0.02, beta2=0.9, weight_decay=0.0)
     third = with_optimizer(config, beta1=0.8, eps=1e-6, grad_clip=0.3)
     return [config, dataclasses.replace(second, seed=1), dataclasses.replace(third, seed=2)]
-
-
-def starts(folder):
-    return [row for row in read_jsonl(folder.attempts) if row["event"] == "start"]
 
 
 @pytest.mark.parametrize(("dtype", "steps"), [(Dtype.fp32, 50), (Dtype.bf16, 12)])
@@ -182,15 +150,6 @@ def test_a_run_that_diverged_keeps_no_memory_of_its_stack(make, monkeypatch):
     assert alive == [0, 0]
 
 
-def test_the_error_of_a_job_is_that_of_a_run_that_diverged_when_all_are_done(make):
-    runs = [planned(with_optimizer(make(steps=8), lr=lr)) for lr in (0.01, 1e30)]
-    with pytest.raises(DivergedError, match="step 2: the validation loss is nan") as raised:
-        train_runs(runs)
-    assert raised.value.exit_code == 5
-    train_runs(runs)  # nothing is left to do, and that is no error
-    assert [len(starts(folder_of(run))) for run in runs] == [1, 1]
-
-
 def test_a_diverged_run_starts_again_when_asked_and_the_completed_are_left_alone(make):
     configs = [with_optimizer(make(steps=8), lr=lr) for lr in (0.01, 1e30)]
     done, diverged = train_job(configs)
@@ -261,15 +220,6 @@ def test_runs_that_began_in_unlike_ways_go_on_each_in_its_own(tmp_path, make):
     sizes = [starts(folder)[-1]["arithmetic"]["micro_batch_seqs"] for folder in together]
     assert sizes == [4, 8]
     assert not any("stacked_with" in starts(folder)[-1] for folder in together)
-
-
-def test_a_stack_of_runs_that_are_all_done_starts_nothing(make):
-    configs = replicas(make(steps=8))
-    folders = train_job(configs)
-    before = {path: path.read_bytes() for folder in folders for path in folder.path.glob("*.json*")}
-    assert len(before) == 3 * 6
-    train_job(configs)
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_runs_of_one_job_may_have_horizons_that_share_nothing(tmp_path, make):
