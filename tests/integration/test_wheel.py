@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.analysis.study_folders import isoflop_table
 from train.storage.records import read_json
 
 REPO = Path(__file__).resolve().parents[2]
@@ -107,3 +108,10 @@ def test_an_installed_wheel_plans_its_studies_by_its_own_plugins(python, tmp_pat
     assert not list(tmp_path.iterdir())
     where = call(python, "-c", "import train; print(train.__file__)", cwd=tmp_path)
     assert where.stdout.startswith(str(python.parent.parent))
+
+
+def test_an_installed_wheel_fits_a_table_and_writes_the_report(python, tmp_path):
+    isoflop_table().to_csv(tmp_path / "runs.csv", index=False)
+    fitted = call(python, "-m", "analysis", "table=runs.csv", "bootstrap=100", cwd=tmp_path)
+    assert fitted.returncode == 0, fitted.stderr
+    assert (tmp_path / "analysis-runs" / "report.html").exists()
