@@ -110,6 +110,7 @@ def test_an_installed_wheel_plans_its_studies_by_its_own_plugins(python, tmp_pat
     assert where.stdout.startswith(str(python.parent.parent))
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_fits_a_table_and_writes_the_report(python, tmp_path):
     isoflop_table().to_csv(tmp_path / "runs.csv", index=False)
     fitted = call(python, "-m", "analysis", "table=runs.csv", "bootstrap=100", cwd=tmp_path)
