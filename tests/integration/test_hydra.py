@@ -264,6 +264,28 @@ def test_bash_completes_the_rungs(work, tmp_path):
     assert sorted(rungs.split()) == [f"model=d{width}" for width in (1024, 128, 16, 192)]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resolve"], "--resolve flag can only be used in conjunction with --cfg or --help"),
+        (["--config-dir", "nowhere"], "nowhere' not found"),
+        (["--config-name", "nobody"], "Cannot find primary config 'nobody'"),
+        (["hydra/launcher=bsic"], "hydra/launcher=bsic: there is no such config; did you mean ba"),
+        (["hydra.foo=1"], "hydra.foo: not a key of Hydra's; to add one, write +hydra.foo=..."),
+        (["+hydra.callbacks.x._target_=nobody.X"], "ModuleNotFoundError(\"No module named 'nobod"),
+        (["-m", "hydra.launcher._target_=os.system"], "Invalid plugin 'os.system'"),
+        (["-m", "seed=interval(0,1)"], "seed=interval(0,1): only lists of choices can be swept"),
+        (["seed=glob(*)"], "several values are several runs; put -m before them"),
+    ],
+)
+def test_a_mistake_in_hydra_s_own_words_ends_with_a_message(train, work, words, message):
+    code, _, err = train(*words, *TINY)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (work / "runs").exists()
+
+
 # configs of the user's own
 
 

@@ -110,7 +110,8 @@ def test_an_installed_wheel_plans_its_studies_by_its_own_plugins(python, tmp_pat
     assert where.stdout.startswith(str(python.parent.parent))
 
 
-def test_an_installed_wheel_fits_a_table_and_draws_its_report(python, tmp_path):
+@pytest.mark.slow
+def test_an_installed_wheel_fits_a_table_and_writes_the_report(python, tmp_path):
     isoflop_table().to_csv(tmp_path / "runs.csv", index=False)
     fitted = call(python, "-m", "analysis", "table=runs.csv", "bootstrap=100", cwd=tmp_path)
     assert fitted.returncode == 0, fitted.stderr
