@@ -127,3 +127,29 @@ def too_little_patience(rank):
     if rank == 1:
         os._exit(0)
     train.distributed.JOIN_SECONDS = 0.5
+
+
+def error_between_collectives_at_rank_0(rank):
+    """Rank 0 fails where the other is on its way to an all-reduce."""
+    import train.training.loop as loop
+
+    whole, calls = loop._next_boundary, iter(range(100))
+
+    def next_boundary(runs, step):
+        if next(calls) == 4:
+            raise ValueError("between two collectives")
+        return whole(runs, step)
+
+    if rank == 0:
+        loop._next_boundary = next_boundary
+
+
+def full_memory_in_a_record_of_rank_0(rank):
+    """Rank 0 runs out of memory while it writes, and the other waits for it."""
+    import train.training.recording as recording
+
+    def save_checkpoint(*words, **more):
+        raise MemoryError
+
+    if rank == 0:
+        recording.save_checkpoint = save_checkpoint

@@ -207,6 +207,22 @@ def test_a_full_memory_at_one_rank_ends_all_with_the_remedy(root):
     assert ends(folder_of(root, "memory")) == [("failed", "out_of_memory")]
 
 
+def test_an_error_of_rank_0_between_collectives_ends_both(root):
+    ranks = worlds.start(
+        2, words("between"), root, spoil=worlds.error_between_collectives_at_rank_0
+    )
+    assert ranks.wait() == [1, 75], ranks.said()
+    assert "ValueError: between two collectives" in ranks.said()
+    assert ends(folder_of(root, "between")) == [("failed", "bug")]
+
+
+def test_a_full_memory_in_a_record_of_rank_0_ends_both_with_the_remedy(root):
+    ranks = worlds.start(2, words("record"), root, spoil=worlds.full_memory_in_a_record_of_rank_0)
+    assert ranks.wait() == [2, 0], ranks.said()
+    assert "continues with machine.micro_batch_seqs=2, the batch unchanged" in ranks.said()
+    assert ends(folder_of(root, "record")) == [("failed", "out_of_memory")]
+
+
 def test_a_run_that_diverges_ends_all_ranks(root):
     ranks = worlds.start(2, words("diverged", "optimizer.lr=1e30"), root)
     assert ranks.wait() == [5, 0], ranks.said()
