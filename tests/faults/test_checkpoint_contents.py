@@ -1,8 +1,4 @@
-"""What may be in a checkpoint: rows C7 and C8 of the fault catalogue.
-
-C7 code, which is never run; C8 tied tensors and views of larger ones, which cost their own bytes
-and no more.
-"""
+"""C7 and C8: code, tied tensors and views of larger ones in a checkpoint."""
 
 from pathlib import Path
 

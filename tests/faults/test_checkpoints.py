@@ -1,7 +1,4 @@
-"""Damaged checkpoints: rows C1 to C4 of the fault catalogue.
-
-C1 truncation, C2 a flipped bit, C3 missing files and stale remains, C4 no sound checkpoint left.
-"""
+"""C1 to C4: damaged checkpoints."""
 
 import shutil
 

@@ -1,8 +1,4 @@
-"""Ids and offsets that do not fit: rows T3 and T4 of the fault catalogue.
-
-T3 ids that the vocabulary, or the type they are stored in, does not hold: when data are prepared
-and when they are opened; T4 windows beyond 2^31 and 2^32 tokens.
-"""
+"""T3 and T4: ids that the vocabulary or the file type does not hold, offsets beyond 32 bits."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,4 @@
-"""Validation text that a run trains on: row T6 of the fault catalogue.
-
-The hash of a document's text decides whether it is validation, so its copies, wherever they stand,
-fall on one side. The control splits by position instead and shows the harm.
-"""
+"""T6: validation text that a run trains on. The control splits by position."""
 
 import random
 

@@ -1,8 +1,6 @@
-"""Disks that are full: rows D1, D2 and D5 of the fault catalogue.
+"""D1: disks that are full at a checkpoint.
 
-D1 at a checkpoint, D2 at a row of metrics, D5 across devices. The disk is full by a limit on the
-size of files, which the child sets for itself, and for real on a small tmpfs where mounting is
-allowed.
+By a limit on the size of files, which the child sets for itself, and for real on a small tmpfs.
 """
 
 import errno

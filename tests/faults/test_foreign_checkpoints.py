@@ -1,7 +1,4 @@
-"""Checkpoints that are whole and of something else: rows C5 and C6 of the fault catalogue.
-
-C5 another config, data, tokenizer or numerics; C6 another version of the format.
-"""
+"""C5 and C6: sound checkpoints of another run, or of another version of the format."""
 
 import json
 import shutil

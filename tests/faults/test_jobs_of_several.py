@@ -1,7 +1,4 @@
-"""Jobs of several runs: each is recorded as if alone, whatever ends its job.
-
-The real command first; then launchers, whose jobs are fake_job.py: stacks of two seeds.
-"""
+"""Jobs of several runs, by the command and by launchers: each run is recorded as if alone."""
 
 import pytest
 

@@ -1,7 +1,6 @@
-"""Out of memory: rows O1 and O2 of the fault catalogue.
+"""O1 and O2: out of memory, at the first step or later.
 
-O1 is at the first step, O2 in the middle of a run and of a step. The test raises the allocator's
-error, above a number of windows per forward pass; on CUDA the allocator raises its own.
+The test raises the allocator's error above a number of windows; on CUDA the allocator does.
 """
 
 import dataclasses

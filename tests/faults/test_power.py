@@ -1,7 +1,4 @@
-"""A power cut: what a run relies on later was brought to the disk before.
-
-The disk of platter.py loses all that was not synced.
-"""
+"""A power cut, on the disk of platter.py: what a run relies on later was synced before."""
 
 import itertools
 import shutil

@@ -1,7 +1,4 @@
-"""H1, H2, H4, O3, E5: jobs that die, studies that are done, heartbeats of long ago.
-
-Jobs are fake_job.py where the launcher is what is tested, and real ones in children elsewhere.
-"""
+"""H1, H2, H4, O3, E5: jobs that die, studies that are done, heartbeats of long ago."""
 
 import contextlib
 import re

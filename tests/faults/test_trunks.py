@@ -1,7 +1,4 @@
-"""Kills and signals in jobs of two replicas with three horizons: no record of any run shows them.
-
-The control takes the checkpoint at the fork from where it stands, and the records differ.
-"""
+"""Kills and signals in jobs of two replicas with three horizons: no record shows them."""
 
 import random
 import signal

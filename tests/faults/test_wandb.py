@@ -1,8 +1,7 @@
-"""W&B that is absent, unreachable, slow or broken: rows W1 to W3 of the fault catalogue.
+"""W1 to W3: W&B that is absent, unreachable, slow or broken.
 
-Each protection has a control: a run that calls wandb from the training loop, as trainers do, fails,
-hangs or dies with it. A fake wandb (tests/train/fake_wandb) fails at a named call; W2 uses the real
-one.
+The controls call wandb from the training loop, as trainers do. A fake wandb fails at a named call;
+W2 uses the real one.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""W&B across attempts, and without its package: rows W4 to W6 of the fault catalogue.
-
-W4 uses the real wandb offline, and reads its records back.
-"""
+"""W4 to W6: W&B across attempts, and without its package."""
 
 import signal
 import time

@@ -1,7 +1,4 @@
-"""Trunks and branches: each run's record is, in every bit, that of the run trained from its start.
-
-And where each of them resumes after a stop.
-"""
+"""Trunks and branches: each record is, in every bit, that of the run trained from its start."""
 
 import dataclasses
 import math
