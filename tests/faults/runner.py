@@ -107,7 +107,6 @@ class Child:
                 self.send(signal.SIGKILL)
 
     def wait(self, *, seconds=DEADLINE):
-        """Wait for the end and return it; a child that hangs is killed and fails the test."""
         self._process.join(seconds)
         hung = self._process.exitcode is None
         if hung:

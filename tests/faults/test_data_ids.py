@@ -25,8 +25,6 @@ def config(tiny, prepared_data, tmp_path):
 
 
 def encode_with(id_):
-    """A tokenizer that gives the letter w an id that is not its byte."""
-
     def encode(_, texts):
         plain = [np.array([*text_bytes(text), 0], dtype=np.int64) for text in texts]
         return [np.where(ids == ord("w"), id_, ids) for ids in plain]

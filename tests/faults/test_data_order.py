@@ -41,7 +41,6 @@ def config(tiny, tmp_path):
 
 @pytest.fixture
 def order(monkeypatch):
-    """What every step of this process's runs reads, while it runs."""
     read = []
     real = batches.segment_starts
 

@@ -10,14 +10,12 @@ from train.data.split import LowestHashes
 
 
 def texts(seed):
-    """150 documents, of which most have copies elsewhere."""
     rng = random.Random(seed)
     pool = [f"Document {n} says {'word ' * rng.randrange(9)}." for n in range(rng.randint(30, 90))]
     return rng.choices(pool, k=150)
 
 
 def documents(config, name):
-    """The texts in a token file; ids are bytes."""
     return [text.decode() for text in bytes(read_ids(folder_of(config), name)).split(b"\0")[:-1]]
 
 

@@ -20,7 +20,6 @@ def train_together(first, others):
 
 
 def stack(tiny, **changes):
-    """Three replicas of a run of 20 steps, the second changed."""
     config = changed(tiny(), {"budget.tokens": 20 * 256.0})
     second = changed(config, {"seed": 1, **changes})
     return [config, second, changed(config, {"seed": 2})]

@@ -36,7 +36,6 @@ def losses(folder):
 
 
 def run_halving(config):
-    """Train, and return the folder and what was warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         folder = run_here(config)
@@ -180,8 +179,6 @@ class Interruption(Exception):
 
 
 def interrupt(config, monkeypatch, memory):
-    """Train on such a device until some error ends it after 30 steps."""
-
     def step(engine):
         if memory.updates == 30:
             raise Interruption

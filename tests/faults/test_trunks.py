@@ -34,7 +34,6 @@ def in_checkpoint(place, step, file="optim.pt", **when):
 
 
 def at_save(place, step, **when):
-    """Killed before a run's checkpoint of that step is begun, or after it."""
     return place, At(SAVE, Kill(), mentions=f"/checkpoints {step}", **when)
 
 

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def is_closed(folder, wandb_id):
-    """Whether the offline record of a W&B run has its exit code."""
     found = list(folder.path.glob(f"wandb/offline-run-*-{wandb_id}/run-{wandb_id}.wandb"))
     return bool(found) and parse(found[0]).exit_code is not None
 

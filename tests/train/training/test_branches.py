@@ -170,7 +170,6 @@ def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(
 
 @pytest.fixture(scope="module")
 def undisturbed(data):
-    """The runs of HORIZONS, each trained alone; never to be changed."""
     return train_alone(horizons(shared_config(data)), data / "undisturbed")
 
 
