@@ -187,8 +187,7 @@ def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
         with pytest.raises(StorageError, match="could not be written"):
             save_checkpoint(tmp_path, 2, **values, keep=2)
     assert names(tmp_path) == [step_name(1)]
-    found = load_newest(tmp_path)
-    assert found.step == 1
+    assert load_newest(tmp_path).step == 1
 
 
 @pytest.mark.parametrize(
