@@ -8,7 +8,7 @@ import torch
 from faults.damage import copy_of, train_and_kill
 from faults.fake_study import REPO, Launchers, use_fake_jobs
 from faults.foreign import train_command  # noqa: F401  (a fixture)
-from faults.runner import PEAK, run_folder, start_child
+from faults.runner import in_no_time, run_folder, start_child
 from faults.shared_jobs import two_by_three
 from tests.builders import FAULTS, tiny_config
 from tests.train.mirror_requests import leave_no_key, use_fake
@@ -22,9 +22,8 @@ CHECKPOINT_STEPS = 7
 
 
 @pytest.fixture(autouse=True)
-def _no_peak_measurement(monkeypatch):
-    """As in the children: 0.2 s of every start, for the column mfu alone."""
-    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: PEAK)
+def _in_no_time(monkeypatch):
+    in_no_time(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

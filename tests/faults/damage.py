@@ -78,7 +78,6 @@ def vouch_again(checkpoint, step):
 
 
 def exponent_of_a_number(path):
-    """A byte in the file that holds a number's exponent, in the middle of the largest tensor."""
     content, largest = path.read_bytes(), max(tensors(_load_tensors(path)), key=Tensor.numel)
     assert largest.dtype is torch.float32
     return content.index(largest.numpy().tobytes()) + largest.numel() // 2 * 4 + 3

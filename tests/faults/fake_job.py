@@ -89,14 +89,12 @@ def end_some_early(attempts):
 
 
 def complete(folder, attempt):
-    """Write down an end at the horizon."""
     write_json(folder.result, {"row": {"loss": 2.0}})
     folder.log_attempt("end", attempt=attempt, state="completed", cause=None)
     folder.write_status("completed", step=STEPS, total_steps=STEPS, seconds=2.0)
 
 
 def fail(folder, attempt, error):
-    """Write down an end as the loop does."""
     known = as_storage_error(error) if isinstance(error, OSError) else error
     cause = known.cause if isinstance(known, WindTunnelError) else "bug"
     state = {"preempted": "preempted", "diverged": "diverged"}.get(cause, "failed")

@@ -63,7 +63,6 @@ def run_fake_study(config, acts, *, words=(), workers=2):
 
 
 def _fake(job, acts):
-    """The same runs, with the fake's words."""
     return replace(job, runs=tuple(_fake_run(run, acts) for run in job.runs))
 
 

@@ -11,7 +11,6 @@ from train.config.schema import Config
 
 
 def as_overrides(config):
-    """Every setting of `config` that is not a default, as a word of the command line."""
     defaults = dict(_leaves("", Config()))
     return [
         f"{key}={_word(value)}"

@@ -33,7 +33,6 @@ def saved(tmp_path):
 
 
 def with_a_valley_at_the_edge():
-    """The largest budget's sizes all lie above the one that would have been best."""
     below = isoflop_table(budgets=(1e18, 3e18, 1e19, 3e19))
     above = isoflop_table(budgets=(1e20,), sizes=13)
     return pd.concat([below, above[above["n_params"] > 1.5 * optimal_n(np.array(1e20))]])

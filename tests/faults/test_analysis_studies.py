@@ -35,7 +35,6 @@ FALSE_LOSS = 2.0
 
 
 def flatter(run):
-    """A lower loss in the result and in the evaluations, which then agree."""
     for name in ("result.json", "evals.jsonl"):
         value = json.loads((run / name).read_text())
         value.get("row", value)["loss"] = FALSE_LOSS

@@ -1,8 +1,4 @@
-"""What may be in a checkpoint: rows C7 and C8 of the fault catalogue.
-
-C7 code, which is never run; C8 tied tensors and views of larger ones, which cost their own bytes
-and no more.
-"""
+"""C7 and C8: code, tied tensors and views of larger ones in a checkpoint."""
 
 from pathlib import Path
 
@@ -42,7 +38,6 @@ def test_c7_code_with_valid_hashes_is_set_aside_and_not_run(stopped, tmp_path):
 
 
 def saved_size(config, name):
-    """Bytes of a file of the checkpoint at the last step, 7."""
     return (run_folder(config).checkpoints / step_name(7) / name).stat().st_size
 
 
@@ -62,7 +57,6 @@ def test_c8_a_tied_head_is_written_once_and_comes_back_tied(tiny, monkeypatch):
 
 
 def engines_of(config, monkeypatch):
-    """Train a run; return the engine that it had."""
     engines = []
     real = Engine.__init__
 

@@ -1,7 +1,4 @@
-"""Damaged checkpoints: rows C1 to C4 of the fault catalogue.
-
-C1 truncation, C2 a flipped bit, C3 missing files and stale remains, C4 no sound checkpoint left.
-"""
+"""C1 to C4: damaged checkpoints."""
 
 import shutil
 
@@ -93,8 +90,6 @@ def test_c2_control_without_hashes_a_flipped_bit_is_trained_on(
 
 
 def believe_every_hash(monkeypatch):
-    """Take from DONE.json what is to be compared with it."""
-
     def promised(path):
         done = path.with_name("DONE.json")
         return str(read_json(done)["files"][path.name]["sha256"]) if done.exists() else "unknown"

@@ -1,8 +1,6 @@
-"""Damaged data: rows T1 and T2 of the fault catalogue.
+"""T1 and T2: damaged data.
 
-T1 a flipped byte, also in the source files; T2 files that are cut, empty, missing, too many or
-shorter than a window. Each is tried on a folder that passed verification before: the run must end
-before its first step and name what is wrong.
+A folder that passed verification is damaged: the run must end before its first step, by name.
 """
 
 import os

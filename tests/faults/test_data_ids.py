@@ -1,8 +1,4 @@
-"""Ids and offsets that do not fit: rows T3 and T4 of the fault catalogue.
-
-T3 ids that the vocabulary, or the type they are stored in, does not hold: when data are prepared
-and when they are opened; T4 windows beyond 2^31 and 2^32 tokens.
-"""
+"""T3 and T4: ids that the vocabulary or the file type does not hold, offsets beyond 32 bits."""
 
 import numpy as np
 import pytest
@@ -29,8 +25,6 @@ def config(tiny, prepared_data, tmp_path):
 
 
 def encode_with(id_):
-    """A tokenizer that gives the letter w an id that is not its byte."""
-
     def encode(_, texts):
         plain = [np.array([*text_bytes(text), 0], dtype=np.int64) for text in texts]
         return [np.where(ids == ord("w"), id_, ids) for ids in plain]

@@ -1,7 +1,6 @@
-"""Which windows a run reads, and in what order: rows T5 and T7 of the fault catalogue.
+"""T5 and T7: which windows a run reads, and in what order.
 
-T5 more tokens than there are; T7 a resume in the middle of an epoch and at its border, in another
-division of the batch. The data have 64 windows, which is 8 steps of 8.
+The data have 64 windows, which is 8 steps of 8.
 """
 
 import pytest
@@ -42,7 +41,6 @@ def config(tiny, tmp_path):
 
 @pytest.fixture
 def order(monkeypatch):
-    """What every step of this process's runs reads, while it runs."""
     read = []
     real = batches.segment_starts
 

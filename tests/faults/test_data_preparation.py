@@ -1,9 +1,4 @@
-"""Preparation that is shared, killed or out of disk: row L5 of the fault catalogue.
-
-Two that prepare the same data at once: one builds, the other waits and finds the same bytes. A
-builder that dies, or whose disk is full, leaves nothing under the folder's name, and the next start
-builds it.
-"""
+"""L5: the same data prepared twice at once, by a process that is killed, on a full disk."""
 
 import contextlib
 import resource

@@ -1,8 +1,4 @@
-"""Validation text that a run trains on: row T6 of the fault catalogue.
-
-The hash of a document's text decides whether it is validation, so its copies, wherever they stand,
-fall on one side. The control splits by position instead and shows the harm.
-"""
+"""T6: validation text that a run trains on. The control splits by position."""
 
 import random
 
@@ -14,14 +10,12 @@ from train.data.split import LowestHashes
 
 
 def texts(seed):
-    """150 documents, of which most have copies elsewhere."""
     rng = random.Random(seed)
     pool = [f"Document {n} says {'word ' * rng.randrange(9)}." for n in range(rng.randint(30, 90))]
     return rng.choices(pool, k=150)
 
 
 def documents(config, name):
-    """The texts in a token file; ids are bytes."""
     return [text.decode() for text in bytes(read_ids(folder_of(config), name)).split(b"\0")[:-1]]
 
 

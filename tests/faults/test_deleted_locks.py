@@ -33,7 +33,6 @@ def test_l1_control_a_process_that_does_not_look_writes_into_the_second_one_s_ru
 
 
 def replaced(tiny, started, gate, *patches):
-    """How a process ends whose run was deleted after 20 steps and trained anew by this one."""
     config = tiny()
     held = at_step(21, Hold(gate))
     child = started(config, *patches, held, command=Train(config))

@@ -1,8 +1,4 @@
-"""The same config is the same run: rows E3 and E4 of the fault catalogue.
-
-E3 twice and after a kill, on the CPU and in CUDA's deterministic mode; E4 whatever the environment
-of its process.
-"""
+"""E3 and E4: the same config is the same run, whatever the environment of its process."""
 
 import os
 import re

@@ -1,8 +1,6 @@
-"""Disks that are full: rows D1, D2 and D5 of the fault catalogue.
+"""D1: disks that are full at a checkpoint.
 
-D1 at a checkpoint, D2 at a row of metrics, D5 across devices. The disk is full by a limit on the
-size of files, which the child sets for itself, and for real on a small tmpfs where mounting is
-allowed.
+By a limit on the size of files, which the child sets for itself, and for real on a small tmpfs.
 """
 
 import errno
@@ -189,8 +187,7 @@ def test_d1_whatever_the_disk_refuses_is_a_storage_error_and_leaves_no_stump(
         with pytest.raises(StorageError, match="could not be written"):
             save_checkpoint(tmp_path, 2, **values, keep=2)
     assert names(tmp_path) == [step_name(1)]
-    found = load_newest(tmp_path)
-    assert found.step == 1
+    assert load_newest(tmp_path).step == 1
 
 
 @pytest.mark.parametrize(

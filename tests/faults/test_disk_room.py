@@ -1,8 +1,4 @@
-"""No room for checkpoints: row D3 of the fault catalogue.
-
-A launch that could not keep its checkpoints is refused before anything is written; the control
-leaves the look at the disk out, and the run dies of it at its first checkpoint.
-"""
+"""D3: a launch that could not keep its checkpoints is refused before anything is written."""
 
 import errno
 import os

@@ -1,8 +1,4 @@
-"""Runs that diverge: rows N1 to N3 of the fault catalogue, and what a study makes of them.
-
-N1 a loss, N2 a gradient, N3 an evaluation that is not finite. Losses are spoilt by the test where
-the step matters, and honestly too large learning rates do it elsewhere.
-"""
+"""N1 to N3: losses, gradients and evaluations that are not finite."""
 
 import itertools
 import json

@@ -1,7 +1,6 @@
-"""Runs whose losses stay finite: rows N4 to N6 of the fault catalogue.
+"""N4 to N6: runs whose losses stay finite, and a diverged run that is started again.
 
-N4 a spike that recovers, N5 an end above the start, N6 a diverged run that is started again. The
-learning rates are honest: 3 is a thousand times the rule's, and the run recovers; 30 does not.
+At a learning rate of 3, a thousand times the rule's, the run recovers; at 30 it does not.
 """
 
 import pytest

@@ -1,7 +1,4 @@
-"""What changes between two attempts: rows E1 and E2 of the fault catalogue.
-
-E1 clocks and time zones, E2 versions of torch, Python and this code.
-"""
+"""E1 and E2: clocks, time zones and versions that change between two attempts."""
 
 import datetime
 import os

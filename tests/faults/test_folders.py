@@ -44,7 +44,6 @@ def _is_no_storage_error(error):
 
 
 def vanishing(tiny, started, gate, *patches):
-    """A child whose run folder is removed after 20 steps."""
     child = started(tiny(), *patches, at_step(21, Hold(gate)))
     child.wait_for(gate.exists)
     shutil.rmtree(child.folder.path)

@@ -1,7 +1,4 @@
-"""Checkpoints that are whole and of something else: rows C5 and C6 of the fault catalogue.
-
-C5 another config, data, tokenizer or numerics; C6 another version of the format.
-"""
+"""C5 and C6: sound checkpoints of another run, or of another version of the format."""
 
 import json
 import shutil
@@ -75,7 +72,6 @@ def test_c5_text_that_was_exchanged_under_the_same_name_is_noticed(tiny, tmp_pat
 
 
 def write_text(path, letters):
-    """80 documents of 500 letters; other letters make another text of the same length."""
     lines = (letters[i % 10 :] + letters[: i % 7] for i in range(8_000))
     text = "".join(lines)
     with path.open("w", encoding="utf-8") as file:

@@ -1,7 +1,4 @@
-"""Jobs of several runs: each is recorded as if alone, whatever ends its job.
-
-The real command first; then launchers, whose jobs are fake_job.py: stacks of two seeds.
-"""
+"""Jobs of several runs, by the command and by launchers: each run is recorded as if alone."""
 
 import pytest
 
@@ -23,7 +20,6 @@ def train_together(first, others):
 
 
 def stack(tiny, **changes):
-    """Three replicas of a run of 20 steps, the second changed."""
     config = changed(tiny(), {"budget.tokens": 20 * 256.0})
     second = changed(config, {"seed": 1, **changes})
     return [config, second, changed(config, {"seed": 2})]

@@ -39,7 +39,6 @@ def storm(start, config, seed, *patches):
 
 
 def has_begun(folder, starts):
-    """Whether there is another start than `starts`, or none will come."""
     return len(start_steps(folder)) > starts or folder.result.exists()
 
 

@@ -30,8 +30,6 @@ def test_k4_a_row_whose_evaluation_was_lost_comes_once(tiny, reference_run):
 
 
 def save_then_evaluate():
-    """The order that must not be: a checkpoint before the evaluation of its step."""
-
     real = loop._evaluate
 
     def evaluate(runs, engine, clock):
@@ -53,7 +51,6 @@ def test_k4_control_a_checkpoint_before_its_evaluation_loses_it_for_ever(tiny, r
 
 
 def tear_last_row(path):
-    """Cut the last row in half, as a crash in the middle of a write does."""
     *_, last = path.read_bytes().splitlines(keepends=True)
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - len(last) // 2)

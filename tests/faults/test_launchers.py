@@ -23,7 +23,6 @@ def gate(tmp_path):
 
 
 def orphaned(launchers, acts):
-    """Kill a launcher whose two first jobs are under way; they go on."""
     launcher = launchers.start(acts)
     folders = [folder_of(launchers.config, seed) for seed in (0, 1)]
     launchers.wait_until(lambda: all(folder.state() == "running" for folder in folders))

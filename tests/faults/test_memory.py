@@ -1,7 +1,6 @@
-"""Out of memory: rows O1 and O2 of the fault catalogue.
+"""O1 and O2: out of memory, at the first step or later.
 
-O1 is at the first step, O2 in the middle of a run and of a step. The test raises the allocator's
-error, above a number of windows per forward pass; on CUDA the allocator raises its own.
+The test raises the allocator's error above a number of windows; on CUDA the allocator does.
 """
 
 import dataclasses
@@ -37,7 +36,6 @@ def losses(folder):
 
 
 def run_halving(config):
-    """Train, and return the folder and what was warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         folder = run_here(config)
@@ -181,8 +179,6 @@ class Interruption(Exception):
 
 
 def interrupt(config, monkeypatch, memory):
-    """Train on such a device until some error ends it after 30 steps."""
-
     def step(engine):
         if memory.updates == 30:
             raise Interruption

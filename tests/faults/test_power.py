@@ -1,7 +1,4 @@
-"""A power cut: what a run relies on later was brought to the disk before.
-
-The disk of platter.py loses all that was not synced.
-"""
+"""A power cut, on the disk of platter.py: what a run relies on later was synced before."""
 
 import itertools
 import shutil
@@ -72,7 +69,6 @@ def test_at_every_sync_the_last_checkpoint_that_was_committed_can_be_loaded(
 
 
 def without(name, monkeypatch):
-    """Leave out the syncs of files or folders of this name."""
     real = checkpoint._fsync
     monkeypatch.setattr(
         checkpoint, "_fsync", lambda path: None if path.name == name else real(path)

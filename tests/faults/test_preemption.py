@@ -26,8 +26,7 @@ def ended_by(folder, *, step, cause="preempted"):
     assert f"after step {step}" in folder.read_status()["reason"]
     end = read_jsonl(folder.attempts)[-1]
     assert (end["event"], end["cause"], end["step"]) == ("end", cause, step)
-    newest = load_newest(folder.checkpoints)
-    assert newest.step == step
+    assert load_newest(folder.checkpoints).step == step
 
 
 def install_nothing(handler):

@@ -1,7 +1,4 @@
-"""S5: a signal to the whole process group is as one to the run: training has no worker processes.
-
-The control gives it one, as a data loader would.
-"""
+"""S5: a signal to the whole process group. The control has a process that reads data."""
 
 import contextlib
 import signal

@@ -29,7 +29,6 @@ def copy(reference_run, tmp_path):
 
 
 def edited(path, change):
-    """Rewrite the lines of a file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(change(lines)), encoding="utf-8")
 

@@ -49,7 +49,6 @@ def stopped_in_the_cooldown_of_the_trunk(configs):
 
 
 def with_warnings(action):
-    """What `action` returns, and what it warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = action()
@@ -57,7 +56,6 @@ def with_warnings(action):
 
 
 def assert_all_but(who, folders, undisturbed):
-    """The records of the others are those of runs that nothing disturbed."""
     others = [place for place in range(len(folders)) if place != who]
     assert_same_records(
         [folders[place] for place in others], [undisturbed[place] for place in others]
@@ -131,7 +129,6 @@ def test_a_run_with_another_s_checkpoints_is_refused_alone(configs, undisturbed)
 
 
 def other_start(start, configs, gate, who, *patches):
-    """The job held in its trunk, one of its runs deleted meanwhile."""
     held = at_step(6, Hold(gate))
     child = start(configs[0], *patches, held, command=TrainJob(tuple(configs)))
     child.wait_for(gate.exists)
@@ -173,7 +170,6 @@ def test_a_folder_that_was_deleted_ends_the_job_and_the_same_command_continues(
 
 
 def full_for(who, step):
-    """A disk that is full at one run's checkpoint."""
     target = folder_of(planned(who)).checkpoints
 
     def save(root, at, **parts):

@@ -1,7 +1,4 @@
-"""H1, H2, H4, O3, E5: jobs that die, studies that are done, heartbeats of long ago.
-
-Jobs are fake_job.py where the launcher is what is tested, and real ones in children elsewhere.
-"""
+"""H1, H2, H4, O3, E5: jobs that die, studies that are done, heartbeats of long ago."""
 
 import contextlib
 import re
@@ -138,7 +135,6 @@ def test_h2_control_a_study_that_does_not_look_starts_its_jobs_again(tiny, monke
 
 
 def beat_long_ago(folder):
-    """A status of an hour ago that says running."""
     folder.path.mkdir(parents=True, exist_ok=True)
     old = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
     write_json(folder.status, {"state": "running", "step": 3, "heartbeat": old})

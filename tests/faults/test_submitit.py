@@ -47,7 +47,6 @@ def submitted(tmp_path, monkeypatch):
 
 
 def preempted(start, config, hold):
-    """Exit code of a worker that got SIGUSR2 after step 10."""
     worker = start(config, command=work)
     worker.wait_for(hold.exists)
     worker.send(signal.SIGUSR2)

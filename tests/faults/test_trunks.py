@@ -1,7 +1,4 @@
-"""Kills and signals in jobs of two replicas with three horizons: no record of any run shows them.
-
-The control takes the checkpoint at the fork from where it stands, and the records differ.
-"""
+"""Kills and signals in jobs of two replicas with three horizons: no record shows them."""
 
 import random
 import signal
@@ -37,7 +34,6 @@ def in_checkpoint(place, step, file="optim.pt", **when):
 
 
 def at_save(place, step, **when):
-    """Killed before a run's checkpoint of that step is begun, or after it."""
     return place, At(SAVE, Kill(), mentions=f"/checkpoints {step}", **when)
 
 

@@ -1,8 +1,7 @@
-"""W&B that is absent, unreachable, slow or broken: rows W1 to W3 of the fault catalogue.
+"""W1 to W3: W&B that is absent, unreachable, slow or broken.
 
-Each protection has a control: a run that calls wandb from the training loop, as trainers do, fails,
-hangs or dies with it. A fake wandb (tests/train/fake_wandb) fails at a named call; W2 uses the real
-one.
+The controls call wandb from the training loop, as trainers do. A fake wandb fails at a named call;
+W2 uses the real one.
 """
 
 import json
@@ -77,7 +76,6 @@ def endpoint(request, monkeypatch):
 def test_w2_the_real_wandb_goes_offline_when_its_server_does_not_answer(
     tmp_path, reference_run, endpoint, monkeypatch
 ):
-    """Runs the mirror with a shorter time limit than its 12 s."""
     monkeypatch.setattr(wandb_mirror, "CONNECT_SECONDS", 1.5)
     for name in ("metrics.jsonl", "evals.jsonl"):
         (tmp_path / name).write_bytes((reference_run.path / name).read_bytes())
@@ -131,7 +129,6 @@ def test_w2_control_a_trainer_that_calls_wandb_itself_waits_for_the_server(
 
 
 def strike(fault, worker):
-    """Cause a fault that the fake cannot cause itself."""
     if fault not in ("mirror killed", "all stopped"):
         return
     parent = int(Path(f"/proc/{worker}/stat").read_text(encoding="utf-8").split(")")[1].split()[1])

@@ -1,7 +1,4 @@
-"""W&B across attempts, and without its package: rows W4 to W6 of the fault catalogue.
-
-W4 uses the real wandb offline, and reads its records back.
-"""
+"""W4 to W6: W&B across attempts, and without its package."""
 
 import signal
 import time
@@ -22,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("no_key")
 
 
 def is_closed(folder, wandb_id):
-    """Whether the offline record of a W&B run has its exit code."""
     found = list(folder.path.glob(f"wandb/offline-run-*-{wandb_id}/run-{wandb_id}.wandb"))
     return bool(found) and parse(found[0]).exit_code is not None
 

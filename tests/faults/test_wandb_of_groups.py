@@ -25,7 +25,6 @@ def steps_with(rows, column):
 
 
 def assert_complete(rows, folder):
-    """Check that the W&B run has every row of the run folder once."""
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     assert steps_with(rows, "train/loss") == [row["step"] for row in metrics]
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [

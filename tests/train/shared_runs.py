@@ -16,7 +16,6 @@ from train.training.trainer import train_runs
 
 
 def shared_config(root, **changes):
-    """A run of 24 steps by WSD: builders.SHARED."""
     return tiny_config(root, SHARED, **changes)
 
 
@@ -50,7 +49,6 @@ def train_job(configs):
 
 
 def train_alone(configs, runs):
-    """Train each of the runs in a job of its own, in another folder of runs."""
     return [train_job([elsewhere(config, runs)])[0] for config in configs]
 
 

@@ -105,7 +105,13 @@ def fork(trunk: RunState, branch: Branch, engine: Engine, clock: RunClock) -> No
 def diverge_with_trunk(
     trunk: RunState, branch: Branch, error: DivergedError, engine: Engine, clock: RunClock
 ) -> None:
-    """Record that a branch diverged at a step that it shares with its trunk, as it would alone."""
+    """Record that a branch diverged at a step that it shares with its trunk, as it would alone.
+
+    One with an earlier validation loss that was not finite is left to be trained from its start.
+    """
+    due = [step for step in evaluation_steps_of(branch.planned) if step < trunk.step]
+    if [row["step"] for row in branch.evals] != due:
+        return
     _record_diverged(_copy_rows(trunk, branch), error, engine, clock)
 
 

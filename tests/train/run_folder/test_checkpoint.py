@@ -57,8 +57,7 @@ def test_the_newest_is_by_step_not_by_clock(root):
     for step in (100, 9, 20):
         save(root, step, keep=3)
     os.utime(root / "step_00000009")
-    found = load_newest(root)
-    assert found.step == 100
+    assert load_newest(root).step == 100
 
 
 @pytest.mark.parametrize("keep", [2, 3])
@@ -71,8 +70,7 @@ def test_only_the_newest_are_kept(root, keep):
 def test_the_same_step_again_replaces_it(root):
     save(root, 10, value=1.0)
     save(root, 10, value=2.0)
-    found = load_newest(root)
-    assert found.model["w"].item() == 2.0
+    assert load_newest(root).model["w"].item() == 2.0
     assert names(root) == ["step_00000010"]
 
 
@@ -81,8 +79,7 @@ def test_a_write_that_was_cut_short_is_removed(root):
     stale = root / "step_00000020.partial"
     stale.mkdir()
     (stale / "model.pt").write_bytes(b"half")
-    found = load_newest(root)
-    assert found.step == 10
+    assert load_newest(root).step == 10
     assert names(root) == ["step_00000010"]
 
 
@@ -112,8 +109,7 @@ def test_another_schema_is_refused_and_left_where_it_is(root, monkeypatch):
 def test_a_name_of_more_than_eight_digits_is_a_step_too(root):
     save(root, 99_999_999, keep=3)
     save(root, 100_000_000, keep=3)
-    found = load_newest(root)
-    assert found.step == 100_000_000
+    assert load_newest(root).step == 100_000_000
 
 
 def test_a_folder_of_another_name_is_nobody_s_checkpoint(root):
@@ -121,8 +117,7 @@ def test_a_folder_of_another_name_is_nobody_s_checkpoint(root):
     for name in ("step_5", "step_00000099.bak", "notes"):
         (root / name).mkdir()
     assert names(save(root, 20)) == ["DONE.json", "model.pt", "optim.pt", "state.json"]
-    found = load_newest(root)
-    assert found.step == 20
+    assert load_newest(root).step == 20
     assert {"step_5", "step_00000099.bak", "notes"} < set(names(root))
 
 

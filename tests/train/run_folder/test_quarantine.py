@@ -70,15 +70,13 @@ def test_a_disk_that_fails_to_read_condemns_no_checkpoint(tmp_path, monkeypatch)
         patched.setattr("train.run_folder.checkpoint.file_sha256", fail)
         with pytest.raises(OSError, match="Input/output error"):
             load_newest(tmp_path)
-    found = load_newest(tmp_path)
-    assert found.step == 5
+    assert load_newest(tmp_path).step == 5
 
 
 def test_a_checkpoint_under_another_step_s_name_is_damage(root):
     save(root, 10)
     save(root, 20).rename(root / "step_00000030")
-    found = load_newest(root)
-    assert found.step == 10
+    assert load_newest(root).step == 10
     reason = read_json(root / "bad" / "step_00000030.json")["reason"]
     assert reason == "DONE.json is of step 20"
 
@@ -88,8 +86,7 @@ def test_tensors_that_are_no_state_dict_are_damage(root):
     folder = save(root, 20)
     torch.save(torch.zeros(2), folder / "model.pt")
     vouch_again(folder, 20)
-    found = load_newest(root)
-    assert found.step == 10
+    assert load_newest(root).step == 10
     reason = read_json(root / "bad" / "step_00000020.json")["reason"]
     assert reason == "model.pt holds a Tensor, not a state dict"
 
@@ -105,8 +102,7 @@ def test_a_machine_that_is_out_of_memory_condemns_no_checkpoint(root, monkeypatc
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             load_newest(root)
     assert names(root) == ["step_00000010"]
-    found = load_newest(root)
-    assert found.step == 10
+    assert load_newest(root).step == 10
 
 
 def test_files_of_others_under_a_checkpoint_s_name_are_moved_away(root):

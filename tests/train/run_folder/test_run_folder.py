@@ -102,7 +102,6 @@ def test_a_run_whose_lock_names_another_process_is_left_to_it(folder):
 
 
 def written(folder):
-    """A run that has left one of everything, under the lock it held."""
     folder.checkpoints.mkdir(parents=True)
     for path in (folder.lock, folder.log, folder.metrics, folder.checkpoints / "model.pt"):
         path.write_text(path.name, encoding="utf-8")

@@ -37,7 +37,6 @@ def first_call(path, kind):
 
 
 def is_alive(pid):
-    """Whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,17 +1,14 @@
-"""What trains in these tests costs no time that is not training's, and shares its data."""
+"""Runs that cost no time but training's, and share their data."""
 
 import pytest
+from faults.runner import in_no_time
 
 from tests.train.shared_runs import elsewhere, shared_config
-from train.engine.peak_flops import PeakFlops
 
 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch):
-    """No peak is measured, and no disk is waited for."""
-    peak = PeakFlops(measured=1e11, datasheet=None)
-    monkeypatch.setattr("train.engine.engine.peak_flops", lambda compute, dtype: peak)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    in_no_time(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,4 @@
-"""Trunks and branches: each run's record is, in every bit, that of the run trained from its start.
-
-And where each of them resumes after a stop.
-"""
+"""Trunks and branches: each record is, in every bit, that of the run trained from its start."""
 
 import dataclasses
 import math
@@ -173,7 +170,6 @@ def test_a_job_that_stops_anywhere_goes_on_to_the_same_records(
 
 @pytest.fixture(scope="module")
 def undisturbed(data):
-    """The runs of HORIZONS, each trained alone; never to be changed."""
     return train_alone(horizons(shared_config(data)), data / "undisturbed")
 
 

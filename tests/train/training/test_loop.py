@@ -125,7 +125,6 @@ def test_checkpoints_are_written_when_due_and_at_the_end(tmp_path, monkeypatch, 
 
 
 def diverged_at_31(config, monkeypatch):
-    """Train a run whose loss at step 31 is no number; the next is one again."""
     real, calls = AdamW.update, itertools.count(1)
 
     def update(optimizer, grad_RP, loss_R, lr_R):

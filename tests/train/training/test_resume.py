@@ -41,7 +41,6 @@ class Opened:
     clock: RunClock
 
     def step(self):
-        """One step, as the loop takes it between boundaries."""
         segment, run = self.engine.advance(1), self.run
         loss, grad_norm = segment.losses_SR[0][0], segment.grad_norms_SR[0][0]
         run.step = self.engine.step
@@ -60,7 +59,6 @@ class Opened:
 
 
 def opened(config):
-    """The run where its checkpoint left it, and what would train it."""
     planned = PlannedRun(overrides=[], config=config, plan=validate(config))
     folder_of(planned).path.mkdir(parents=True, exist_ok=True)
     run = open_run(planned)
@@ -136,7 +134,6 @@ def test_rows_that_the_checkpoint_does_not_vouch_for_are_set_aside(stopped):
 
 
 def set_policy(job, **facts):
-    """Save again, as if it had computed so."""
     policy = type(job.engine.policy).from_json({**job.engine.policy.to_json(), **facts})
     job.engine.policy = policy
     job.save()

@@ -25,7 +25,6 @@ from train.training.opening import load_engine
 
 
 def replicas(config):
-    """Three runs of other seeds and other settings of the optimizer."""
     second = with_optimizer(config, lr=0.02, beta2=0.9, weight_decay=0.0)
     third = with_optimizer(config, beta1=0.8, eps=1e-6, grad_clip=0.3)
     return [config, dataclasses.replace(second, seed=1), dataclasses.replace(third, seed=2)]
