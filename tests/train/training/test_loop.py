@@ -10,7 +10,7 @@ from faults.damage import names
 from faults.runner import run_folder, run_here
 from faults.same_run import without_clock
 
-from tests.builders import TRAINED, tiny_config
+from tests.builders import TRAINED, changed, tiny_config
 from tests.train.shared_runs import with_machine
 from train.engine.engine import Engine
 from train.engine.optimizer import AdamW
@@ -141,15 +141,10 @@ def diverged_at_31(config, monkeypatch):
 
 def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(tmp_path, monkeypatch):
     """The steps that were taken after it are no part of the run."""
+    config = tiny_config(tmp_path, TRAINED, machine__checkpoint_steps=10)
     at_once, later = (
         diverged_at_31(
-            trained_config(
-                tmp_path,
-                machine__log_every=every,
-                machine__checkpoint_steps=10,
-                study__name=f"{every}",
-            ),
-            monkeypatch,
+            changed(config, {"machine.log_every": every, "study.name": f"{every}"}), monkeypatch
         )
         for every in (1, 30)  # seen at step 31, and at the checkpoint of step 40
     )
