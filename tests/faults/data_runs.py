@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from faults.runner import run_folder
+from faults.runner import run_folder, run_here
 from tests.builders import planned
 from train.config.experiment import Source
 from train.data import shards
 from train.data.prepare import prepare, prepared_folder
 from train.data.shards import open_dataset
 from train.errors import DataError
-from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study.preflight import preflight
-from train.training.trainer import train_run
 
 TRAIN, HELD = "train-00000.bin", "validation.bin"
 
@@ -62,7 +60,7 @@ def refused(config, message):
         launch(config)
     assert caught.value.exit_code == 2
     with pytest.raises(DataError, match=message):
-        train_run(config, validate(config))
+        run_here(config)
     folder = run_folder(config)
     status = read_json(folder.status)
     assert (status["state"], status["exit_code"]) == ("failed", 2)
@@ -72,7 +70,7 @@ def refused(config, message):
 
 
 def losses(config):
-    train_run(config, validate(config))
+    run_here(config)
     rows = read_jsonl(run_folder(config).metrics)
     assert len(rows) == STEPS
     return [row["loss"] for row in rows]

@@ -43,7 +43,6 @@ def test_a2_a_valley_on_the_edge_is_not_bracketed_and_not_used(saved):
     assert [found.bracketed for found in fits.valleys] == [True] * 4 + [False]
     assert "add smaller sizes" in fits.valleys[-1].why
     assert by_valleys(fits) == pytest.approx(A, abs=2e-3)
-    assert not isinstance(fits.isoflop, Refusal)
     assert any("is not used" in note for note in fits.isoflop.notes)
 
 
@@ -103,7 +102,6 @@ def with_a_diverged_run():
 
 
 def far_off(fits):
-    assert not isinstance(fits.parametric, Refusal)
     names = fits.best["run_id"].astype(str).tolist()
     return " ".join(verdict._surface_notes(fits.parametric, fits.cells, names))
 

@@ -24,13 +24,11 @@ from faults.data_runs import (
     refused,
     unprotected,
 )
-from faults.runner import run_folder
+from faults.runner import run_folder, run_here
 from train.data import prepare as preparation
 from train.data.shards import Dataset, open_dataset
 from train.engine import batches
 from train.errors import DataError
-from train.plan.validate import validate
-from train.training.trainer import train_run
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def test_t2_a_split_shorter_than_one_window_is_named(text, name):
     with pytest.raises(DataError, match=message):
         launch(text)
     with pytest.raises(DataError, match="32 tokens are fewer than one window of seq_len"):
-        train_run(text, validate(text))
+        run_here(text)
     assert not run_folder(text).metrics.exists()
 
 
@@ -134,4 +132,4 @@ def test_t2_control_without_the_rule_a_short_split_is_found_in_the_middle_of_a_r
     monkeypatch.setattr(batches, "n_windows", lambda *_: 1)
     launch(text)
     with pytest.raises(IndexError, match="window at 0 of 33 tokens in validation of 32"):
-        train_run(text, validate(text))
+        run_here(text)

@@ -5,6 +5,7 @@ import pytest
 from token_folders import build, read_ids, rewrite_ids, rewrite_manifest
 
 from faults.data_runs import TRAIN, folder_of, launch, on_a_chain, on_text, refused, unprotected
+from faults.runner import run_here
 from train.config.runtime import Device, MachineConfig
 from train.data.build import SplitWriter
 from train.data.manifest import ShardEntry, SplitTotals
@@ -15,8 +16,6 @@ from train.engine import batches
 from train.engine.batches import Batches
 from train.engine.device import select_device
 from train.errors import DataError
-from train.plan.validate import validate
-from train.training.trainer import train_run
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_t3_control_unverified_the_run_crashes_on_it(config, monkeypatch):
     rewrite_ids(folder_of(config), TRAIN, [97] * len(ids))
     unprotected(monkeypatch)
     with pytest.raises(IndexError, match="out of range"):
-        train_run(config, validate(config))
+        run_here(config)
 
 
 BEYOND = 2**33

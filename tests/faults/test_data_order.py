@@ -6,7 +6,7 @@ The data have 64 windows, which is 8 steps of 8.
 import pytest
 
 from faults.data_runs import launch
-from faults.runner import run_folder, start_steps
+from faults.runner import run_folder, run_here, start_steps
 from faults.spoil import crash
 from train.data import sampler
 from train.engine import batches
@@ -15,17 +15,12 @@ from train.plan.validate import validate
 from train.storage.records import read_json, read_jsonl
 from train.study import preflight
 from train.training import resume
-from train.training.trainer import train_run
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*changed since its last attempt. git commit")
 
 WINDOWS, SEQ_LEN, PER_STEP = 64, 32, 8
 EPOCH = WINDOWS // PER_STEP
 """Steps."""
 STEPS = 20
 """Two epochs and a half."""
-
-# Order: Steps and the windows that each read.
 
 
 @pytest.fixture
@@ -69,14 +64,14 @@ def test_t5_more_tokens_than_there_are_must_be_asked_for(config):
         launch(config)
     assert caught.value.exit_code == 2
     with pytest.raises(ConfigError, match=message):
-        train_run(config, plan)
+        run_here(config)
     assert not run_folder(config).metrics.exists()
     config.budget.tokens = 2_048
     launch(config)
 
 
 def test_t5_repetition_that_was_asked_for_is_recorded(config):
-    train_run(config, validate(config))
+    run_here(config)
     folder = run_folder(config)
     assert read_json(folder.run)["data"]["epochs"] == 2.5
     row = read_json(folder.result)["row"]
@@ -88,7 +83,7 @@ def test_t5_control_unrefused_a_run_repeats_what_it_was_not_allowed_to(config, o
     for module in (preflight, resume):
         monkeypatch.setattr(module, "check_enough_tokens", without_refusal)
     launch(config)
-    train_run(config, validate(config))
+    run_here(config)
     first, again = (
         {window for step, windows in order if step // EPOCH == epoch for window in windows}
         for epoch in (0, 1)
@@ -102,7 +97,7 @@ def test_t7_a_resume_reads_on_where_the_order_was(config, order, done, resumed_f
     assert [step for step, _ in order] == list(range(done + 1))
     before = dict(order)
     order.clear()
-    train_run(config, validate(config))
+    run_here(config)
     assert start_steps(run_folder(config)) == [0, resumed_from]
     assert [step for step, _ in order] == list(range(resumed_from, STEPS))
     after = dict(order)
@@ -123,7 +118,7 @@ def test_t7_control_a_position_that_starts_anew_reads_windows_twice(config, orde
     )
     with pytest.warns(UserWarning, match="2 of 2 rows that were computed twice differ"):
         # the replayed rows give it away too
-        train_run(config, validate(config))
+        run_here(config)
     after = {step + 4: windows for step, windows in order}
     with pytest.raises(AssertionError):
         assert_each_window_once_an_epoch({**before, **after})
@@ -140,12 +135,12 @@ def assert_each_window_once_an_epoch(order):
 
 
 def test_t7_the_order_does_not_depend_on_the_micro_batch(config, order):
-    train_run(config, validate(config))
+    run_here(config)
     whole = list(order)
     order.clear()
     config.study.name = "halved"
     config.machine.micro_batch_seqs = 2
-    train_run(config, validate(config))
+    run_here(config)
     rows = read_jsonl(run_folder(config).attempts)
     assert rows[0]["arithmetic"]["micro_batch_seqs"] == 2
     assert order == whole

@@ -16,7 +16,6 @@ from train.errors import StorageError
 from train.plan.validate import validate
 from train.storage.records import read_json
 from train.study import preflight
-from train.training.trainer import train_run
 
 PARAMS = 2 * 12 * 32**2 + 2 * 97 * 32 + 2 * 96 + 32
 CHECKPOINT = 12 * PARAMS
@@ -78,5 +77,5 @@ def test_d3_control_unasked_the_run_dies_at_its_first_checkpoint(config, monkeyp
     monkeypatch.setattr(torch, "save", full)
     launch(config)
     with pytest.raises(StorageError, match="No space left on device"):
-        train_run(config, validate(config))
+        run_here(config)
     assert read_json(run_folder(config).status)["step"] > 0  # work that is lost

@@ -7,11 +7,11 @@ import signal
 
 import pytest
 from faults.damage import names
-from faults.runner import run_folder
+from faults.runner import run_folder, run_here
 from faults.same_run import without_clock
 
+from tests.builders import TRAINED, changed, tiny_config
 from tests.train.shared_runs import with_machine
-from tests.train.tiny_runs import STEPS, run_to_end, trained_config
 from train.engine.engine import Engine
 from train.engine.optimizer import AdamW
 from train.errors import DivergedError, PreemptedError
@@ -21,7 +21,7 @@ from train.training import recording
 
 
 def test_a_run_writes_its_whole_record(tmp_path):
-    folder = run_to_end(trained_config(tmp_path))
+    folder = run_here(tiny_config(tmp_path, TRAINED))
     metrics, evals = read_jsonl(folder.metrics), read_jsonl(folder.evals)
     assert [row["step"] for row in metrics] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
     assert [row["step"] for row in evals] == [1, 4, 15, 60]  # 60/60, 60 * 60**-(2/3), ...
@@ -30,7 +30,7 @@ def test_a_run_writes_its_whole_record(tmp_path):
     result = read_json(folder.result)
     assert result["state"] == folder.state() == "completed"
     assert result["row"]["loss"] == evals[-1]["loss"]
-    assert result["row"]["tokens"] == STEPS * 256
+    assert result["row"]["tokens"] == 60 * 256
     assert result["row"]["loss_train"] == metrics[-1]["loss"]
     # synthetic text has one byte per token
     assert result["row"]["bits_per_byte"] == pytest.approx(result["row"]["loss"] / math.log(2))
@@ -52,7 +52,7 @@ def test_steps_are_taken_up_to_where_something_is_due(tmp_path, monkeypatch):
         return segment
 
     monkeypatch.setattr(Engine, "advance", advance)
-    run_to_end(trained_config(tmp_path, machine__log_every=14, machine__checkpoint_steps=25))
+    run_here(tiny_config(tmp_path, TRAINED, machine__log_every=14, machine__checkpoint_steps=25))
     assert ends == [1, 4, 14, 15, 25, 28, 42, 50, 56, 60]  # 1, 4, 15 and 60 are evaluated
 
 
@@ -68,13 +68,13 @@ def test_what_compiles_before_the_first_step_is_start_up(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Engine, "warm_up", lambda engine: doing.append((clocks[0]._doing, engine.step))
     )
-    run_to_end(trained_config(tmp_path))
+    run_here(tiny_config(tmp_path, TRAINED))
     assert doing == [(TimeKind.startup, 0)]
 
 
 def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path):
     each, seventh = (
-        run_to_end(trained_config(tmp_path, machine__log_every=every, study__name=f"{every}"))
+        run_here(tiny_config(tmp_path, TRAINED, machine__log_every=every, study__name=f"{every}"))
         for every in (1, 7)
     )
     one, seven = read_jsonl(each.metrics), read_jsonl(seventh.metrics)
@@ -87,7 +87,7 @@ def test_a_row_is_the_mean_over_the_steps_since_the_last(tmp_path):
 
 
 def test_the_first_evaluation_is_near_a_uniform_guess(tmp_path):
-    folder = run_to_end(trained_config(tmp_path, optimizer__lr=1e-9))
+    folder = run_here(tiny_config(tmp_path, TRAINED, optimizer__lr=1e-9))
     assert read_jsonl(folder.evals)[0]["loss"] == pytest.approx(math.log(256), abs=1e-4)
 
 
@@ -101,9 +101,9 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(tmp_path,
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("train.training.loop.write_running", signalled)
-    config = trained_config(tmp_path)
+    config = tiny_config(tmp_path, TRAINED)
     with pytest.raises(PreemptedError, match="after step 22"):
-        run_to_end(config)
+        run_here(config)
     folder = run_folder(config)
     assert folder.read_status()["step"] == 22
     assert names(folder.checkpoints) == ["step_00000022"]
@@ -119,8 +119,8 @@ def test_a_signal_after_the_last_look_is_honoured_at_the_next_boundary(tmp_path,
 )
 def test_checkpoints_are_written_when_due_and_at_the_end(tmp_path, monkeypatch, machine):
     monkeypatch.setattr("train.run_folder.accounting.LARGEST_SAVE_SHARE", 1e9)
-    config = with_machine(trained_config(tmp_path), checkpoint_keep=9, **machine)
-    folder = run_to_end(config)
+    config = with_machine(tiny_config(tmp_path, TRAINED), checkpoint_keep=9, **machine)
+    folder = run_here(config)
     assert names(folder.checkpoints) == ["step_00000025", "step_00000050", "step_00000060"]
 
 
@@ -135,21 +135,16 @@ def diverged_at_31(config, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(AdamW, "update", update)
         with pytest.raises(DivergedError):
-            run_to_end(config)
+            run_here(config)
     return run_folder(config)
 
 
 def test_divergence_between_two_looks_is_recorded_as_if_seen_at_once(tmp_path, monkeypatch):
     """The steps that were taken after it are no part of the run."""
+    config = tiny_config(tmp_path, TRAINED, machine__checkpoint_steps=10)
     at_once, later = (
         diverged_at_31(
-            trained_config(
-                tmp_path,
-                machine__log_every=every,
-                machine__checkpoint_steps=10,
-                study__name=f"{every}",
-            ),
-            monkeypatch,
+            changed(config, {"machine.log_every": every, "study.name": f"{every}"}), monkeypatch
         )
         for every in (1, 30)  # seen at step 31, and at the checkpoint of step 40
     )
