@@ -214,7 +214,7 @@ def test_checkpoints_beyond_a_step_are_passed_over_for_good(stopped):
     assert [path.name for path in run.folder.checkpoints.iterdir()] == ["step_00000004"]
 
 
-@pytest.mark.filterwarnings("ignore:.*changed since its last attempt: device")
+@pytest.mark.filterwarnings("ignore:.*changed since its last attempt")
 def test_on_another_device_a_run_is_computed_in_that_device_s_way(stopped, monkeypatch):
     config = dataclasses.replace(stopped.run.config, machine=MachineConfig())
     kept = opened(config)  # the config asks for nothing: what the run began with stays
